@@ -1,0 +1,44 @@
+"What every test shares: a quiet, offline, one-thread environment, and the project's folder."
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+# Set before anything imports torch. Child processes inherit it, so that `pytest` alone does what `make test` does.
+for name, value in dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1',
+                        MPLBACKEND='agg', PYTHONUTF8='1').items(): os.environ.setdefault(name, value)
+os.environ.pop('IN_TEST', None)  # nbdev's own mark: with it set, its commands do nothing
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+os.environ['PATH'] = f'{BIN}{os.pathsep}{os.environ["PATH"]}'  # `llm2llm` and nbdev's commands are those of this environment
+
+
+def pytest_addoption(parser):
+    parser.addoption('--nb-workers', type=int, default=2, help='how many notebooks run at the same time (default 2)')
+
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+
+@pytest.fixture(scope='session')
+def run():
+    "A command's finished process; the test fails, showing its output, if it ends with another status than `status`."
+    def _run(*cmd, status=0, cwd=ROOT, timeout=600, **env):
+        res = subprocess.run([str(c) for c in cmd], cwd=cwd, timeout=timeout, stdin=subprocess.DEVNULL, capture_output=True,
+                             text=True, encoding='utf-8', env={**os.environ, **env})
+        assert res.returncode == status, f'{cmd} ended with {res.returncode}:\n{res.stdout[-3000:]}\n{res.stderr[-6000:]}'
+        return res
+    return _run
+
+
+@pytest.fixture(scope='session')
+def project(tmp_path_factory):
+    "A function that copies the project's sources to a fresh folder, where a test may change them."
+    def _copy(name):
+        dest = tmp_path_factory.mktemp(name)
+        skip = shutil.ignore_patterns('.*', '_docs', '_proc', 'runs', 'build', 'dist', '*.egg-info', '__pycache__', 'shared')
+        shutil.copytree(ROOT, dest, dirs_exist_ok=True, symlinks=True, ignore=skip)
+        return dest
+    return _copy

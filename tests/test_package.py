@@ -1,0 +1,183 @@
+"The package as a whole: its versions, what an import costs, what is in the wheel, and that the modules are the notebooks'."
+import ast, json, os, re, statistics, subprocess, sys, time, zipfile
+from configparser import ConfigParser
+from importlib.metadata import distribution, packages_distributions, version
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import llm2llm
+
+
+@pytest.fixture(scope='session')
+def settings(root):
+    parser = ConfigParser(delimiters=['='], interpolation=None)
+    parser.read(root/'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
+
+
+def requirements(settings, key): return [Requirement(r) for r in settings[key].split('\n')[1:]]
+
+
+@pytest.fixture(scope='session')
+def wheel(project, run):
+    "The built wheel, of a copy of the project."
+    work = project('wheel')
+    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', work/'dist', work, cwd=work)
+    [file] = (work/'dist').glob('*.whl')
+    return zipfile.ZipFile(file)
+
+
+# ---- versions and requirements
+
+def test_one_version(settings, root, wheel):
+    metadata = wheel.read(next(n for n in wheel.namelist() if n.endswith('.dist-info/METADATA'))).decode()
+    found = dict(settings=settings['version'], init=llm2llm.__version__, installed=version('llm2llm'),
+                 wheel=re.search(r'^Version: (.*)$', metadata, re.M)[1].strip(),
+                 changelog=re.search(r'^## (\d\S*)', (root/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)[1])
+    assert len(set(found.values())) == 1, found
+
+
+def test_requirements_name_what_is_imported(settings, root):
+    "Every module that llm2llm/ imports is of the standard library, of llm2llm itself, or of a requirement in settings.ini."
+    named = {canonicalize_name(r.name) for r in requirements(settings, 'requirements')}
+    homes = packages_distributions()
+    missing = set()
+    for file in (root/'llm2llm').glob('*.py'):
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            tops = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {t.split('.')[0] for t in tops} - {'llm2llm'} - set(sys.stdlib_module_names):
+                if not named & {canonicalize_name(d) for d in homes.get(top, [])}: missing.add(f'{file.name}: {top}')
+    assert not missing
+
+
+def test_constraints_are_complete(settings, root):
+    "constraints.txt pins, without a local version, everything that the package and its extra need here, and nothing else."
+    pinned = dict(line.split('==') for line in (root/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
+    assert not [n for n, v in pinned.items() if '+' in v or n != canonicalize_name(n)]
+    needed, todo = set(), requirements(settings, 'requirements') + requirements(settings, 'dev_requirements')
+    seen = set()
+    while todo:
+        req = todo.pop()
+        if (str(req)) in seen: continue
+        seen.add(str(req))
+        needed.add(canonicalize_name(req.name))
+        applies = lambda r: r.marker is None or any(r.marker.evaluate(dict(extra=e)) for e in {'', *req.extras})
+        todo += [r for r in map(Requirement, distribution(req.name).requires or []) if applies(r)]
+    assert not needed - set(pinned), 'needed, and not in constraints.txt'
+    for req in requirements(settings, 'requirements') + requirements(settings, 'dev_requirements'):
+        assert pinned[canonicalize_name(req.name)] in req.specifier, f'the tested version of {req.name} is outside settings.ini'
+
+
+# ---- import
+
+def python(code, *flags):
+    return subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True, check=True,
+                          env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'})
+
+
+def test_import_loads_nothing_heavy():
+    res = python('import sys, llm2llm; print(*sorted({m.split(".")[0] for m in sys.modules}))')
+    heavy = {'torch', 'transformers', 'trl', 'peft', 'datasets', 'bitsandbytes', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'IPython', 'fastcore'}
+    assert not heavy & set(res.stdout.split())
+    assert not res.stderr
+    chapters = python('import sys, llm2llm; print(*[m for m in sys.modules if m.startswith("llm2llm.")])').stdout.split()
+    assert not chapters
+
+
+def test_import_is_fast():
+    "Against a bare interpreter in the same minute: under half a second more, however busy the machine."
+    def seconds(code):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            python(code)
+            times.append(time.perf_counter() - start)
+        return min(times)
+    assert seconds('import llm2llm') - seconds('pass') < 0.5
+
+
+def test_help_loads_no_torch():
+    "What a user types first answers at once."
+    res = python('import sys\ntry:\n    from llm2llm.cli import main; main(["--help"])\nexcept SystemExit: pass\nprint("torch" in sys.modules)')
+    assert res.stdout.strip().endswith('False')
+
+
+@pytest.mark.parametrize('name', llm2llm.__all__)
+def test_public_name(name):
+    assert getattr(llm2llm, name) is not None
+    assert name in dir(llm2llm)
+
+
+def test_task_has_all_its_methods():
+    "A class that a later chapter adds to comes whole from the package, in a fresh interpreter."
+    python('from llm2llm import Task; Task.from_files')
+    python('import llm2llm; llm2llm.report.read_run; llm2llm.cli.main')
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'Studnet'"): llm2llm.Studnet
+    with pytest.raises(ImportError): exec('from llm2llm import Studnet')
+
+
+# ---- the notebooks are the source
+
+def test_modules_are_what_the_notebooks_export(project, run, root):
+    work = project('export')
+    init = (work/'llm2llm/__init__.py').read_bytes()
+    for file in (work/'llm2llm').glob('*.py'):
+        if file.name != '__init__.py': file.unlink()
+    run('nbdev-export', cwd=work)
+    made, kept = ({p.name: p.read_bytes() for p in (d/'llm2llm').glob('*.py')} for d in (work, root))
+    assert made.keys() == kept.keys()
+    assert not [n for n in made if made[n] != kept[n]], 'run `make export`'
+    assert made['__init__.py'] == init, 'nbdev-export changed __init__.py'
+    assert (work/'pyproject.toml').read_bytes() == (root/'pyproject.toml').read_bytes()
+
+
+def test_notebooks_are_clean(project, run, root):
+    work = project('clean')
+    run('nbdev-clean', cwd=work)
+    dirty = [str(p.relative_to(work)) for p in (work/'nbs').rglob('*.ipynb') if p.read_bytes() != (root/p.relative_to(work)).read_bytes()]
+    assert not dirty, 'run `nbdev-clean`'
+
+
+def test_library_knows_no_machine(root):
+    "No path of a machine, nothing of the checkout's neighbourhood, in what users get."
+    for file in (root/'llm2llm').glob('*.py'):
+        found = re.findall(r'/work/|/root/|/home/\w|\.\./shared|\bshared/', file.read_text(encoding='utf-8'))
+        assert not found, file.name
+    public = [root/'README.md', root/'CHANGELOG.md', root/'CONTRIBUTING.md', *(root/'nbs').rglob('*.ipynb')]
+    for file in public:
+        if any(p[0] in '._' for p in file.relative_to(root).parts): continue
+        assert not re.findall(r'/work/|/root/|\.\./shared', file.read_text(encoding='utf-8')), file.name
+
+
+# ---- what is shipped
+
+def test_wheel(wheel, root):
+    names = set(wheel.namelist())
+    modules = {f'llm2llm/{p.name}' for p in (root/'llm2llm').glob('*.py')}
+    base = {f'llm2llm/mini_base/{p.name}' for p in (root/'llm2llm/mini_base').glob('*')}
+    assert {'llm2llm/mini_base/config.json', 'llm2llm/mini_base/model.safetensors', 'llm2llm/mini_base/tokenizer.json'} <= base
+    assert names == modules | base | {n for n in names if '.dist-info/' in n}
+    assert any(n.endswith('licenses/LICENSE') for n in names)
+    assert sum(i.file_size for i in wheel.infolist()) < 8_000_000
+    points = wheel.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
+    assert 'llm2llm = llm2llm.cli:main' in points and 'llm2llm = llm2llm._modidx:d' in points
+
+
+def test_top_level_files(root):
+    for name in ('LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'Makefile', 'README.md', 'constraints.txt', 'settings.ini', 'setup.py',
+                 '_quarto.yml', '.gitignore', '.ci/run'): assert (root/name).is_file(), name
+    assert os.access(root/'.ci/run', os.X_OK)
+    assert 'Apache License' in (root/'LICENSE').read_text()[:200]
+
+
+def test_make_refuses_what_cannot_work(tmp_path, root):
+    "A Python that is not there is named, with what to do."
+    (tmp_path/'Makefile').write_bytes((root/'Makefile').read_bytes())
+    for name in ('constraints.txt', 'settings.ini', 'setup.py', 'pyproject.toml'): (tmp_path/name).touch()
+    res = subprocess.run(['make', 'demo', 'PYTHON=python0'], cwd=tmp_path, capture_output=True, text=True)
+    assert res.returncode and 'needs Python 3.11 or newer' in res.stdout and 'make demo PYTHON=' in res.stdout
