@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP     = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 # One torch thread is the fastest on small models and makes runs repeatable to the bit; nothing looks for a network.
 QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 MPLBACKEND=agg

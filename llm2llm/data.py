@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_CHARACTERS', 'read_rows', 'normal', 'draw', 'load_task', 'found_kind']
 
-# %% ../nbs/03_data.ipynb #6364b5c3
+# %% ../nbs/03_data.ipynb #8d751acb
 import csv,json,re
+from collections import Counter
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -43,7 +44,7 @@ def _jsonl(path):
                             '{"question": "…", "answer": "…"}')
         yield n, row
 
-# %% ../nbs/03_data.ipynb #0477efab
+# %% ../nbs/03_data.ipynb #bb214bdc
 def _csv(path):
     lines = (line+'\n' for _,line in _lines(path))
     first = next(lines, '')
@@ -53,7 +54,9 @@ def _csv(path):
         for cells in reader:
             place,at = at,reader.line_num+1
             if not any(c.strip() for c in cells): continue
-            if header is None: header = [c.strip() for c in cells]
+            if header is None:
+                header = [c.strip() for c in cells]
+                if twice := [c for c,n in Counter(header).items() if c and n > 1]: raise DataError(f"{path}:{place}: two columns are called {twice[0]!r}; rename one")
             elif len(cells) != len(header):
                 raise DataError(f"{path}:{place}: {len(cells)} cells, but the header has {len(header)} ({', '.join(header)}); "
                                 'put a cell that holds the separator in double quotes')
@@ -151,9 +154,10 @@ def read_rows(
     "The rows of a file, each checked"
     return list(_read(path, question, answer, choices).values())
 
-# %% ../nbs/03_data.ipynb #e4565cbd
-_marks = re.compile(r"""[.,:](?!\d) | (?<!\d)% | [-–−*/](?!\s*[\d.])   # kept beside digits
-    | [—\\;!?¿¡'"“”‘’«»`´()\[\]{}…_#@&]""", re.X)
+# %% ../nbs/03_data.ipynb #86a4ab3a
+_simple = r"—\\;!?¿¡'\"“”‘’«»`´()\[\]{}…_#@&"
+_marks = re.compile(rf"[-–−*/.,:%{_simple}](?:(?<=[{_simple}])|(?<=[.,:])(?!\d)|(?<=[-–−*/])(?!\s*[\d.])|(?<!\d%)(?<=%))")
+
 
 def normal(
     question:str, # a question
@@ -163,8 +167,10 @@ def normal(
 
 def _same(row): return normal(row.question), tuple(sorted(map(normal, row.choices)))
 
-# %% ../nbs/03_data.ipynb #1f197aba
+# %% ../nbs/03_data.ipynb #6ee721ce
 _order = ('test', 'dev', 'seed', 'train', 'pool')
+
+def _dropped(n, name, why): return [f"dropped {n:,} {name} {'row' if n==1 else 'rows'} {why}"] if n else []
 
 def _separate(splits, refuse=False):
     "The splits without rows whose question is in a split that comes first, and a note for each kind dropped"
@@ -176,13 +182,13 @@ def _separate(splits, refuse=False):
             if other is None: kept[place] = row
             elif refuse: raise DataError(f"{place}: the same question is in the {other[0]} rows ({other[1]}): {_short(row.question)}; take one out, or let overlap='drop' do it")
             else: hits[other[0]] = hits.get(other[0], 0) + 1
-        notes += [f"dropped {n:,} of {len(splits[name]):,} {name} rows: their question is also in {other}" for other,n in hits.items()]
+        for other,n in hits.items(): notes += _dropped(n, name, f'whose question is also in {other}')
         if not kept: raise DataError(f"all {len(splits[name])} {name} rows are also in {', '.join(hits)}; give other {name} rows")
         held |= {_same(row):(name, place) for place,row in kept.items()}
         splits = splits | {name:kept}
     return splits,notes
 
-# %% ../nbs/03_data.ipynb #6edd6c8a
+# %% ../nbs/03_data.ipynb #cd73be09
 def _unique(name, rows, task, same, refuse):
     "`rows` without repeats and without questions that have two answers, and a note for each kind dropped"
     by_question = {}
@@ -194,8 +200,7 @@ def _unique(name, rows, task, same, refuse):
     kept = {place:rows[place] for places in by_question.values() if len(places)==1 for place in places.values()}
     clash = sum(len(by_question[same(row)]) > 1 for row in rows.values())
     again = len(rows) - len(kept) - clash
-    return kept, [f"dropped {n:,} of {len(rows):,} {name} rows: {why}" for n,why in
-                  ((clash, 'their question has two answers'), (again, 'they repeat an earlier one')) if n]
+    return kept, _dropped(clash, name, 'whose question has two answers') + _dropped(again, name, 'equal to an earlier one')
 
 # %% ../nbs/03_data.ipynb #d1d673a6
 def draw(
@@ -226,7 +231,7 @@ def _folder(name, data):
     choices = 'choices' if TASKS[name].kind=='choice' else None
     return {split:_read(path, choices=choices) for split,path in files.items() if path}
 
-# %% ../nbs/03_data.ipynb #919ffe63
+# %% ../nbs/03_data.ipynb #b15a46e7
 _hub = dict(  # where each set is, and its columns; classes in the order of their numbers
     gsm8k=dict(path='openai/gsm8k', name='main'),
     casehold=dict(path='coastalcph/lex_glue', name='case_hold', question='context', answer='label', choices='endings'),
@@ -238,10 +243,10 @@ _hub = dict(  # where each set is, and its columns; classes in the order of thei
 def _hub_rows(name, split, dataset, question='question', answer='answer', choices=None, classes=()):
     rows = {}
     for i,cells in enumerate(dataset):
-        among,place = cells[choices] if choices else classes, f'{name} {split} row {i}'
-        right = among[cells[answer]] if isinstance(cells[answer], int) else cells[answer]
-        rows[place] = _example(dict(question=cells[question], answer=right, choices=among), place,
-                               f'{name}-{split}-{i:05d}', 'question', 'answer', 'choices' if choices else None)
+        among,right = cells[choices] if choices else classes, cells[answer]
+        if isinstance(right, int): right = among[right] if 0 <= right < len(among) else ''  # -1: the label is kept secret
+        made_id = f'{name}-{split}-{i:05d}'
+        rows[made_id] = Example(made_id, cells[question].strip(), right.strip(), tuple(c.strip() for c in among) if choices else ())
     return rows
 
 # %% ../nbs/03_data.ipynb #0ec68955
@@ -257,19 +262,28 @@ def _from_hub(name):
     return {split:_hub_rows(name, split, found[theirs], **columns)
             for split,theirs in dict(train='train', dev='validation', test='test').items() if theirs in found}
 
-# %% ../nbs/03_data.ipynb #bad7b9ff
-def _check(task, rows, where='the task'):
-    "Refuse a row that the task cannot score; a note if worked answers hold steps that are wrong"
-    doubtful = []
-    for place,row in rows.items():
-        if not (reason := task.check(row)): continue
-        if task.gold(row) is not None and task.kind=='number': doubtful.append(place)
-        elif task.kind=='label':
-            close = nearest(row.answer, task.labels)
-            raise DataError(f"{place}: {_short(row.answer)} is not one of the {len(task.labels)} labels of {where} ({_short(', '.join(task.labels))}); "
-                            + (f"did you mean {close!r}?" if close else 'correct it or take the row out'))
-        else: raise DataError(f"{place}: {reason}: {_short(row.answer)}; correct the row or take it out")
-    return [f"kept {len(doubtful)} rows whose worked answer has a step that does not hold, the first at {doubtful[0]}"] if doubtful else []
+# %% ../nbs/03_data.ipynb #dd9f8822
+def _refusal(task, place, row, reason, where):
+    "The error for a row that the task cannot score"
+    hint = 'correct the row or take it out'
+    if task.kind=='label':
+        close = nearest(row.answer, task.labels)
+        shown = ', '.join(task.labels[:8]) + (', …' if len(task.labels) > 8 else '')
+        reason,hint = f"this is not one of the {len(task.labels)} labels of {where} ({shown})", f"did you mean {close!r}?" if close else hint
+    if task.kind=='number': hint = "end the worked answer with a line such as '#### 18'"
+    return DataError(f"{place}: {_short(row.answer)}: {reason}; {hint}")
+
+# %% ../nbs/03_data.ipynb #9170e2c9
+def _check(task, name, rows, where, refuse=True):
+    "The rows that the task can score, and notes"
+    bad = {place:reason for place,row in rows.items() if (reason := task.check(row))}
+    unusable = dict.fromkeys(p for p in bad if task.kind!='number' or task.gold(rows[p]) is None)
+    first,notes = next(iter(unusable), None),[]
+    if unusable and (refuse or task.kind=='label' or len(unusable)==len(rows)): raise _refusal(task, first, rows[first], bad[first], where)
+    if unusable: notes += _dropped(len(unusable), name, f'that cannot be scored, the first: {first}: {bad[first]}')
+    if doubtful := [p for p in bad if p not in unusable]:
+        notes.append(f"kept {len(doubtful)} {name} {'row' if len(doubtful)==1 else 'rows'} with a step that seems not to hold, the first: {doubtful[0]}: {bad[doubtful[0]]}")
+    return {place:row for place,row in rows.items() if place not in unusable}, notes
 
 def _label_of(task): return task.gold if task.kind=='label' else None
 
@@ -294,7 +308,7 @@ def _split_train(task, train, dev, n_seed, n_dev, seed):
     taken |= {r.id for r in dev}
     return replace(task, seed=tuple(chosen), dev=tuple(dev), pool=tuple(r for r in rest if r.id not in taken), notes=(*task.notes, *notes))
 
-# %% ../nbs/03_data.ipynb #10787f4a
+# %% ../nbs/03_data.ipynb #f5a97ecf
 def load_task(
     name:str,             # 'gsm8k', 'casehold', 'snips', 'trec' or 'sst2'
     data=None,            # folder with train.jsonl and test.jsonl, or with a folder of that kind called `name`; None: the Hub
@@ -307,8 +321,10 @@ def load_task(
     if n_seed is not None: check_whole('n_seed', n_seed, 1)
     check_whole('n_dev', n_dev), check_whole('seed', seed)
     task = TASKS[name]
-    splits = _from_hub(name) if data is None else _folder(name, Path(data))
-    notes = [note for rows in splits.values() for note in _check(task, rows, name)]
+    splits,notes = _from_hub(name) if data is None else _folder(name, Path(data)),[]
+    for split,rows in splits.items():
+        splits[split],more = _check(task, split, rows, name, refuse=False)
+        notes += more
     splits,more = _separate(splits)
     train,repeats = _unique('train', splits['train'], task, _same, refuse=False)
     task = replace(task, test=tuple(splits['test'].values()), notes=(*notes, *more, *repeats))
@@ -343,19 +359,19 @@ def _labels(rows, labels):
     notes = [f"{' and '.join(map(repr, s))} count as one label" for s in spellings.values() if len(s) > 1]
     return tuple(sorted(names)), [f"found {len(names)} labels: {', '.join(sorted(names))}", *notes]
 
-# %% ../nbs/03_data.ipynb #6bd47ded
+# %% ../nbs/03_data.ipynb #bf319093
 def _hold_back(task, seeds):
     "Seed and dev rows out of the seed rows, and a note"
-    label,n = _label_of(task), round(len(seeds)/5)
-    why = f"{len(seeds)} seed rows cannot spare the 20 that make one" if n < 20 else ''
-    if not why:
-        dev = draw(seeds, n, 'dev', label=label, shares=True)
-        taken = {r.id for r in dev}
-        left = [r for r in seeds if r.id not in taken]
-        kept = [label(r) for r in left] if label else []
-        if few := [l for l in set(map(label, seeds)) if kept.count(l) < 2] if label else []: why = f"it would leave fewer than two seed rows of {min(few)!r}"
-    if why: return seeds, [], f"no dev split: {why}; so no round is picked and nothing stops the run early. Give dev=FILE if you have more rows"
-    return left, dev, f"dev: {n} of the {len(seeds)} seed rows held back{', stratified by label' if label else ''}; dev=False keeps them as seed rows"
+    label,times = _label_of(task), Counter(map(_same, seeds))   # a row that nearly repeats another stays with it
+    dev = draw([r for r in seeds if times[_same(r)]==1], round(len(seeds)/5), 'dev', label=label, shares=True)
+    taken = {r.id for r in dev}
+    left = [r for r in seeds if r.id not in taken]
+    have = Counter(map(label, left)) if label else {}
+    few = [l for l in sorted(set(map(label, seeds))) if have[l] < 2] if label else []
+    if len(dev) < 20: why = f"a fifth of {len(seeds)} seed rows is fewer than 20"
+    elif few: why = f"it would leave fewer than two seed rows of {few[0]!r}"
+    else: return left, dev, f"dev: {len(dev)} of the {len(seeds)} seed rows held back{', stratified by label' if label else ''}; dev=False keeps them as seed rows"
+    return seeds, [], f"no dev split: {why}; so no round is picked and nothing stops the run early. Pass dev=FILE if you have more rows"
 
 # %% ../nbs/03_data.ipynb #b1910032
 _templates = dict(number='Question: {question}\nAnswer:', label='{question}\nLabel:', text='{question}\nAnswer:',
@@ -371,12 +387,12 @@ def _own_ids(splits):
         seen |= {r.id for r in splits[name].values()}
     return splits
 
-# %% ../nbs/03_data.ipynb #f7fc500d
+# %% ../nbs/03_data.ipynb #1fd66626
 def _own_task(rows, name, kind, labels, template, description):
     "A task without rows, its kind and labels found or given, and notes"
     notes = []
     if kind is None:
-        kind = 'label' if labels is not None else found_kind(rows)
+        kind = 'label' if labels is not None and not rows[0].choices else found_kind(rows)
         notes = [f"found the kind of task: {kind}" + (", scored by exact match (kind='label' if the answers are labels)" if kind=='text' else '')]
     check_one_of('kind', kind, KINDS)
     if kind=='label': labels,more = _labels(rows, labels)
@@ -384,7 +400,7 @@ def _own_task(rows, name, kind, labels, template, description):
     else: labels,more = (),[]
     return Task(name, kind, template or _templates[kind], labels, description), [*notes, *more]
 
-# %% ../nbs/03_data.ipynb #baabd55f
+# %% ../nbs/03_data.ipynb #a854923b
 @patch(cls_method=True)
 def from_files(cls:Task,
     seed,                    # file of seed rows: .jsonl, .csv, .tsv or .parquet
@@ -403,21 +419,21 @@ def from_files(cls:Task,
 )->Task:                     # its notes say what was found and done
     "Your own task, from local files"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
+    if kind=='choice' and not choices: raise SettingError("kind='choice' needs the choices of each row: choices=COLUMN")
     paths = {s:p for s,p in dict(seed=seed, dev=dev, test=test, pool=pool).items() if p is not None and p is not False}
     splits = {s:_read(p, question, answer, choices) for s,p in paths.items()}
     task,notes = _own_task(list(splits['seed'].values()), name or Path(seed).stem, kind, labels, template, description)
-    return _assemble(task, splits, notes, overlap=='refuse', dev is None)
+    return _assemble(task, splits, notes, overlap=='refuse', dev is None, 'labels=' if labels is not None else 'the seed rows')
 
-# %% ../nbs/03_data.ipynb #144d70be
+# %% ../nbs/03_data.ipynb #923a38b2
 def _exact(row): return ' '.join(row.question.split()), tuple(sorted(row.choices))
 
-def _assemble(task, splits, notes, refuse, hold_back):
+def _assemble(task, splits, notes, refuse, hold_back, where):
     "The task with its rows, checked"
-    where = 'the seed rows' if any(n.startswith('found') and ' labels' in n for n in notes) else 'the task'
     for name,rows in splits.items():
-        notes += _check(task, rows, where)
+        rows,doubts = _check(task, name, rows, where)
         splits[name],more = _unique(name, rows, task, _exact, refuse=True)
-        notes += more
+        notes += doubts + more
     splits,more = _separate(splits, refuse)
     rows = {name:list(r.values()) for name,r in _own_ids(splits).items()}
     notes += more

@@ -6,19 +6,19 @@
 __all__ = ['IDLE_TALK', 'quiet', 'mend_tokenizer', 'encode_prompts', 'encode_completions', 'training_rows', 'base_digest',
            'default_lr', 'Student', 'own_rng', 'Completion', 'left_pad', 'trie', 'forced']
 
-# %% ../nbs/06_student.ipynb #ad1fb358
+# %% ../nbs/06_student.ipynb #641b01b7
 import gc,hashlib,inspect,json,logging,math,random,tempfile,time,warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06_student.ipynb #6182fbc5
+# %% ../nbs/06_student.ipynb #24075c4b
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .core import DataError,SettingError,StudentError,check_one_of,check_whole,progress
 
-# %% ../nbs/06_student.ipynb #be80ddf9
+# %% ../nbs/06_student.ipynb #5a71fa10
 IDLE_TALK = ('Failed to load CPU gemm_4bit_forward', 'The tokenizer has new PAD/BOS/EOS tokens', 'is_gradient_checkpointing', 'IProgress not found')
 
 def _idle(record): return not any(s in record.getMessage() for s in IDLE_TALK)
@@ -39,7 +39,7 @@ def quiet():
             for l in loggers: l.removeFilter(_idle)
             if bars: hf.enable_progress_bar()
 
-# %% ../nbs/06_student.ipynb #36db6842
+# %% ../nbs/06_student.ipynb #41c4edd3
 def mend_tokenizer(
     tok,          # a Hugging Face tokenizer
     name:str='',  # whose it is, for the error
@@ -54,7 +54,7 @@ def mend_tokenizer(
     tok.pad_token = next((t for t in spare if 'pad' in t.lower()), None) or tok.unk_token or (spare or [tok.eos_token])[0]
     return f"no padding token: {tok.pad_token!r} takes its place"
 
-# %% ../nbs/06_student.ipynb #0b0fcd8d
+# %% ../nbs/06_student.ipynb #b204a8c2
 def encode_prompts(
     tok,               # the tokenizer
     prompts:list[str], # n prompts
@@ -75,7 +75,7 @@ def encode_completions(
     if not completions: return []
     return [ids+[tok.eos_token_id] for ids in tok(list(completions), add_special_tokens=False, verbose=False)['input_ids']]
 
-# %% ../nbs/06_student.ipynb #9372f69d
+# %% ../nbs/06_student.ipynb #f9998b9b
 def training_rows(
     tok,                         # the tokenizer
     rows:list[tuple[str,str]],   # n (prompt, completion) pairs
@@ -96,7 +96,7 @@ def training_rows(
         out.append(dict(input_ids=p+c, labels=[-100]*len(p)+c))
     return out,cut
 
-# %% ../nbs/06_student.ipynb #8e54f843
+# %% ../nbs/06_student.ipynb #655c5698
 def base_digest(
     folder:Path, # a model folder
 )->str:          # 16 hexadecimal digits
@@ -111,7 +111,7 @@ def base_digest(
             for at in range(0, size, step): f.seek(at); sha.update(f.read(2**20))
     return sha.hexdigest()[:16]
 
-# %% ../nbs/06_student.ipynb #b627b8db
+# %% ../nbs/06_student.ipynb #30bdcd85
 def _config(base, revision):
     "The configuration of a base: a folder, or a name on the Hub"
     from transformers import AutoConfig
@@ -125,7 +125,7 @@ def _config(base, revision):
         raise StudentError(f"cannot read the model {base!s}: {str(e).splitlines()[0]}; give a model folder, or the name of a "
                            "model on the Hub that this machine has or can fetch") from e
 
-# %% ../nbs/06_student.ipynb #35f8d774
+# %% ../nbs/06_student.ipynb #48b25a9f
 def _number(name, value, least=0.):
     "`value` if it is a number above `least`"
     if isinstance(value, bool) or not isinstance(value, (int,float)) or not least < value < float('inf'):
@@ -140,7 +140,7 @@ def _device(device):
     if not there[device]: raise SettingError(f"device {device!r} is asked for, but torch finds none here; leave device out to take what there is")
     return device
 
-# %% ../nbs/06_student.ipynb #9bade0a9
+# %% ../nbs/06_student.ipynb #0a3e39f5
 def default_lr(
     hidden:int, # width of the model
     lora:bool,  # is an adapter trained, or all weights?
@@ -148,7 +148,7 @@ def default_lr(
     "A learning rate for a model of this width"
     return float(f'{(1. if lora else 0.13)/hidden:.2g}')
 
-# %% ../nbs/06_student.ipynb #122def96
+# %% ../nbs/06_student.ipynb #ef283fee
 class Student:
     "A language model that learns from prompt-completion rows and answers prompts"
     def __init__(self,
@@ -182,7 +182,7 @@ class Student:
         self.model,self.last,self.trained,self.max_new_tokens = None,{},0,None
         self._read_base()
 
-# %% ../nbs/06_student.ipynb #71c3e176
+# %% ../nbs/06_student.ipynb #86f63678
 @patch
 def _dtype(self:Student):
     if self.device=='cpu' or self.lora is None: return 'float32'
@@ -205,7 +205,7 @@ def _read_base(self:Student):
     if max(self.tok.get_vocab().values()) >= text.vocab_size:
         raise StudentError(f"the tokenizer of {self.base} has more tokens than the model's {text.vocab_size}; they do not belong together")
 
-# %% ../nbs/06_student.ipynb #fe30d223
+# %% ../nbs/06_student.ipynb #d701f328
 @patch
 def settings(self:Student
             )->dict: # JSON values
@@ -217,7 +217,7 @@ def settings(self:Student
     return dict(base=Path(self.base).name if Path(self.base).expanduser().is_dir() else str(self.base), base_digest=self._digest,
                 **{n:getattr(self, n) for n in names})
 
-# %% ../nbs/06_student.ipynb #ffdeba95
+# %% ../nbs/06_student.ipynb #c5b5a896
 @patch
 def __repr__(self:Student):
     how = f'LoRA of rank {self.lora}' if self.lora else 'all weights'
@@ -227,7 +227,7 @@ def __repr__(self:Student):
     return (f"Student({Path(self.base).name}{size}, {self.quantize or self.dtype} on {self.device}; trains {how}, lr {self.lr:.2g}, "
             f"{length}, batches of {self.batch_size}; {state})")
 
-# %% ../nbs/06_student.ipynb #6145fa83
+# %% ../nbs/06_student.ipynb #4587087f
 @contextmanager
 def own_rng(
     seed:int, # for Python's, NumPy's and torch's generators
@@ -239,7 +239,7 @@ def own_rng(
         try: yield
         finally: random.setstate(python); np.random.set_state(numpy)
 
-# %% ../nbs/06_student.ipynb #143dd4cb
+# %% ../nbs/06_student.ipynb #72525fe1
 @patch
 def _read(self:Student, folder=None):
     "The model of `folder` (the base if None) on the student's device"
@@ -260,7 +260,7 @@ def _read(self:Student, folder=None):
     model.generation_config = GenerationConfig(eos_token_id=self.ends, pad_token_id=self.tok.pad_token_id, bos_token_id=self.tok.bos_token_id)
     return model.eval()
 
-# %% ../nbs/06_student.ipynb #7abb60c7
+# %% ../nbs/06_student.ipynb #a879b679
 @patch
 def load_base(self:Student):
     "Load the base's weights, unless they are there already"
@@ -288,7 +288,7 @@ def free(self:Student):
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../nbs/06_student.ipynb #43b858fc
+# %% ../nbs/06_student.ipynb #d4358c87
 @patch
 def weights_digest(self:Student
                   )->str: # 16 hexadecimal digits
@@ -299,7 +299,7 @@ def weights_digest(self:Student
         if self.lora is None or 'lora_' in n: sha.update(n.encode()); sha.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return sha.hexdigest()[:16]
 
-# %% ../nbs/06_student.ipynb #2c4cdc03
+# %% ../nbs/06_student.ipynb #6de17747
 @patch
 def n_steps(self:Student,
     n:int,                   # training rows
@@ -314,14 +314,14 @@ def n_steps(self:Student,
 @patch
 def _per_epoch(self:Student, n): return math.ceil(math.ceil(n/self.micro_batch)/(self.batch_size//self.micro_batch))
 
-# %% ../nbs/06_student.ipynb #84d91ba0
+# %% ../nbs/06_student.ipynb #25c7a17d
 @patch
 def _arguments(self:Student, steps, seed, folder):
     from trl import SFTConfig
     cuda = self.device=='cuda'
     half = torch.cuda.is_bf16_supported() if cuda else False
     args = SFTConfig(output_dir=folder, max_steps=steps, seed=seed, learning_rate=self.lr, lr_scheduler_type='linear', warmup_steps=0.1,
-        weight_decay=0., max_grad_norm=1., optim='paged_adamw_8bit' if cuda and self.quantize else 'adamw_torch',
+        weight_decay=0., max_grad_norm=1., optim='paged_adamw_8bit' if cuda and self.quantize else 'adamw_torch_fused',
         per_device_train_batch_size=self.micro_batch, gradient_accumulation_steps=self.batch_size//self.micro_batch,
         train_sampling_strategy='group_by_length', max_length=None, dataset_kwargs=dict(skip_prepare_dataset=True),
         use_cpu=self.device=='cpu', bf16=cuda and half, fp16=cuda and not half, activation_checkpointing=cuda, dataloader_pin_memory=cuda,
@@ -329,7 +329,7 @@ def _arguments(self:Student, steps, seed, folder):
     if cuda: args._n_gpu = 1  # SFTTrainer refuses to spread one process over several GPUs
     return args
 
-# %% ../nbs/06_student.ipynb #d34aea4a
+# %% ../nbs/06_student.ipynb #92715f66
 def _trainer_class(bar):
     from transformers import TrainerCallback
     from trl import SFTTrainer
@@ -346,7 +346,7 @@ def _trainer_class(bar):
             return super().training_step(model, inputs, *args, **kwargs)
     return Trainer
 
-# %% ../nbs/06_student.ipynb #7d038823
+# %% ../nbs/06_student.ipynb #0afed148
 @patch
 def _fit(self:Student, data, steps, seed, bar):
     "Train the present weights; the trainer, for its counts"
@@ -355,8 +355,10 @@ def _fit(self:Student, data, steps, seed, bar):
     touched = [(m, m.__dict__.get('forward')) for m in {self.model, self._plain}]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            trainer = _trainer_class(bar)(model=self.model, args=self._arguments(steps, seed, folder), train_dataset=Dataset.from_list(data), processing_class=self.tok)
+            trainer = _trainer_class(bar)(model=self.model, args=self._arguments(steps, seed, folder), 
+                train_dataset=Dataset.from_list(data), processing_class=self.tok)
             trainer.remove_callback(PrinterCallback)
+            trainer.accelerator.free_memory = lambda *held: held  # nothing is held yet, and collecting garbage takes half a second
             for p in self.model.parameters():
                 if p.requires_grad: p.data = p.data.float()  # TRL makes a QLoRA adapter bfloat16, where small steps are lost
             trainer.train()
@@ -371,7 +373,7 @@ def _fit(self:Student, data, steps, seed, bar):
             self.model.eval()
     return trainer
 
-# %% ../nbs/06_student.ipynb #66b6119c
+# %% ../nbs/06_student.ipynb #46334865
 @patch
 def train(self:Student,
     rows:list[tuple[str,str]],  # n (prompt, completion) pairs
@@ -400,7 +402,7 @@ def train(self:Student,
     return dict(steps=steps, epochs=round(steps/self._per_epoch(len(rows)), 2), loss=round(loss, 6), tokens=int(t.tokens),
                 padding=round(1-int(t.tokens)/t.slots, 4), cut=cut, seconds=round(time.perf_counter()-start, 2))
 
-# %% ../nbs/06_student.ipynb #262ab234
+# %% ../nbs/06_student.ipynb #a77a5aae
 @patch
 def _fresh_adapter(self:Student):
     "A new adapter on every linear layer, its start drawn from the present random state"
@@ -415,7 +417,7 @@ def token_limit(self:Student,
     longest = max(map(len, encode_completions(self.tok, completions)), default=0)
     return min(longest*3//2+8, self.max_length-1)
 
-# %% ../nbs/06_student.ipynb #7256e504
+# %% ../nbs/06_student.ipynb #373d23cc
 @dataclass(frozen=True)
 class Completion:
     "What the student said to one prompt"
@@ -423,7 +425,7 @@ class Completion:
     truncated:bool=False # did it reach the token limit without ending?
     cut:bool=False       # was the prompt too long, so that its beginning was left out?
 
-# %% ../nbs/06_student.ipynb #1eb70d2e
+# %% ../nbs/06_student.ipynb #b3337aa9
 def left_pad(
     ids:list[list[int]], # n rows of token ids
     pad:int,             # the padding token
@@ -435,7 +437,7 @@ def left_pad(
     mask = torch.tensor([[0]*(width-len(r))+[1]*len(r) for r in ids])
     return x.to(device), mask.to(device), (mask.cumsum(-1)-1).clamp(min=0).to(device)
 
-# %% ../nbs/06_student.ipynb #03fa2348
+# %% ../nbs/06_student.ipynb #bd76a430
 @patch
 def _generate(self:Student, ids, limit):
     "Free greedy completions of one batch: (text, truncated) each"
@@ -446,7 +448,7 @@ def _generate(self:Student, ids, limit):
         end = next((i for i,t in enumerate(row) if t in self.ends), None)
         yield self.tok.decode(row[:end], clean_up_tokenization_spaces=False), end is None
 
-# %% ../nbs/06_student.ipynb #fab1223e
+# %% ../nbs/06_student.ipynb #3a2f9261
 def trie(
     options:list[list[int]], # token ids of each option, end token included
 )->dict:                     # nested: token id -> what may follow
@@ -467,7 +469,7 @@ def forced(
         path.append(t)
     return path,node
 
-# %% ../nbs/06_student.ipynb #ec9cbee1
+# %% ../nbs/06_student.ipynb #f0fa6a0a
 @patch
 def _choose(self:Student, ids, options):
     "Greedy completions of one batch, each within its own options: (text, False) each"
@@ -486,7 +488,7 @@ def _choose(self:Student, ids, options):
             paths[i],nodes[i] = paths[i]+[way]+path, node
     return [(said[o][tuple(p)], False) for o,p in zip(options, paths)]
 
-# %% ../nbs/06_student.ipynb #6c5deef3
+# %% ../nbs/06_student.ipynb #61824744
 @patch
 def _batched(self:Student, order, run, bar):
     "Call `run` on pieces of `order`, smaller ones when a GPU's memory runs out"
@@ -503,7 +505,7 @@ def _batched(self:Student, order, run, bar):
         order = order[len(piece):]
         bar.update(len(piece))
 
-# %% ../nbs/06_student.ipynb #55bee1ce
+# %% ../nbs/06_student.ipynb #bc10ed99
 @patch
 def answer(self:Student,
     prompts:list[str],                        # n prompts
@@ -536,7 +538,7 @@ def answer(self:Student,
     self.last |= dict(truncated=sum(c.truncated for c in out.values()), cut=sum(c.cut for c in out.values()), seconds=round(time.perf_counter()-start, 3))
     return [out[i] for i in range(len(ids))]
 
-# %% ../nbs/06_student.ipynb #c95da4d4
+# %% ../nbs/06_student.ipynb #eef02102
 @patch
 def save(self:Student,
     folder:Path, # made if it is not there
@@ -559,7 +561,7 @@ def save(self:Student,
     mode = 0o666 & (folder/('adapter_config.json' if self.lora else 'config.json')).stat().st_mode
     for p in folder.glob('*.safetensors'): p.chmod(mode)  # safetensors files are private to their owner otherwise
 
-# %% ../nbs/06_student.ipynb #4587ae1a
+# %% ../nbs/06_student.ipynb #6a2dd9f5
 @patch
 def load(self:Student,
     folder:Path, # written by `save` of a student with the same base and settings

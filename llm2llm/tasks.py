@@ -9,7 +9,8 @@ __all__ = ['LETTERS', 'KINDS', 'TASKS', 'plain_number', 'parse_number', 'check_a
 # %% ../nbs/02_tasks.ipynb #7a21e4e7
 import re,ast,operator
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from fastcore.basics import patch
 from .core import Answer, DataError, Example, SettingError, check_one_of
 
 # %% ../nbs/02_tasks.ipynb #c53f7557
@@ -118,34 +119,38 @@ class Task:
         if self.kind=='label' and len(set(map(fold, self.labels))) < len(self.labels): raise DataError(f"task {self.name!r}: two labels differ only in case or quotes")
 
 # %% ../nbs/02_tasks.ipynb #d4682ef6
-def _render(self:Task, row:Example)->str:
+@patch
+def prompt(self:Task, row:Example)->str:
     "The prompt of a row"
     listed = '\n'.join(f'{l}. {c}' for l,c in zip(LETTERS, row.choices))
     return re.sub(r'\{(question|choices)\}', lambda m: row.question if m[1]=='question' else listed, self.template)
 
-def _gold(self:Task, row:Example)->str|None:
+@patch
+def gold(self:Task, row:Example)->str|None:
     "The right answer in the spelling that `parse` gives, or None if the row has none"
     return self.parse(LETTERS[row.choices.index(row.answer)] if self.kind=='choice' and row.answer in row.choices else row.answer, row)
 
-def _completion(self:Task, row:Example)->str:
+@patch
+def completion(self:Task, row:Example)->str:
     "The text that the student should write"
     return ' ' + (row.answer.strip() if self.kind in ('number', 'text') else self.gold(row) or row.answer)
 
-def _options(self:Task, row:Example)->tuple[str,...]:
+@patch
+def options(self:Task, row:Example)->tuple[str,...]:
     "All completions that a row allows; () if any text may come"
     return tuple(' '+o for o in (self.labels if self.kind=='label' else LETTERS[:len(row.choices)] if self.kind=='choice' else ()))
 
-Task.prompt,Task.gold,Task.completion,Task.options = _render,_gold,_completion,_options
-
 # %% ../nbs/02_tasks.ipynb #084a72ea
-def _parse(self:Task, completion:str, row:Example)->str|None:
+@patch
+def parse(self:Task, completion:str, row:Example)->str|None:
     "The answer in a completion, or None"
     if self.kind=='number': return parse_number(completion)
     if self.kind=='label': return parse_label(completion, self.labels)
     if self.kind=='choice': return parse_choice(completion, row.choices)
     return fold(completion) or None
 
-def _score(self:Task, row:Example, completion:str, truncated:bool=False)->Answer:
+@patch
+def score(self:Task, row:Example, completion:str, truncated:bool=False)->Answer:
     "The `Answer` of a completion; raises `DataError` if the row has no right answer"
     gold = self.gold(row)
     if gold is None: raise DataError(f"row {row.id!r} of task {self.name!r} has no right answer to score by: {self.check(row)}")
@@ -153,10 +158,9 @@ def _score(self:Task, row:Example, completion:str, truncated:bool=False)->Answer
     if truncated and self.kind in ('number', 'text') and (self.kind=='text' or completion.rstrip()[-1:] in tuple('0123456789.,')): said = None
     return Answer(row.id, completion, said, said==gold, truncated)
 
-Task.parse,Task.score = _parse,_score
-
 # %% ../nbs/02_tasks.ipynb #86a55eb8
-def _check(self:Task, row:Example)->str:
+@patch
+def check(self:Task, row:Example)->str:
     "'' if the row is valid for the task, else the reason"
     if not row.question.strip(): return 'empty question'
     if not row.answer.strip(): return 'empty answer'
@@ -169,19 +173,17 @@ def _check(self:Task, row:Example)->str:
         if wrong := check_arithmetic(row.answer): return f'arithmetic does not hold: {wrong}'
     return ''
 
-Task.check = _check
-
 # %% ../nbs/02_tasks.ipynb #249f414e
-def _task_repr(self:Task)->str:
+@patch
+def __repr__(self:Task)->str:
     rows = ', '.join(f'{len(getattr(self, s))} {s}' for s in ('seed', 'dev', 'test', 'pool') if getattr(self, s))
     return f"Task {self.name} ({self.kind}{f', {len(self.labels)} labels' if self.labels else ''}): {rows or 'no rows'}"
 
-def _task_markdown(self:Task)->str:
+@patch
+def _repr_markdown_(self:Task)->str:
     row = self.seed[0] if self.seed else None
     shown = f"\n\n```\n{self.prompt(row)[-600:]}⟨{self.completion(row)}⟩\n```" if row else ''
     return f"**{self!r}**{shown}" + ''.join(f"\n- {n}" for n in self.notes)
-
-Task.__repr__,Task._repr_markdown_ = _task_repr,_task_markdown
 
 # %% ../nbs/02_tasks.ipynb #a335fb2e
 TASKS = {t.name:t for t in (

@@ -92,7 +92,7 @@ def copy_project(work):
 def render(proc, site):
     "Processed notebooks in `proc` -> plain pages in `site`; the list of pages"
     pages = {}
-    for file in sorted(proc.rglob('*.ipynb')):
+    for file in sorted(proc.rglob('*.ipynb'), key=lambda f: (f.name != 'index.ipynb', f)):
         rel = file.relative_to(proc)
         front, md, pictures = markdown(json.loads(file.read_text(encoding='utf-8')), f'{rel.stem}_files')
         pages[rel] = rel.with_name(front.get('output-file', rel.stem + '.html')), front, md

@@ -1,5 +1,5 @@
 "Every notebook runs from its first cell to its last: one test each, run by one call of nbdev-test."
-import json, re, subprocess
+import ast, json, re, subprocess
 
 import pytest
 
@@ -11,20 +11,20 @@ names = lambda p: p.relative_to(ROOT/'nbs').as_posix()
 
 @pytest.fixture(scope='session')
 def ran(request):
-    "What nbdev-test said of the notebooks that this session selects, and the names of those that failed."
-    chosen = sorted({item.callspec.params['nb'] for item in request.session.items if getattr(item, 'originalname', '') == 'test_runs'})
-    cmd = [BIN/'nbdev-test', '--n-workers', str(request.config.getoption('--nb-workers')), '--timing',
-           '--path-re', f"nbs/({'|'.join(re.escape(names(p)) for p in chosen)})$"]
-    res = subprocess.run(cmd, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
+    "nbdev-test on the notebooks that this session selects: what it printed, those that ran, and the names of those that failed."
+    chosen = sorted({names(item.callspec.params['nb']) for item in request.session.items if getattr(item, 'originalname', '') == 'test_runs'})
+    res = subprocess.run([BIN/'nbdev-test', '--n-workers', str(request.config.getoption('--nb-workers')), '--do-print',
+                          '--path-re', f"nbs/({'|'.join(map(re.escape, chosen))})$"],
+                         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
     failed = re.search(r'Failed On The Following Notebooks:\n=+\n(.*)', res.stderr, re.S)
-    return res, set(failed[1].split()) if failed else set()
+    return res, set(re.findall(r'- Completed (.*)', res.stdout)), set(failed[1].split() if failed else [])
 
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=names)
 def test_runs(nb, ran):
-    res, failed = ran
-    assert failed or res.returncode == 0, res.stderr[-6000:]
-    assert nb.name not in failed, res.stderr[-12000:]
+    res, completed, failed = ran
+    assert str(nb) in completed, f'nbdev-test did not run it:\n{res.stdout}\n{res.stderr[-6000:]}'
+    assert nb.name not in failed and (failed or res.returncode == 0), res.stderr[-12000:]
 
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=names)
@@ -39,3 +39,16 @@ def test_saved_as_a_page(nb):
     assert not [i for i, o in outputs if o.get('name') == 'stderr'], 'cells with a warning or a log line as their output'
     title = next(c for c in cells if c['cell_type'] == 'markdown')
     assert ''.join(title['source']).startswith('# ')
+
+
+@pytest.mark.parametrize('nb', NOTEBOOKS, ids=names)
+def test_imports_have_cells_of_their_own(nb):
+    "nbdev runs the cells with imports when it builds the pages, and only them: other code in such a cell fails there."
+    mixed = []
+    for cell in json.loads(nb.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] != 'code' or re.search(r'^#\|\s*(export|eval: *false)', source, re.M): continue
+        body = ast.parse(re.sub(r'^[%!].*$', '', source, flags=re.M)).body
+        imports = [isinstance(node, ast.Import | ast.ImportFrom) for node in body]
+        if any(imports) and not all(imports): mixed.append(cell['id'])
+    assert not mixed, 'cells with imports and other code'

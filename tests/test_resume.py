@@ -1,0 +1,118 @@
+"What a notebook cannot show: kill -9 and go on, two processes, Ctrl-C, a full disk."
+import hashlib, json, os, random, resource, signal, subprocess, sys, time
+
+import pytest
+
+FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--augment', 'mini', '--n-seed', '12', '--rounds', '2', '--epochs', '2', '--test-every-round']
+DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
+
+
+def command(out, *more): return [sys.executable, '-m', 'llm2llm', 'run', *FLAGS, '--out', str(out), *more]
+
+
+def content(folder):
+    "File name to digest of its bytes, for every result of a run"
+    files = [p for p in sorted(folder.rglob('*')) if p.is_file() and p.name not in DIFFERS]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, run):
+    "A run that nothing interrupted"
+    out = tmp_path_factory.mktemp('whole')/'run'
+    start = time.monotonic()
+    res = run(*command(out))
+    return out, res, time.monotonic() - start
+
+
+def test_quiet_in_a_pipe(whole):
+    out, res, _ = whole
+    assert res.stderr == ''
+    assert '\r' not in res.stdout and 'round 2:' in res.stdout
+    final = json.loads((out/'final.json').read_text())
+    assert final['stopped'] == 'rounds done' and final['scores']['test']['n'] == 320
+
+
+def test_the_same_command_again_does_nothing(whole, run):
+    out, _, _ = whole
+    before, log = content(out), (out/'log.jsonl').read_bytes()
+    run(*command(out))
+    assert content(out) == before and (out/'log.jsonl').read_bytes() == log
+
+
+def test_killed_at_any_instant(whole, tmp_path):
+    "Killed at points spread over the run, again and again on the same folder: the same bytes as an uninterrupted run"
+    out, _, seconds = whole
+    moments, kills = random.Random(0), 0
+    for _ in range(4):
+        p = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try: p.wait(moments.uniform(.35, .9)*seconds)
+        except subprocess.TimeoutExpired: kills += 1
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+    assert kills, 'no run was interrupted; the moments are too late'
+    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    assert content(tmp_path/'run') == content(out)
+
+
+def test_killed_inside_each_kind_of_write(whole, tmp_path):
+    "Killed right before the rename that makes a result visible, for every result in turn: the strictest moments there are"
+    out, _, _ = whole
+    code = ("import os,sys,signal\n"
+            "from llm2llm import cli\n"
+            "real,left = os.replace,[int(sys.argv[1])]\n"
+            "def replace(a, b):\n"
+            "    left[0] -= 1\n"
+            "    if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    return real(a, b)\n"
+            "os.replace = replace\n"
+            "sys.exit(cli.main(sys.argv[2:]))\n")
+    for at in (3, 8, 14):
+        res = subprocess.run([sys.executable, '-c', code, str(at), *command(tmp_path/'run')[3:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert res.returncode == -signal.SIGKILL, res.stderr.decode()
+    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    assert content(tmp_path/'run') == content(out)
+
+
+def test_other_settings_are_refused(whole, run):
+    out, _, _ = whole
+    before = content(out)
+    res = run(*command(out, '--seed', '5'), status=2)
+    assert 'seed = 0, and this one has seed = 5' in res.stderr.replace('task.', '') or 'task.rows' in res.stderr
+    res = run(*command(out, '--cap', '2'), status=2)
+    assert 'cap = None, and this one has cap = 2' in res.stderr and 'Traceback' not in res.stderr
+    assert content(out) == before
+
+
+def test_two_processes(tmp_path, run):
+    first = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path/'run'/'run.json').exists(): assert first.poll() is None, first.stderr.read(); time.sleep(.05)
+    res = run(*command(tmp_path/'run'), status=2)
+    assert 'another process is working in this folder' in res.stderr
+    first.kill(); first.wait()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    p = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path/'run'/'round_00').exists(): assert p.poll() is None, p.stderr.read(); time.sleep(.05)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and f'Go on with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
+    assert not list((tmp_path/'run').rglob('*.partial'))
+
+
+def test_full_disk(whole, tmp_path):
+    "A file may not grow past 200 kB, as on a full disk: the error says so, nothing is half-written, and the run goes on later"
+    out, _, _ = whole
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    res = subprocess.run(command(tmp_path/'run'), preexec_fn=limit, capture_output=True, text=True)
+    assert res.returncode == 2 and 'nothing is half-written' in res.stderr and 'Traceback' not in res.stderr, res.stderr
+    assert not list((tmp_path/'run').rglob('*.partial'))
+    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    assert content(tmp_path/'run') == content(out)
+
+
+def test_a_folder_that_cannot_be_used(tmp_path, run):
+    (tmp_path/'file').write_text('')
+    res = run(*command(tmp_path/'file'/'run'), status=2)
+    assert 'choose another' in res.stderr and 'Traceback' not in res.stderr

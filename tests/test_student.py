@@ -1,0 +1,207 @@
+"What nbs/06_student.ipynb cannot show: other processes, broken model folders, memory that runs out."
+import json, os, shutil, subprocess, sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llm2llm.core import DataError, SettingError, StudentError
+from llm2llm.student import Completion, Student, base_digest, default_lr
+
+ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
+    ('play some jazz', 'PlayMusic'), ('put on the new record by nina', 'PlayMusic'), ('rain tomorrow?', 'GetWeather'),
+    ('how cold will it be in oslo on sunday', 'GetWeather'), ('a table for two', 'BookRestaurant'), ('dinner near the harbour', 'BookRestaurant')]]
+LABELS = tuple(sorted({c for _,c in ROWS}))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # more threads only slow a tiny model down, and their number changes bits
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(folder, end='<end>', pad='<pad>', add_end=False):
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = bytes_, decoders.ByteLevel()
+    t.train_from_iterator([p+c for p,c in ROWS], trainers.BpeTrainer(vocab_size=400, special_tokens=['<end>', '<pad>', '<unk>'],
+                          initial_alphabet=bytes_.alphabet(), show_progress=False))
+    if add_end: t.post_processor = processors.TemplateProcessing(single='<end> $A <end>', special_tokens=[('<end>', 0)])
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=t.get_vocab_size(), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                                 max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=0)).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=t, eos_token=end, pad_token=pad).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def base(tmp_path_factory): return tiny(tmp_path_factory.mktemp('bases')/'tiny')
+
+
+@pytest.fixture(scope='session')
+def learnt(base):
+    s = Student(base, lora=None, lr=3e-3, steps=80, batch_size=4)
+    s.train(ROWS)
+    return s
+
+
+SCRIPT = '''
+import sys, torch
+torch.set_num_threads(1)
+from llm2llm.student import Student
+base, out, lora, quantize = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] or None
+rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
+s = Student(base, lora=int(lora) or None, quantize=quantize, steps=4, batch_size=2)
+s.answer(['before'], max_new_tokens=4)
+s.train(rows, seed=3)
+s.answer([p for p,_ in rows], options=[(' A', ' B')]*3)
+s.save(out)
+s.load(out)
+'''
+
+
+@pytest.mark.parametrize('lora,quantize', [('0', ''), ('4', ''), ('4', 'nf4')])
+def test_processes_agree_and_are_silent(base, tmp_path, lora, quantize):
+    "Two processes with other hash seeds in other places write the same bytes, say nothing and leave nothing behind"
+    runs = []
+    for n in ('1', '2'):
+        cwd, tmp = tmp_path/f'cwd{n}', tmp_path/f'tmp{n}'
+        cwd.mkdir(); tmp.mkdir()
+        env = dict(os.environ, PYTHONHASHSEED=n, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TMPDIR=str(tmp))
+        env.pop('PYTHONWARNINGS', None)
+        out = tmp_path/f'out{n}'
+        done = subprocess.run([sys.executable, '-c', SCRIPT, str(base), str(out), lora, quantize], cwd=cwd, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+        assert not list(cwd.iterdir()) and not list(tmp.iterdir())
+        runs.append({p.name: p.read_bytes() for p in out.iterdir()})
+    assert runs[0] == runs[1]
+    assert {'adapter_config.json', 'adapter_model.safetensors'} == set(runs[0]) if lora != '0' else 'model.safetensors' in runs[0]
+
+
+def test_answering_needs_no_training_libraries(base):
+    code = ("import sys, torch; from llm2llm.student import Student; s = Student(sys.argv[1], lora=None); s.answer(['x'], max_new_tokens=2);"
+            "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
+    done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1'))
+    assert done.stdout.strip() == '[]'
+
+
+def test_folder_without_end_token(tmp_path):
+    with pytest.raises(StudentError, match='no end-of-text token.*<end>'): Student(tiny(tmp_path/'m', end=None))
+
+
+def test_folder_without_pad_token(tmp_path):
+    s = Student(tiny(tmp_path/'m', pad=None), lora=None)
+    assert s.tok.pad_token == '<pad>' and 'padding' in s.notes[0]
+
+
+def test_end_token_as_padding_is_still_learnt(tmp_path):
+    s = Student(tiny(tmp_path/'m', pad='<end>'), lora=None, lr=3e-3, steps=80, batch_size=4)
+    s.train(ROWS)
+    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+
+
+def test_tokenizer_that_ends_every_text(tmp_path):
+    "The prompt of such a tokenizer would end before the answer begins"
+    s = Student(tiny(tmp_path/'m', add_end=True), lora=None, lr=3e-3, steps=80, batch_size=4)
+    s.train(ROWS)
+    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+
+
+def test_habits_of_the_base_are_left_behind(base, learnt, tmp_path):
+    "Sampling and penalties in a base's generation_config.json do not touch greedy answers"
+    learnt.save(tmp_path/'m')
+    (tmp_path/'m'/'generation_config.json').write_text(json.dumps(dict(do_sample=True, temperature=5., repetition_penalty=9., max_length=20, eos_token_id=[0])))
+    s = Student(tmp_path/'m', lora=None)
+    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == learnt.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+
+
+@pytest.mark.parametrize('broken', ['empty', 'no weights', 'cut weights', 'not json', 'other tokenizer'])
+def test_broken_folders(base, tmp_path, broken):
+    m = tmp_path/'m'
+    shutil.copytree(base, m)
+    if broken == 'empty': [p.unlink() for p in m.iterdir()]
+    if broken == 'no weights': (m/'model.safetensors').unlink()
+    if broken == 'cut weights': (m/'model.safetensors').write_bytes((m/'model.safetensors').read_bytes()[:1000])
+    if broken == 'not json': (m/'config.json').write_text('{')
+    if broken == 'other tokenizer':
+        config = json.loads((m/'config.json').read_text())
+        (m/'config.json').write_text(json.dumps(config|dict(vocab_size=100)))
+    with pytest.raises(StudentError): Student(m).load_base()
+
+
+def test_name_that_cannot_be_had(monkeypatch):
+    with pytest.raises(StudentError, match='no/such-model'): Student('no/such-model')
+
+
+def test_memory_runs_out(learnt, monkeypatch):
+    "Answering halves its batches until they fit; at one prompt it says what to do"
+    sizes, real = [], Student._choose
+    def choose(self, ids, options):
+        sizes.append(len(ids))
+        if len(ids) > 2: raise torch.OutOfMemoryError('CUDA out of memory')
+        return real(self, ids, options)
+    monkeypatch.setattr(Student, '_choose', choose)
+    monkeypatch.setattr(learnt, 'eval_batch_size', 64)
+    assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    monkeypatch.setattr(Student, '_choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
+    with pytest.raises(StudentError, match='smaller max_length'): learnt.answer([ROWS[0][0]], [LABELS])
+
+
+def test_micro_batches_make_the_same_steps(base):
+    "Split batches give the same weights up to rounding"
+    whole, split = (Student(base, lora=None, lr=1e-3, epochs=3, batch_size=4, micro_batch=m) for m in (None, 2))
+    a, b = whole.train(ROWS), split.train(ROWS)
+    assert a['steps'] == b['steps'] == 6
+    assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
+    for p,q in zip(whole.model.parameters(), split.model.parameters()): assert torch.allclose(p, q, atol=1e-4)
+
+
+def test_loss_that_explodes(base):
+    s = Student(base, lora=None, lr=1e30, steps=6)
+    with pytest.raises(StudentError, match='smaller lr'): s.train(ROWS)
+    assert s.trained == 0 and s.weights_digest() == Student(base, lora=None).weights_digest()
+
+
+def test_training_that_is_interrupted(base, monkeypatch):
+    "After a Ctrl-C in the middle the student trains as if nothing had been"
+    from trl import SFTTrainer
+    s = Student(base, lora=4, steps=4)
+    s.train(ROWS)
+    first = s.weights_digest()
+    with monkeypatch.context() as m:
+        m.setattr(SFTTrainer, 'compute_loss', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt): s.train(ROWS)
+    s.train(ROWS)
+    assert s.weights_digest() == first
+
+
+def test_bad_rows(base):
+    s = Student(base)
+    for rows in ([], [('a',)], [('a', None)], ['ab'[:1]]):
+        with pytest.raises(DataError): s.train(rows)
+    with pytest.raises(DataError, match='training row 1.*max_length'): s.train([ROWS[0], ('q', ' word'*400)])
+    with pytest.raises(SettingError): s.train(ROWS, restart='fresh')
+    with pytest.raises(SettingError): s.train(ROWS, steps=0)
+    with pytest.raises(SettingError): s.train(ROWS, epochs=-1)
+    assert s.model is None  # none of this loaded the weights
+
+
+def test_a_very_long_prompt(learnt):
+    said = learnt.answer(['x '*50_000 + ROWS[0][0]], options=[LABELS])[0]
+    assert said.cut and said.text in LABELS
+
+
+def test_digest_is_of_the_content(base, tmp_path):
+    shutil.copytree(base, tmp_path/'copy')
+    assert base_digest(tmp_path/'copy') == base_digest(base)
+    raw = bytearray((base/'model.safetensors').read_bytes())
+    raw[-1] ^= 1
+    (tmp_path/'copy'/'model.safetensors').write_bytes(raw)
+    assert base_digest(tmp_path/'copy') != base_digest(base)
+
+
+def test_default_lr(): assert default_lr(4096, True) == 2.4e-4 and default_lr(4096, False) == 3.2e-5
