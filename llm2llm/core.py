@@ -121,7 +121,7 @@ def check_one_of(
     known,    # iterable of values allowed
 ):            # `value`
     "`value` if it is one of `known`, else a `SettingError` that names the nearest"
-    if value not in known: raise SettingError(unknown(f'value of {name}:', value, known))
+    if value not in known: raise SettingError(unknown(name, value, known))
     return value
 
 # %% ../nbs/00_core.ipynb #be5eb0cc

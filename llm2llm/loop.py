@@ -348,7 +348,7 @@ def fit(self:LLM2LLM,
             if verbose: self._say(m)
             stopped,rows = self._why_stop(m, new),rows+new
         self._finish(stopped)
-    if verbose: print('\n'.join([f"stopped: {stopped}", *self.final['notes']]), flush=True)
+    if verbose: print('\n'.join([f"stopped: {stopped}", *self._notes(self.rounds[-1], stopped)]), flush=True)
     return self
 
 # %% ../nbs/07_loop.ipynb #adbd11cb

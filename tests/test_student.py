@@ -52,39 +52,37 @@ SCRIPT = '''
 import sys, torch
 torch.set_num_threads(1)
 from llm2llm.student import Student
-base, out, lora, quantize = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] or None
+base, out = sys.argv[1:]
 rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
-s = Student(base, lora=int(lora) or None, quantize=quantize, steps=4, batch_size=2)
-s.answer(['before'], max_new_tokens=4)
-s.train(rows, seed=3)
-s.answer([p for p,_ in rows], options=[(' A', ' B')]*3)
-s.save(out)
-s.load(out)
+for name,how in dict(whole=dict(lora=None), lora=dict(lora=4), nf4=dict(lora=4, quantize='nf4')).items():
+    s = Student(base, steps=4, batch_size=2, **how)
+    s.answer(['before'], max_new_tokens=4)
+    s.train(rows, seed=3)
+    s.answer([p for p,_ in rows], options=[(' A', ' B')]*3)
+    s.save(f'{out}/{name}')
+    s.load(f'{out}/{name}')
 '''
 
 
-@pytest.mark.parametrize('lora,quantize', [('0', ''), ('4', ''), ('4', 'nf4')])
-def test_processes_agree_and_are_silent(base, tmp_path, lora, quantize):
+def test_processes_agree_and_are_silent(base, tmp_path):
     "Two processes with other hash seeds in other places write the same bytes, say nothing and leave nothing behind"
     runs = []
     for n in ('1', '2'):
-        cwd, tmp = tmp_path/f'cwd{n}', tmp_path/f'tmp{n}'
+        cwd, tmp, out = (tmp_path/f'{name}{n}' for name in ('cwd', 'tmp', 'out'))
         cwd.mkdir(); tmp.mkdir()
-        env = dict(os.environ, PYTHONHASHSEED=n, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TMPDIR=str(tmp))
-        env.pop('PYTHONWARNINGS', None)
-        out = tmp_path/f'out{n}'
-        done = subprocess.run([sys.executable, '-c', SCRIPT, str(base), str(out), lora, quantize], cwd=cwd, env=env, capture_output=True, text=True)
+        env = dict(os.environ, PYTHONHASHSEED=n, TMPDIR=str(tmp))
+        done = subprocess.run([sys.executable, '-c', SCRIPT, str(base), str(out)], cwd=cwd, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
         assert not list(cwd.iterdir()) and not list(tmp.iterdir())
-        runs.append({p.name: p.read_bytes() for p in out.iterdir()})
+        runs.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob('*.*')})
     assert runs[0] == runs[1]
-    assert {'adapter_config.json', 'adapter_model.safetensors'} == set(runs[0]) if lora != '0' else 'model.safetensors' in runs[0]
+    assert {f'{n}/{f}' for n in ('lora', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
 
 
 def test_answering_needs_no_training_libraries(base):
     code = ("import sys, torch; from llm2llm.student import Student; s = Student(sys.argv[1], lora=None); s.answer(['x'], max_new_tokens=2);"
             "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
-    done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1'))
+    done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
 
 
