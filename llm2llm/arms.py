@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['mean_interval', 'difference', 'Comparison', 'compare', 'compare_table', 'compare_summary', 'sentence', 'plot_compare']
 
-# %% ../nbs/09a_arms.ipynb #4d5cf42e
+# %% ../nbs/09a_arms.ipynb #b4bab8e1
 import math
 from dataclasses import dataclass
 import pandas as pd
 from matplotlib import rc_context
 from .core import RunError, SettingError, unknown
 from .report import read_run
-from .show import INK, METHOD_COLORS, RC, Picture, mark, markdown_table, name_lines, one, panels, percent_axis, points, round_axis, span, text_table
+from .show import INK, METHOD_COLORS, RC, Picture, mark, markdown_table, name_lines, one, panels
+from .show import percent_axis, points, round_axis, span, text_table
 
 # %% ../nbs/09a_arms.ipynb #312a9bf8
 def mean_interval(
@@ -52,7 +53,7 @@ class Comparison:
         a,b = self.ends[arm]['test %'], self.ends[other]['test %']
         return {s:a[s]-b[s] for s in a.index if s in b.index}
 
-# %% ../nbs/09a_arms.ipynb #76b6474c
+# %% ../nbs/09a_arms.ipynb #9e12c2bf
 def _end(r):
     "Test accuracy, training rows and steps of a finished run"
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
@@ -66,10 +67,16 @@ def _curve(runs):
     by_seed = {r.seed:{m['round']:100*c['correct']/c['n'] for m in r.rounds if (c := m['scores'].get('test'))} for r in runs}
     return pd.DataFrame(by_seed).sort_index().ffill()
 
+def _one_task(runs):
+    "The name of the task that all runs share"
+    tasks = {f"{r.task.get('name','?')} with {r.task.get('test')} test rows":r for r in runs}
+    if len(tasks) == 1: return runs[0].task.get('name','?')
+    raise SettingError('compare needs runs on one task with the same test rows, not ' + (' and '.join(f'{t} ({r.path})' for t,r in tasks.items()) or 'none'))
+
 def _default(names, wanted, skip=None):
     return next((n for n in (*wanted, *names) if n in names and n != skip), None)
 
-# %% ../nbs/09a_arms.ipynb #35926b62
+# %% ../nbs/09a_arms.ipynb #47657f36
 def compare(
     arms:dict,           # arm -> list of run folders, one a random seed
     main:str=None,       # arm in question; default 'LLM2LLM', or the first
@@ -79,16 +86,16 @@ def compare(
     runs = {arm:[read_run(f) for f in folders] for arm,folders in arms.items()}
     for name in (main, reference):
         if name is not None and name not in runs: raise SettingError(unknown('arm', name, runs))
-    tasks = {(r.task.get('name','?'), r.task.get('test')):r for rs in runs.values() for r in rs}
-    if len(tasks) != 1: raise SettingError('compare needs runs on one task with the same test rows, not ' + ', '.join(f'{n} with {k} test rows ({r.path})' for (n,k),r in tasks.items()))
+    task = _one_task([r for rs in runs.values() for r in rs])
     for arm,rs in runs.items():
         seeds = [r.seed for r in rs]
-        if not rs or len(set(seeds)) < len(seeds): raise SettingError(f'arm {arm!r} needs one run for each random seed, not runs with seeds {seeds}')
+        if not rs or len({*seeds}) < len(seeds): raise SettingError(f'arm {arm!r} needs one run for each random seed; it has seeds {seeds}')
     main = main or _default(runs, ['LLM2LLM'])
     reference = reference or _default(runs, ['plain, step-matched','plain'], main)
-    return Comparison([*tasks][0][0], main, reference, {a:pd.DataFrame({r.seed:_end(r) for r in rs}).T for a,rs in runs.items()}, {a:_curve(rs) for a,rs in runs.items()})
+    ends = {arm:pd.DataFrame({r.seed:_end(r) for r in rs}).T for arm,rs in runs.items()}
+    return Comparison(task, main, reference, ends, {arm:_curve(rs) for arm,rs in runs.items()})
 
-# %% ../nbs/09a_arms.ipynb #8a7cdbf2
+# %% ../nbs/09a_arms.ipynb #d0a20ca4
 def compare_table(
     found:Comparison, # from `compare`
 )->pd.DataFrame:      # one row an arm; accuracies in percent, differences in points
@@ -96,7 +103,7 @@ def compare_table(
     rows = {}
     for arm,e in found.ends.items():
         mean,low,high = mean_interval(e['test %'])
-        row = {'seeds':len(e), 'test %':mean, 'test low':low, 'test high':high, 'train rows':e['train rows'].mean(), 'steps':e['steps'].mean()}
+        row = {'seeds':len(e), 'test %':mean, 'test low':low, 'test high':high, **e[['train rows','steps']].mean()}
         if found.reference and arm != found.reference:
             d = found.pairs(arm, found.reference)
             row |= dict(zip(('difference','difference low','difference high'), mean_interval(d.values()))) | {'pairs':len(d)}
@@ -108,17 +115,19 @@ def compare_summary(
 )->pd.DataFrame:      # one row an arm, all cells text
     "The table of a comparison as it is printed"
     df = compare_table(found)
-    out = pd.DataFrame({'arm':df.index, 'seeds':[str(n) for n in df['seeds']], 'train rows':[f'{x:,.0f}' for x in df['train rows']], 'steps':[f'{x:,.0f}' for x in df['steps']],
-                        'test accuracy %':[span(*r) for r in df[['test %','test low','test high']].values]})
+    whole = lambda c: [f'{x:,.0f}' for x in df[c]]
+    out = pd.DataFrame({'arm':df.index, **{c:whole(c) for c in ('seeds','train rows','steps')}})
+    out['test accuracy %'] = [span(*r) for r in df[['test %','test low','test high']].values]
     if 'difference' in df:
-        out[f'difference to {found.reference}'] = ['' if pd.isna(r[0]) else span(*r, points) for r in df[['difference','difference low','difference high']].values]
+        out[f'difference to {found.reference}'] = [span(*r, points) for r in df[['difference','difference low','difference high']].values]
     return out
 
 Comparison._repr_markdown_ = lambda self: markdown_table(compare_summary(self)) + '\n\n' + mark(sentence(self))
 Comparison.__repr__ = lambda self: text_table(compare_summary(self)) + '\n\n' + sentence(self)
 
-# %% ../nbs/09a_arms.ipynb #07ea832e
-_SAY = {'plain':'plain fine-tuning', 'plain, step-matched':'step-matched plain fine-tuning', 'random':'random rows', 'base':'the base model'}
+# %% ../nbs/09a_arms.ipynb #323032ae
+_SAY = {'plain':'plain fine-tuning', 'plain, step-matched':'step-matched plain fine-tuning', 'random':'random rows',
+        'base':'the base model'}
 
 def _claim(arm, d, low, high, matched, steps):
     "What the difference `d` with its interval allows to say"
@@ -126,11 +135,12 @@ def _claim(arm, d, low, high, matched, steps):
     inside = f'95 % interval {points(low)} to {points(high)}'
     if round(low,1) > 0:
         if matched: return f', so {points(d)} points ({inside}) are not explained by more steps.'
-        return f': {points(d)} points ({inside}) in favour of {arm}' + (f', at {steps[0]:,.0f} steps against {steps[1]:,.0f}.' if steps[0] > steps[1] else '.')
+        at = f', at {steps[0]:,.0f} steps against {steps[1]:,.0f}' if steps[0] > steps[1] else ''
+        return f': {points(d)} points ({inside}) in favour of {arm}{at}.'
     if round(high,1) < 0: return f': {arm} is worse by {one(-d)} points (difference {points(d)}, {inside}).'
     return f'; the difference of {points(d)} points is not clear ({inside}, which holds 0).'
 
-# %% ../nbs/09a_arms.ipynb #42614ded
+# %% ../nbs/09a_arms.ipynb #fcfa5e38
 def sentence(
     found:Comparison, # from `compare`
 )->str:               # one sentence, no claim stronger than its interval
@@ -147,9 +157,10 @@ def sentence(
     if not d: return s + '; there is no other arm with the same seeds to compare it with.'
     r = found.ends[ref].loc[seeds]
     matched = ref.startswith('plain') and bool((r['steps'] >= e['steps']).all())
-    return f"{s}; {_SAY.get(ref, ref)} reached {one(r['test %'].mean())} %" + _claim(who, *mean_interval(d.values()), matched, (e['steps'].mean(), r['steps'].mean()))
+    claim = _claim(who, *mean_interval(d.values()), matched, (e['steps'].mean(), r['steps'].mean()))
+    return f"{s}; {_SAY.get(ref, ref)} reached {one(r['test %'].mean())} %{claim}"
 
-# %% ../nbs/09a_arms.ipynb #6a73dad3
+# %% ../nbs/09a_arms.ipynb #8bc45cf0
 def _draw_arm(ax, found, arm, last, band=True):
     "One arm: a line by round, or a level line; returns where it ends"
     color,curve = METHOD_COLORS.get(arm, INK), found.curves[arm]
@@ -175,7 +186,8 @@ def plot_compare(
     fig,(ax,) = panels(1, f"{found.task}: test accuracy by round of {', '.join(arms)}", size)
     last = max([1] + [int(found.curves[a].index.max()) for a in arms])
     with rc_context(RC):
-        ends = [_draw_arm(ax, found, a, last, len(arms)<5 or a in (found.main,found.reference)) for a in sorted(arms, key=lambda a: a==found.main)]
+        shaded = arms if len(arms) < 5 else (found.main, found.reference)
+        ends = [_draw_arm(ax, found, a, last, a in shaded) for a in sorted(arms, key=lambda a: a==found.main)]
         ax.set_ylabel('test accuracy, %')
         percent_axis(ax)
         round_axis(ax, last+1)

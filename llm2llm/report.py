@@ -6,8 +6,9 @@
 __all__ = ['CSS', 'wilson', 'RunRecord', 'read_run', 'table', 'summary', 'method', 'plot_run', 'headline', 'notes', 'text',
            'still_wrong', 'candidates', 'blocks', 'markdown', 'html', 'write_report', 'brief']
 
-# %% ../nbs/09_report.ipynb #d8891a93
+# %% ../nbs/09_report.ipynb #fa5a0228
 import json,math,re
+from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -15,7 +16,8 @@ import pandas as pd
 from matplotlib import rc_context
 from .core import RunError, SettingError
 from .filters import reason
-from .show import INK, METHOD_COLORS, RC, Picture, clean, html_table, mark, markdown_table, name_lines, one, panels, percent_axis, round_axis, span, text_table
+from .show import INK, METHOD_COLORS, RC, Picture, clean, html_table, mark, markdown_table, name_lines, one
+from .show import panels, percent_axis, round_axis, span, text_table
 from .store import read_jsonl, write_text
 
 # %% ../nbs/09_report.ipynb #38bd353b
@@ -64,7 +66,7 @@ class RunRecord:
     def score(self, k, split): # counts of round `k` on 'seed', 'dev' or 'test'; None if not scored
         return next((m['scores'].get(split) for m in self.rounds if m['round']==k), None)
 
-# %% ../nbs/09_report.ipynb #6f581868
+# %% ../nbs/09_report.ipynb #4593840b
 def read_run(
     folder,       # path of a run folder
 )->RunRecord:     # finished or not
@@ -74,16 +76,17 @@ def read_run(
     if not (path/'run.json').is_file(): raise RunError(f"{path}: not a run folder, it has no run.json")
     head = _json(path/'run.json')
     final = _json(path/'final.json') if (path/'final.json').exists() else {}
-    rounds = [_json(f) for f in sorted(path.glob('round_*/metrics.json')) if f.parent.name[6:].isdigit()]
-    test,picked = final.get('scores', {}), final.get('picked_round')
-    rounds = [{**m, 'scores':{**m.get('scores',{}), **(test if m['round']==picked else {})}} for m in sorted(rounds, key=lambda m: m['round'])]
-    settings = dict(head.get('settings') or {})
-    task = head.get('task') or settings.pop('task', {})
-    return RunRecord(path, settings, task if isinstance(task, dict) else {'name':task}, head.get('versions') or {}, tuple(rounds), final,
+    rounds = [_json(f) for f in path.glob('round_*/metrics.json') if f.parent.name[6:].isdigit()]
+    for m in rounds:
+        if m['round']==final.get('picked_round'): m['scores'] |= final.get('scores', {})
+    settings = dict(head.get('settings', {}))
+    task = settings.pop('task', {})
+    return RunRecord(path, settings, task, head.get('versions') or {}, tuple(sorted(rounds, key=lambda m: m['round'])), final,
                      tuple(_log(path/'log.jsonl')))
 
-# %% ../nbs/09_report.ipynb #fe164525
+# %% ../nbs/09_report.ipynb #a90f5cb9
 _SPLITS = ('dev','test')
+_COUNTS = ('train rows','steps','wrong','crossfit wrong','asked','new','kept')
 
 def _wrong(c): return c['n']-c['correct'] if c else None
 
@@ -103,36 +106,38 @@ def table(
     "The numbers of a run by round"
     rows = []
     for m in record.rounds:
-        row = {'round':m['round'], 'train rows':m.get('train_rows'), 'steps':m.get('steps'), 'wrong':_wrong(m['scores'].get('seed')),
-               'crossfit wrong':_wrong(m.get('crossfit')), 'new':m.get('candidates'), 'kept':m.get('kept')}
-        row |= {f'rejected: {why}':n for why,n in sorted(m.get('rejected',{}).items())}
+        row = {'round':m['round'], 'train rows':m.get('train_rows'), 'steps':m.get('steps'),
+               'wrong':_wrong(m['scores'].get('seed')), 'crossfit wrong':_wrong(m.get('crossfit')),
+               'asked':m.get('requested'), 'new':m.get('candidates'), 'kept':m.get('kept')}
+        row |= {f'rejected: {why}':n for why,n in sorted(m.get('rejected',{}).items()) if why != 'nothing written'}
         spent = [e.get('seconds',0) for e in record.log if e.get('round')==m['round']]
         rows.append(row | _scores(m) | {'seconds':round(sum(spent),2) if spent else None})
     df = pd.DataFrame(rows, columns=list(dict.fromkeys(k for r in rows for k in r)) or ['round']).set_index('round')
     if rejected := [c for c in df if c.startswith('rejected: ')]: df[rejected] = df[rejected].fillna(0)
     return df.dropna(axis=1, how='all').convert_dtypes()
 
-# %% ../nbs/09_report.ipynb #54eff80a
+# %% ../nbs/09_report.ipynb #d48c6ead
 def summary(
     record:RunRecord,   # from `read_run`
     reasons:bool=True,  # name the reasons for rejections, not their number alone
 )->pd.DataFrame:        # one row a round, all cells text
     "The table of a run as it is printed"
     df = table(record)
-    out = pd.DataFrame({'round':[str(k) for k in df.index]})
     whole = lambda c: ['' if pd.isna(x) else f'{x:,.0f}' for x in df[c]]
-    for c in ('train rows','steps','wrong','crossfit wrong','new','kept'):
-        if c in df: out[c] = whole(c)
+    out = {'round':[str(k) for k in df.index]} | {c:whole(c) for c in _COUNTS if c in df}
+    if (df.get('asked') == df.get('new')).all() if 'asked' in df else True: out.pop('asked', None)
     if why := [c for c in df if c.startswith('rejected: ')]:
-        out['rejected'] = [', '.join(f'{c[10:]} {n}' for c,n in r.items() if n) if reasons else str(r.sum()) for _,r in df[why].iterrows()]
+        name = lambda r: ', '.join(f'{c[10:]} {n}' for c,n in r.items() if n)
+        out['rejected'] = [name(r) if reasons else str(r.sum()) for _,r in df[why].iterrows()]
     for s in _SPLITS:
-        if f'{s} %' in df: out[f'{s} accuracy %'] = ['' if pd.isna(r.iloc[0]) else span(*r) for _,r in df[[f'{s} %',f'{s} low',f'{s} high']].iterrows()]
+        if f'{s} %' in df:
+            cells = df[[f'{s} %',f'{s} low',f'{s} high']].to_numpy(float, na_value=math.nan)
+            out[f'{s} accuracy %'] = [span(*r) for r in cells]
     every = next((s for s in ('test','dev','seed') if f'{s} %' in df and df[f'{s} %'].notna().all()), None)
-    for c in ('no answer','truncated'):
-        if every and df[f'{every} {c}'].any(): out[f'{c} ({every})'] = whole(f'{every} {c}')
+    out |= {f'{c} ({every})':whole(f'{every} {c}') for c in ('no answer','truncated') if every and df[f'{every} {c}'].any()}
     if 'seconds' in df: out['seconds'] = whole('seconds')
-    idle = lambda c: out[c].isin(['','0']).all() if c in ('new','kept','rejected') else (out[c]=='').all()
-    return out[[c for c in out if c in ('round','wrong') or not idle(c)]]
+    idle = lambda c: {*out[c]} <= {'','0'} if c in ('asked','new','kept','rejected') else {*out[c]} <= {''}
+    return pd.DataFrame({c:x for c,x in out.items() if c in ('round','wrong') or not idle(c)})
 
 # %% ../nbs/09_report.ipynb #85356b0d
 def method(
@@ -191,7 +196,7 @@ def plot_run(
         for ax,p in zip(axes, show): _PANELS[p][0](ax, record)
     return fig
 
-# %% ../nbs/09_report.ipynb #45d088ee
+# %% ../nbs/09_report.ipynb #f3239103
 def headline(
     record:RunRecord, # from `read_run`
 )->str:               # one sentence
@@ -202,7 +207,8 @@ def headline(
     if split is None: return f'{k+1} rounds have finished, none is scored.'
     c = record.score(k, split)
     low,high = wilson(c['correct'], c['n'])
-    s = f"{split.capitalize()} accuracy after round {k}: {one(100*c['correct']/c['n'])} % ({c['correct']} of {c['n']} rows; 95 % interval {one(100*low)} to {one(100*high)})"
+    s = f"{split.capitalize()} accuracy after round {k}{', picked on dev' if record.final.get('pick')=='dev' else ''}: "
+    s += f"{one(100*c['correct']/c['n'])} % ({c['correct']} of {c['n']} rows; 95 % interval {one(100*low)} to {one(100*high)})"
     if k and (c0 := record.score(0, split)): s += f", from {one(100*c0['correct']/c0['n'])} % after round 0"
     return s + f". Without an answer: {c.get('no_answer',0)}; cut off at the token limit: {c.get('truncated',0)}."
 
@@ -214,12 +220,14 @@ def notes(
     if final: out = [f"Stopped: {final['stopped']}."] if final.get('stopped') else []
     else:
         out = [f"Not finished: {len(record.rounds)} training{'s are' if len(record.rounds)!=1 else ' is'} done"]
-        if record.settings.get('teacher') and (n := record.settings.get('rounds')): out[0] += f", and {n} rounds of new rows are planned"
+        if record.settings.get('teacher'): out[0] += f", and {record.settings.get('rounds')} rounds of new rows are planned"
         out[0] += ". The same command goes on."
     said = [n for n in final.get('notes', []) if n not in loading]
+    if n := sum(m.get('rejected',{}).get('nothing written',0) for m in record.rounds):
+        said.append(f"The teacher wrote nothing for {n} of {sum(m['requested'] for m in record.rounds)} requests.")
     return list(dict.fromkeys([*out, *said, *loading]))
 
-# %% ../nbs/09_report.ipynb #014ee09e
+# %% ../nbs/09_report.ipynb #15710441
 def text(
     record:RunRecord, # from `read_run`
     width:int=100,    # characters of a line
@@ -232,45 +240,46 @@ def text(
     best = next((t for t in (text_table(*w) for w in ways) if max(map(len, t.split('\n'))) <= width), text_table(*ways[-1]))
     if best != text_table(*ways[0]) and (why := [c for c in df if c.startswith('rejected: ')]):
         say.append('Rejected: ' + ', '.join(f'{c[10:]} {df[c].sum()}' for c in why) + '.')
-    lines = [textwrap.fill(clean(x), width) for x in say] + [textwrap.fill(clean(x), width, initial_indent='- ', subsequent_indent='  ') for x in notes(record)]
+    lines = [textwrap.fill(clean(x), width) for x in say]
+    lines += [textwrap.fill(clean(x), width, initial_indent='- ', subsequent_indent='  ') for x in notes(record)]
     return best + '\n\n' + '\n'.join(lines)
 
-# %% ../nbs/09_report.ipynb #3b104219
+# %% ../nbs/09_report.ipynb #67fd5130
+def _round(record, k): return record.path/f'round_{k:02}'
+
 def still_wrong(
     record:RunRecord, # from `read_run`
 )->pd.DataFrame:      # one row a seed row: id, question, right answer, student's answer, in rounds, new rows
     "Seed rows that the picked student gets wrong, most stubborn first"
-    said = {k:_rows(record.path/f'round_{k:02d}'/'answers.jsonl') for k in [m['round'] for m in record.rounds]}
-    train = _rows(record.path/f'round_{record.picked:02d}'/'train.jsonl') if said else []
+    said = {m['round']:_rows(_round(record, m['round'])/'answers.jsonl') for m in record.rounds}
+    train = _rows(_round(record, record.picked)/'train.jsonl') if said else []
     seeds = {r['id']:r for r in train if not r.get('parent')}
-    written = pd.Series([r['parent'] for r in train if r.get('parent')], dtype=object).value_counts()
-    times = pd.Series([a['id'] for rows in said.values() for a in rows if not a['correct']], dtype=object).value_counts()
+    written = Counter(r['parent'] for r in train if r.get('parent'))
+    times = Counter(a['id'] for rows in said.values() for a in rows if not a['correct'])
     rows = []
-    for a in said.get(record.picked, []):
-        if a['correct']: continue
-        q,end = seeds.get(a['id'], {}), ' [cut off at the token limit]' if a.get('truncated') else ' [no answer in it]' if a['prediction'] is None else ''
-        rows.append({'seed row':a['id'], 'question':clean(q.get('question',''), 300), 'right answer':clean(q.get('answer',''), 300), "student's answer":clean(a['completion'], 300)+end,
-                     'in rounds':f"{times[a['id']]} of {len(said)}", 'new rows':str(written.get(a['id'],0))})
-    order = sorted(range(len(rows)), key=lambda i: (-times[rows[i]['seed row']], i))
-    return pd.DataFrame([rows[i] for i in order], columns=['seed row','question','right answer',"student's answer",'in rounds','new rows'])
+    for a in sorted((a for a in said.get(record.picked, []) if not a['correct']), key=lambda a: -times[a['id']]):
+        q,end = seeds.get(a['id'], {}), ''
+        if a.get('truncated'): end = ' [cut off at the token limit]'
+        elif a['prediction'] is None: end = ' [no answer in it]'
+        rows.append([a['id'], clean(q.get('question',''), 300), clean(q.get('answer',''), 300), clean(a['completion'], 300) + end,
+                     f"{times[a['id']]} of {len(said)}", str(written[a['id']])])
+    return pd.DataFrame(rows, columns=['seed row','question','right answer',"student's answer",'in rounds','new rows'])
 
-# %% ../nbs/09_report.ipynb #59fadcac
+# %% ../nbs/09_report.ipynb #cd47d9b1
 def candidates(
     record:RunRecord, # from `read_run`
     each:int=3,       # rows shown of every verdict, from different rounds where there are
 )->pd.DataFrame:      # verdict, of how many, round, seed row, new question, new answer
     "Examples of kept and rejected candidates"
-    every = [c for m in record.rounds for c in _rows(record.path/f"round_{m['round']:02d}"/'candidates.jsonl')]
-    groups = {}
-    for c in every: groups.setdefault(reason(c['verdict']), []).append(c)
-    rows = []
-    for why in sorted(groups, key=lambda w: (w!='kept', -len(groups[w]), w)):
-        g = groups[why]
-        rows += [{'verdict':c['verdict'], 'of':f'{len(g)}', 'round':str(c.get('round','')), 'seed row':c.get('parent') or '', 'new question':clean(c.get('question',''), 300),
-                  'new answer':clean(c.get('answer',''), 300)} for c in g[::max(1,len(g)//each)][:each]]
+    groups,rows = {},[]
+    for c in (c for m in record.rounds for c in _rows(_round(record, m['round'])/'candidates.jsonl')):
+        if c['verdict'] != 'nothing written': groups.setdefault(reason(c['verdict']), []).append(c)
+    for why,g in sorted(groups.items(), key=lambda x: (x[0]!='kept', -len(x[1]), x[0])):
+        rows += [[c['verdict'], str(len(g)), str(c.get('round','')), c.get('parent') or '', clean(c.get('question',''), 300), clean(c.get('answer',''), 300)]
+                 for c in g[::max(1,len(g)//each)][:each]]
     return pd.DataFrame(rows, columns=['verdict','of','round','seed row','new question','new answer'])
 
-# %% ../nbs/09_report.ipynb #ad8bf742
+# %% ../nbs/09_report.ipynb #d9bf126b
 def _flat(d, prefix=''):
     for k,v in d.items():
         if isinstance(v, dict): yield from _flat(v, f'{prefix}{k} ')
@@ -282,10 +291,10 @@ def blocks(
 )->list[tuple]:       # (kind, content)
     "The parts of a report in their order"
     s,t,wrong,cands = record.settings, record.task, still_wrong(record), candidates(record)
-    who = {'task':t.get('name','?'), 'student':s.get('student'), 'teacher':s.get('teacher') or 'none', 'method':method(record), 'random seed':record.seed,
-           **{f'{k} rows':t[k] for k in ('seed','dev','test','pool') if t.get(k)}}
-    short = lambda v: v.get('base') or v.get('name') or '?' if isinstance(v, dict) else v
-    out = [('title', f"{t.get('name','run')}: {method(record)}"), ('para', headline(record)), ('list', notes(record)), ('pairs', {k:short(v) for k,v in who.items()}),
+    short = lambda v: v.get('name') or v.get('base') or '?' if isinstance(v, dict) else v or 'none'
+    who = {'task':t.get('name','?'), 'student':short(s.get('student')), 'teacher':short(s.get('teacher')), 'method':method(record),
+           'random seed':record.seed, **{f'{k} rows':t[k] for k in ('seed','dev','test','pool') if t.get(k)}}
+    out = [('title', f"{who['task']}: {who['method']}"), ('para', headline(record)), ('list', notes(record)), ('pairs', who),
            ('head','By round'), ('table', summary(record)), ('plots', record)]
     if len(wrong):
         first = f", the first {most}" if len(wrong) > most else ''
@@ -294,48 +303,66 @@ def blocks(
     out += [('head','Settings'), ('pairs', dict(_flat(s)))]
     return out + ([('head','Versions'), ('pairs', record.versions)] if record.versions else [])
 
-# %% ../nbs/09_report.ipynb #ddc15415
+# %% ../nbs/09_report.ipynb #85e34b7b
 def markdown(
     record:RunRecord, # from `read_run`
     picture:str='',   # address of a picture of `plot_run` to show, relative to the report
 )->str:
     "The report of a run as Markdown"
-    show = {'title':lambda x: f'# {mark(x)}', 'head':lambda x: f'## {mark(x)}', 'para':mark, 'list':lambda x: '\n'.join(f'- {mark(i)}' for i in x),
-            'pairs':lambda d: '\n'.join(f'- {mark(k)}: {mark(v)}' for k,v in d.items()), 'table':markdown_table,
+    lines = lambda xs: '\n'.join(f'- {x}' for x in xs)
+    show = {'title':lambda x: f'# {mark(x)}', 'head':lambda x: f'## {mark(x)}', 'para':mark, 'list':lambda x: lines(map(mark, x)),
+            'pairs':lambda d: lines(f'{mark(k)}: {mark(v)}' for k,v in d.items()), 'table':markdown_table,
             'plots':lambda r: f'![Accuracy and errors by round]({picture})' if picture and r.rounds else ''}
     return '\n\n'.join(text for kind,x in blocks(record) if (text := show[kind](x))) + '\n'
 
-# %% ../nbs/09_report.ipynb #e02c4173
+# %% ../nbs/09_report.ipynb #2fa3b880
 CSS = """:root{color-scheme:light dark;--ink:#1d2125;--soft:#5f6871;--line:#d9dde1;--ground:#fff;--band:#f5f7f9}
-@media(prefers-color-scheme:dark){:root{--ink:#e3e6e9;--soft:#9aa4ae;--line:#3a4047;--ground:#16191c;--band:#1e2226}}
-*{box-sizing:border-box}body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:64rem;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}.para{font-size:1.05rem}ul{padding-left:1.2rem;color:var(--soft)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:1rem 0;font-size:.9rem}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th{color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom:1px solid var(--soft)}th,td{padding:.35rem .7rem;text-align:right}
-td{border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}.prose{text-align:left}td.prose{white-space:pre-wrap;overflow-wrap:anywhere;min-width:7rem;max-width:24rem}
-tbody tr:nth-child(even){background:var(--band)}.plots{display:flex;flex-wrap:wrap;gap:1rem;margin:1.2rem 0}.plots svg{flex:1 1 20rem;max-width:30rem;width:100%;height:auto}
-@media(prefers-color-scheme:dark){.plots svg{filter:brightness(1.35)}}"""
+@media(prefers-color-scheme:dark){:root{--ink:#e3e6e9;--soft:#9aa4ae;--line:#3a4047;--ground:#16191c;--band:#1e2226}
+.plots svg{filter:brightness(1.35)}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:64rem;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}
+h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
+ul{padding-left:1.2rem;color:var(--soft)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:1rem 0;font-size:.9rem}
+dt{color:var(--soft)}
+dd{margin:0;overflow-wrap:anywhere}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .7rem;text-align:right}
+th{color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom:1px solid var(--soft)}
+td{border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
+td.prose{white-space:pre-wrap;overflow-wrap:anywhere;min-width:7rem;max-width:24rem}
+tbody tr:nth-child(even){background:var(--band)}
+.plots{display:flex;flex-wrap:wrap;gap:1rem;margin:1.2rem 0}
+.plots svg{flex:1 1 20rem;max-width:30rem;width:100%;height:auto}"""
 
+# %% ../nbs/09_report.ipynb #d7bf65a0
 def _html_plots(record):
     if not record.rounds: return ''
     panels = [p for p in _PANELS if p=='errors' or any(record.score(m['round'], s) for m in record.rounds for s in _SPLITS)]
     return '<div class="plots">' + ''.join(plot_run(record, (p,)).svg() for p in panels) + '</div>'
 
-_HTML = {'title':lambda x: f'<h1>{escape(clean(x))}</h1>', 'head':lambda x: f'<h2>{escape(clean(x))}</h2>', 'para':lambda x: f'<p class="para">{escape(clean(x))}</p>',
-         'list':lambda x: '<ul>' + ''.join(f'<li>{escape(clean(i))}</li>' for i in x) + '</ul>' if x else '', 'table':html_table, 'plots':_html_plots,
-         'pairs':lambda d: '<dl>' + ''.join(f'<dt>{escape(clean(k))}</dt><dd>{escape(clean(v))}</dd>' for k,v in d.items()) + '</dl>'}
+_show = lambda x: escape(clean(x))
+_HTML = {'title':lambda x: f'<h1>{_show(x)}</h1>', 'head':lambda x: f'<h2>{_show(x)}</h2>', 'para':lambda x: f'<p>{_show(x)}</p>',
+         'list':lambda x: '<ul>' + ''.join(f'<li>{_show(i)}</li>' for i in x) + '</ul>' if x else '',
+         'pairs':lambda d: '<dl>' + ''.join(f'<dt>{_show(k)}</dt><dd>{_show(v)}</dd>' for k,v in d.items()) + '</dl>',
+         'table':html_table, 'plots':_html_plots}
 
-# %% ../nbs/09_report.ipynb #aa3f0d23
+# %% ../nbs/09_report.ipynb #431a866a
 def html(
     record:RunRecord, # from `read_run`
 )->str:               # a whole page that loads nothing from anywhere
     "The report of a run as one HTML file"
     parts = blocks(record)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(clean(parts[0][1]))}</title>\n<style>{CSS}</style></head>\n<body>\n'
-            + '\n'.join(_HTML[kind](x) for kind,x in parts) + '\n</body></html>\n')
+    return f'''<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{_show(parts[0][1])}</title>
+<style>{CSS}</style></head>
+<body>
+''' + '\n'.join(_HTML[kind](x) for kind,x in parts) + '\n</body></html>\n'
 
 def write_report(
     folder,             # path of a run folder
@@ -345,16 +372,20 @@ def write_report(
     if record.rounds: write_text(record.path/'report.svg', plot_run(record).svg(ground='white'))
     return (write_text(record.path/'report.md', markdown(record, 'report.svg')), write_text(record.path/'report.html', html(record)))
 
-# %% ../nbs/09_report.ipynb #fc95cb98
+# %% ../nbs/09_report.ipynb #55da38a3
 def brief(
     record:RunRecord, # from `read_run`
 )->str:               # a piece of HTML, without a page around it
     "What a run shows of itself in a notebook"
     parts = [('para', headline(record)), ('table', summary(record)), ('plots', record), ('list', notes(record))]
-    style = ('.llm2llm .plots{display:flex;flex-wrap:wrap}.llm2llm .wide{overflow-x:auto}.llm2llm th,.llm2llm td{text-align:right;vertical-align:top;padding:.2em .6em}'
-             '.llm2llm table{font-size:.85em}.llm2llm td{white-space:nowrap}.llm2llm th.prose,.llm2llm td.prose{text-align:left;white-space:normal;min-width:7em}')
+    style = """.llm2llm .plots{display:flex;flex-wrap:wrap} .llm2llm .wide{overflow-x:auto} .llm2llm table{font-size:.85em}
+.llm2llm th,.llm2llm td{text-align:right;vertical-align:top;padding:.2em .6em;white-space:nowrap}
+.llm2llm th.prose,.llm2llm td.prose{white-space:normal;min-width:7em}"""
     return f'<div class="llm2llm"><style>{style}</style>' + '\n'.join(_HTML[kind](x) for kind,x in parts) + '</div>'
 
 RunRecord._repr_html_ = brief
-RunRecord._repr_markdown_ = lambda self: '\n\n'.join([mark(headline(self)), markdown_table(summary(self)), '\n'.join(f'- {mark(n)}' for n in notes(self))])
+def _brief_markdown(record):
+    return '\n\n'.join([mark(headline(record)), markdown_table(summary(record)), '\n'.join(f'- {mark(n)}' for n in notes(record))])
+
+RunRecord._repr_markdown_ = _brief_markdown
 RunRecord.__repr__ = text

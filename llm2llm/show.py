@@ -32,7 +32,7 @@ def span(
     if math.isnan(mid): return ''
     return form(mid) if math.isnan(low) else f"{form(mid)} ({form(low)}{'–' if form is one else ' to '}{form(high)})"
 
-# %% ../nbs/08a_show.ipynb #b6348663
+# %% ../nbs/08a_show.ipynb #a7ffcced
 def clean(
     text,          # anything; long texts are cut
     most:int=400,  # characters kept
@@ -52,7 +52,8 @@ def markdown_table(df:pd.DataFrame, # cells of text
                   )->str:
     "A Markdown table"
     prose = _prose(df)
-    lines = [[mark(c) for c in df.columns], [':---' if c in prose else '---:' for c in df.columns], *[[mark(x) for x in r] for r in df.values]]
+    lines = [[mark(c) for c in df.columns], [':---' if c in prose else '---:' for c in df.columns]]
+    lines += [[mark(x) for x in r] for r in df.values]
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in lines)
 
 _NUMBER = re.compile(r'[-+]?[\d,.]+( of \d+| \([^()=]*\))?|')
@@ -61,15 +62,15 @@ def _prose(df):
     "Columns to set to the left: those that hold more than numbers and their intervals"
     return {c for c in df.columns if not all(_NUMBER.fullmatch(str(x)) for x in df[c])}
 
-# %% ../nbs/08a_show.ipynb #0717ad0b
+# %% ../nbs/08a_show.ipynb #7bc4e9f1
 def html_table(df:pd.DataFrame, # cells of text
               )->str:           # a scrollable table; numbers to the right, prose to the left
     "An HTML table"
     prose = _prose(df)
-    cell = lambda tag,c,x: f'<{tag} class="prose" dir="auto">{escape(clean(x))}</{tag}>' if c in prose else f'<{tag}>{escape(clean(x))}</{tag}>'
-    rows = [''.join(cell('td',c,x) for c,x in zip(df.columns,r)) for r in df.values]
-    head = ''.join(cell('th',c,c) for c in df.columns)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>' + '\n'.join(f'<tr>{r}</tr>' for r in rows) + '</tbody></table></div>'
+    left = lambda c: ' class="prose" style="text-align:left" dir="auto"' if c in prose else ''
+    row = lambda tag,xs: '<tr>' + ''.join(f'<{tag}{left(c)}>{escape(clean(x))}</{tag}>' for c,x in zip(df.columns,xs)) + '</tr>'
+    body = '\n'.join(row('td',r) for r in df.values)
+    return f'<div class="wide"><table><thead>{row("th",df.columns)}</thead>\n<tbody>{body}</tbody></table></div>'
 
 def text_table(
     df:pd.DataFrame, # cells of text
@@ -81,19 +82,20 @@ def text_table(
     wide = {c:max([len(x) for x in cells[c]] + [len(w) for w in c.split()]) for c in df}
     heads = {c:textwrap.wrap(c, wide[c]) for c in df}
     deep = max(map(len, heads.values()))
-    lines = [{c:([''] * (deep-len(heads[c])) + heads[c])[i] for c in df} for i in range(deep)] + [{c:cells[c][i] for c in df} for i in range(len(df))]
-    lay = lambda line: (' '*gap).join(x.ljust(wide[c]) if c in prose else x.rjust(wide[c]) for c,x in line.items()).rstrip()
-    return '\n'.join(map(lay, lines))
+    rows = [*zip(*([''] * (deep-len(heads[c])) + heads[c] + cells[c] for c in df))]
+    lay = lambda row: (' '*gap).join(x.ljust(wide[c]) if c in prose else x.rjust(wide[c]) for c,x in zip(df,row)).rstrip()
+    return '\n'.join(map(lay, rows))
 
-# %% ../nbs/08a_show.ipynb #f85a27cd
-METHOD_COLORS = {'LLM2LLM':'#0072B2', 'plain':'#7A7A7A', 'plain, step-matched':'#D55E00', 'random':'#009E73', 'coverage':'#56B4E9',
-                 'crossfit':'#CC79A7', 'one-shot':'#E69F00', 'continuous':'#8C6D1F', 'base':'#A9A9A9'}
+# %% ../nbs/08a_show.ipynb #7fd08a60
+METHOD_COLORS = {'LLM2LLM':'#0072B2', 'plain':'#7A7A7A', 'plain, step-matched':'#D55E00', 'random':'#009E73',
+                 'coverage':'#56B4E9', 'crossfit':'#CC79A7', 'one-shot':'#E69F00', 'continuous':'#8C6D1F', 'base':'#A9A9A9'}
 INK = '#333333'
 
-# %% ../nbs/08a_show.ipynb #cb4061ab
-RC = {'font.size':9, 'font.family':'sans-serif', 'font.sans-serif':['DejaVu Sans','Arial','Helvetica','sans-serif'], 'text.color':INK, 'axes.labelcolor':INK,
-       'axes.edgecolor':INK, 'xtick.color':INK, 'ytick.color':INK, 'axes.spines.top':False, 'axes.spines.right':False, 'axes.linewidth':.8,
-       'lines.linewidth':1.8, 'lines.markersize':4.5, 'svg.fonttype':'none', 'savefig.dpi':160, 'figure.facecolor':'white', 'axes.facecolor':'none'}
+# %% ../nbs/08a_show.ipynb #fbeeb213
+RC = {'font.size':9, 'font.family':'sans-serif', 'font.sans-serif':['DejaVu Sans','Arial','Helvetica','sans-serif'],
+      'text.color':INK, 'axes.labelcolor':INK, 'axes.edgecolor':INK, 'xtick.color':INK, 'ytick.color':INK,
+      'axes.spines.top':False, 'axes.spines.right':False, 'axes.linewidth':.8, 'lines.linewidth':1.8, 'lines.markersize':4.5,
+      'svg.fonttype':'none', 'savefig.dpi':160, 'figure.facecolor':'white', 'axes.facecolor':'none'}
 
 class Picture(Figure):
     "A matplotlib figure that shows itself as SVG in the ink of the page"
@@ -106,7 +108,7 @@ class Picture(Figure):
         self.draw_without_rendering()
         self.set_layout_engine('none')  # each drawing would move the axes a little further
         with rc_context(RC | {'svg.hashsalt':digest(self.alt)}):
-            self.savefig(out, format='svg', metadata=dict(Date=None, Creator=None), transparent=clear, **({} if clear else {'facecolor':ground}))
+            self.savefig(out, format='svg', metadata=dict(Date=None, Creator=None), facecolor=ground)
         s = re.sub(r'<g id="[^"]*">', '<g>', out.getvalue()[out.getvalue().index('<svg'):])
         s = re.sub(r'\s*<metadata>.*?</metadata>', '', s, flags=re.S)
         if clear: s = s.replace(INK, 'currentColor')
