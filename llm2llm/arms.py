@@ -53,7 +53,7 @@ class Comparison:
         a,b = self.ends[arm]['test %'], self.ends[other]['test %']
         return {s:a[s]-b[s] for s in a.index if s in b.index}
 
-# %% ../nbs/09a_arms.ipynb #9e12c2bf
+# %% ../nbs/09a_arms.ipynb #cece2c7f
 def _end(r):
     "Test accuracy, training rows and steps of a finished run"
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
@@ -71,7 +71,8 @@ def _one_task(runs):
     "The name of the task that all runs share"
     tasks = {f"{r.task.get('name','?')} with {r.task.get('test')} test rows":r for r in runs}
     if len(tasks) == 1: return runs[0].task.get('name','?')
-    raise SettingError('compare needs runs on one task with the same test rows, not ' + (' and '.join(f'{t} ({r.path})' for t,r in tasks.items()) or 'none'))
+    found = ' and '.join(f'{t} ({r.path})' for t,r in tasks.items()) or 'none'
+    raise SettingError(f'compare needs runs on one task with the same test rows, not {found}')
 
 def _default(names, wanted, skip=None):
     return next((n for n in (*wanted, *names) if n in names and n != skip), None)

@@ -116,7 +116,7 @@ def table(
     if rejected := [c for c in df if c.startswith('rejected: ')]: df[rejected] = df[rejected].fillna(0)
     return df.dropna(axis=1, how='all').convert_dtypes()
 
-# %% ../nbs/09_report.ipynb #d48c6ead
+# %% ../nbs/09_report.ipynb #506eedb0
 def summary(
     record:RunRecord,   # from `read_run`
     reasons:bool=True,  # name the reasons for rejections, not their number alone
@@ -135,7 +135,7 @@ def summary(
             out[f'{s} accuracy %'] = [span(*r) for r in cells]
     every = next((s for s in ('test','dev','seed') if f'{s} %' in df and df[f'{s} %'].notna().all()), None)
     out |= {f'{c} ({every})':whole(f'{every} {c}') for c in ('no answer','truncated') if every and df[f'{every} {c}'].any()}
-    if 'seconds' in df: out['seconds'] = whole('seconds')
+    if 'seconds' in df: out['seconds'] = ['' if pd.isna(x) else one(x) if x < 10 else f'{x:,.0f}' for x in df['seconds']]
     idle = lambda c: {*out[c]} <= {'','0'} if c in ('asked','new','kept','rejected') else {*out[c]} <= {''}
     return pd.DataFrame({c:x for c,x in out.items() if c in ('round','wrong') or not idle(c)})
 
@@ -265,7 +265,7 @@ def still_wrong(
                      f"{times[a['id']]} of {len(said)}", str(written[a['id']])])
     return pd.DataFrame(rows, columns=['seed row','question','right answer',"student's answer",'in rounds','new rows'])
 
-# %% ../nbs/09_report.ipynb #cd47d9b1
+# %% ../nbs/09_report.ipynb #0de09c21
 def candidates(
     record:RunRecord, # from `read_run`
     each:int=3,       # rows shown of every verdict, from different rounds where there are
@@ -275,8 +275,8 @@ def candidates(
     for c in (c for m in record.rounds for c in _rows(_round(record, m['round'])/'candidates.jsonl')):
         if c['verdict'] != 'nothing written': groups.setdefault(reason(c['verdict']), []).append(c)
     for why,g in sorted(groups.items(), key=lambda x: (x[0]!='kept', -len(x[1]), x[0])):
-        rows += [[c['verdict'], str(len(g)), str(c.get('round','')), c.get('parent') or '', clean(c.get('question',''), 300), clean(c.get('answer',''), 300)]
-                 for c in g[::max(1,len(g)//each)][:each]]
+        rows += [[c['verdict'], str(len(g)), str(c.get('round','')), c.get('parent') or '', clean(c.get('question',''), 300),
+                  clean(c.get('answer',''), 300)] for c in g[::max(1,len(g)//each)][:each]]
     return pd.DataFrame(rows, columns=['verdict','of','round','seed row','new question','new answer'])
 
 # %% ../nbs/09_report.ipynb #d9bf126b
