@@ -13,11 +13,11 @@ _chapters = dict(
     data='Task load_task',  # `data` gives `Task` its `from_files`
     teacher='PoolTeacher Request Teacher',
     student='Student',
-    loop='LLM2LLM',
-    report='compare read_run',
+    report='LLM2LLM read_run',  # `report` gives a run its `report`
+    arms='compare plot_compare sentence',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'cli', 'filters', 'store'}
+_modules = {*_chapters, 'cli', 'filters', 'loop', 'pretrain', 'show', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 
@@ -33,8 +33,8 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .data import Task, load_task
     from .teacher import PoolTeacher, Request, Teacher
     from .student import Student
-    from .loop import LLM2LLM
-    from .report import compare, read_run
+    from .report import LLM2LLM, read_run
+    from .arms import compare, plot_compare, sentence
     from .mini import MiniTeacher, mini_base, mini_student, mini_task
 
 def __dir__(): return sorted({*globals(), *_home, *_modules})

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 import pandas as pd
+from fastcore.basics import patch
 from matplotlib import rc_context
 from .core import RunError, SettingError
 from .filters import reason
+from .loop import LLM2LLM
 from .show import INK, METHOD_COLORS, RC, Picture, clean, html_table, mark, markdown_table, name_lines, one
 from .show import panels, percent_axis, round_axis, span, text_table
 from .store import read_jsonl, write_text
@@ -389,3 +391,15 @@ def _brief_markdown(record):
 
 RunRecord._repr_markdown_ = _brief_markdown
 RunRecord.__repr__ = text
+
+# %% ../nbs/09_report.ipynb #f71b0f21
+@patch
+def report(self:LLM2LLM
+          )->RunRecord: # shows itself as table, plots and notes
+    "Write report.md and report.html into the run's folder"
+    write_report(self.folder.path)
+    return read_run(self.folder.path)
+
+@patch
+def _repr_html_(self:LLM2LLM): return brief(read_run(self.folder.path)) if (self.folder/'run.json').exists() else f'<code>{escape(repr(self))}</code>'
+

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 from .core import Answer, Example, SettingError, check_whole, rng
-from .filters import question_key
-from .tasks import Task
+from .tasks import Task, question_key
 
 # %% ../nbs/04_teacher.ipynb #be1895c4
 @dataclass(frozen=True)
