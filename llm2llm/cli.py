@@ -28,7 +28,7 @@ def command_parser(
         kind,note = _type(p.annotation),(said.get(name) or '').replace('%', '%%')
         if p.default is inspect.Parameter.empty: parser.add_argument(name, type=kind, help=note); continue
         shown = '' if p.default in (None, '', False) else f' (default: {p.default})'
-        how = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=kind, metavar=name.split('_')[-1].upper())
+        how = dict(action=argparse.BooleanOptionalAction) if kind is bool else dict(type=kind, metavar={int: 'N', float: 'X'}.get(kind, name.upper()))
         parser.add_argument('--'+name.replace('_', '-'), dest=name, default=argparse.SUPPRESS, help=note+shown, **how)
     return parser
 
@@ -80,8 +80,11 @@ def find_task(
     if task in MINI_TASKS:
         from llm2llm.mini import mini_task
         return mini_task(task, seed=seed, n_dev=n_dev, **dict(n_seed=n_seed) if n_seed is not None else {})
-    if task != 'own': return load_task(task, data=data, n_seed=n_seed, n_dev=n_dev, seed=seed)
+    if task != 'own':
+        if wrong := [k for k,v in own.items() if v is not None]: raise SettingError(f"{wrong[0]} describes an own task; with --task {task} leave it out")
+        return load_task(task, data=data, n_seed=n_seed, n_dev=n_dev, seed=seed)
     if data is None: raise SettingError("an own task needs --data FILE, its labelled rows")
+    if n_seed is not None or n_dev: raise SettingError("n_seed and n_dev draw rows of a built-in task; an own task takes all rows of --data as seed rows, and --dev FILE")
     return Task.from_files(data, **{k:v for k,v in own.items() if v is not None})
 
 # %% ../nbs/12_cli.ipynb #aeca3255
@@ -161,6 +164,7 @@ def run(
     answer:str=None,    # own task: name of the answer's column
     choices:str=None,   # own task: name of the choices' column
     kind:str=None,      # own task: number, label, choice or text (default: found)
+    labels:str=None,    # own task: the label set, separated by commas (default: found)
     template:str=None,  # own task: the prompt, with {question}
     threads:int=None,   # torch threads (default: 1 for mini, else what the machine has)
     dry_run:bool=False, # print the effective settings and write nothing
@@ -169,7 +173,8 @@ def run(
     if not task: raise SettingError("run needs --task; `llm2llm tasks` lists the built-in ones, `own` is for your own files")
     if threads is None and student=='mini': threads = 1
     use_threads(threads)
-    found = find_task(task, data, n_seed, n_dev, seed, dev=dev, test=test, pool=pool, question=question, answer=answer, choices=choices, kind=kind, template=template)
+    found = find_task(task, data, n_seed, n_dev, seed, dev=dev, test=test, pool=pool, question=question, answer=answer, choices=choices, kind=kind, template=template,
+                      labels=[x.strip() for x in labels.split(',')] if isinstance(labels, str) else labels)
     pupil = find_student(student, task, lora=lora, quantize=quantize, lr=lr, epochs=epochs, steps=steps, batch_size=batch_size, max_length=max_length)
     from llm2llm.loop import LLM2LLM
     job = LLM2LLM(found, pupil, find_teacher(augment, task, m, noise), out or f'runs/{task}', rounds=rounds, select=select, restart=restart,

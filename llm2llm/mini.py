@@ -7,14 +7,15 @@ __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS'
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'part_of', 'write_row', 'mini_task', 'misread',
            'MiniTeacher', 'mini_base', 'mini_student']
 
-# %% ../nbs/11_mini.ipynb #83ed45c0
+# %% ../nbs/11_mini.ipynb #50def42b
 import dataclasses,re
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
 
-# %% ../nbs/11_mini.ipynb #24bb99c0
+# %% ../nbs/11_mini.ipynb #a7f071e6
 _divide = lambda a,b: a//b if a%b==0 else 0
 OPERATIONS = {'+':lambda a,b: a+b, '-':lambda a,b: a-b, '*':lambda a,b: a*b, '/':_divide}
 
@@ -31,7 +32,7 @@ def solve(
         lines.append(f'{a} {op} {b} = {known[name]}')
     return lines + [f'#### {known[name]}']
 
-# %% ../nbs/11_mini.ipynb #7e937653
+# %% ../nbs/11_mini.ipynb #d057f7e9
 def draw_numbers(
     steps:str, # a program
     r,         # random generator
@@ -43,7 +44,7 @@ def draw_numbers(
         numbers = {s:r.randint(2, 99 if s in large else 20) for s in letters}
         if lines := solve(steps, numbers): return numbers,lines
 
-# %% ../nbs/11_mini.ipynb #d7852345
+# %% ../nbs/11_mini.ipynb #7d02a1bc
 HE = 'Tom Ben Sam Leo Max Jack Omar Ivan Luis Paul Adam Noah Eric Hugo Ravi'.split()
 SHE = 'Anna Mia Lily Emma Zoe Sara Nina Ruth Lucy Maya Ella Rosa Jane Kate Amy'.split()
 THINGS = ('apples pens books marbles stickers cookies shells cards coins stamps eggs balls buttons beads oranges pears toys '
@@ -62,7 +63,7 @@ def fill(
     text = text.format(N=N, M=M, L=L, he=he, He=he.capitalize(), his=his, X=X, Y=Y, k=k, K=HOLDERS[k], **numbers)
     return re.sub(r' +', ' ', text)
 
-# %% ../nbs/11_mini.ipynb #bf439852
+# %% ../nbs/11_mini.ipynb #7ac63405
 _families_1 = '''
 gave_away | a-b | {N} has {a} {X}. {He} gives {b} [of them|{X}] to {M}. How many {X} [are left|does {N} have left|does {N} still have]?
 full_boxes | a*b | {N} fills {a} {K} with {X}. Each {k} holds {b} {X}. How many {X} [are there in all|does {N} have in all]?
@@ -82,7 +83,7 @@ repack | a*b p/c | {N} empties {a} {K} of {b} {X} each. {He} puts all the {X} in
 pages_left | a*b c-p | A book has {c} pages. {N} reads {a} pages [a|every] day for {b} days. How many pages are left [to read|in the book]?
 '''
 
-# %% ../nbs/11_mini.ipynb #370825e1
+# %% ../nbs/11_mini.ipynb #ac7547c8
 _families_2 = '''
 pages_days | a-b p/c | A book has {a} pages and {N} has read {b} of them. Now {he} reads {c} pages [a|every] day. How many [more|] days does {N} need?
 eggs_sold | a-b p*c | The hens lay {a} eggs. {N} eats {b} of them and sells the rest for {c} dollars each. How many dollars does {he} [make|get]?
@@ -102,7 +103,7 @@ legs | a*4 b*2 p+q | A farm has {a} [cows|horses|sheep] and {b} [ducks|hens]. Ho
 three_people | a*2 p+b a+p r+q | {N} has {a} {X}. {M} has twice as many as {N}. {L} has {b} more {X} than {M}. How many {X} do the three have in all?
 '''
 
-# %% ../nbs/11_mini.ipynb #6fa28f62
+# %% ../nbs/11_mini.ipynb #aa72f987
 def _table(text): return [[cell.strip() for cell in line.split('|', 2)] for line in text.strip().splitlines()]
 FAMILIES = {name:(steps, text) for name,steps,text in _table(_families_1) + _table(_families_2)}
 
@@ -115,7 +116,7 @@ def problem(
     numbers,lines = draw_numbers(steps, r)
     return fill(text, numbers, r), '\n'.join(lines)
 
-# %% ../nbs/11_mini.ipynb #2b5450f8
+# %% ../nbs/11_mini.ipynb #0829bbab
 _intents = '''
 music | Play {v} | I want to hear {v} | Put on {v}, please | Turn up {v} | Dance music by {v} | The new song of {v} | Sing along with {v} | More of {v} tonight | Is {v} on the radio?
 weather | Is it warm in {v}? | Will it rain in {v}? | Do I need a coat in {v}? | How much snow is in {v}? | Sun or clouds over {v}? | How cold does {v} get? | Wind in {v} this weekend | Is {v} dry in May? | What is it like outside in {v}?
@@ -127,7 +128,7 @@ travel | Take me to {v} | The next train to {v} | How far is it to {v}? | Buy a 
 '''
 INTENTS = {label:patterns for label,*patterns in ([c.strip() for c in l.split('|')] for l in _intents.strip().splitlines())}
 
-# %% ../nbs/11_mini.ipynb #9c101bdf
+# %% ../nbs/11_mini.ipynb #dfa6164a
 _kinds = dict(music='band ers', weather='town burg', dinner='dish ini', alarm='hour tide', film='story ana', message='person wick', travel='station gate')
 NAMED_KINDS = {label:kind.split() for label,kind in _kinds.items()}
 SYLLABLES = 'bal bor dun fal fen gar gol hal jor kel lam lor mar mel nor pol ran rov sel sor tal tem tor val ver wal zan zor'.split()
@@ -139,7 +140,7 @@ def made_up_name(
     "A name with the ending of the things that an intent is about"
     return (r.choice(SYLLABLES) + r.choice(SYLLABLES)).capitalize() + NAMED_KINDS[label][1]
 
-# %% ../nbs/11_mini.ipynb #db557500
+# %% ../nbs/11_mini.ipynb #a156da4a
 def part_of(
     question:str, # any question
 )->str:           # 'train' (half of all questions), 'dev' or 'test'
@@ -160,7 +161,7 @@ def write_row(
             question = INTENTS[answer][int(i)].format(v=made_up_name(answer, r))
         if part_of(question)==part: return question,answer
 
-# %% ../nbs/11_mini.ipynb #9b5877bc
+# %% ../nbs/11_mini.ipynb #6c441c98
 _MINI = {'mini-gsm':Task('mini-gsm', 'number', '{question}\nAnswer:', description='Generated word problems with worked answers'),
          'mini-intent':Task('mini-intent', 'label', '{question}\nIntent:', tuple(INTENTS), description='What a generated request asks for')}
 
@@ -180,7 +181,7 @@ def _rows(name, split, n, r):
         rows.append(Example(f'{name}-{split}-{len(rows):04}', question, answer, source=f'{name}/{family}'))
     return tuple(rows)
 
-# %% ../nbs/11_mini.ipynb #316d7297
+# %% ../nbs/11_mini.ipynb #26856d9e
 def mini_task(
     name:str='mini-gsm', # or 'mini-intent'
     n_seed:int=64,       # seed rows
@@ -192,11 +193,11 @@ def mini_task(
     check_one_of('name', name, _MINI)
     most = 20_000 if name=='mini-gsm' else 2_000
     for what,n in dict(n_seed=n_seed, n_test=n_test, n_dev=n_dev).items():
-        if check_whole(what, n, what=='n_seed') > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
+        if check_whole(what, n, int(what=='n_seed')) > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
     draws = dict(seed=(n_seed, rng(name, 'seed', seed)), dev=(n_dev, rng(name, 'dev')), test=(n_test, rng(name, 'test')))
     return dataclasses.replace(_MINI[name], **{split:_rows(name, split, n, r) for split,(n,r) in draws.items()})
 
-# %% ../nbs/11_mini.ipynb #47573ae7
+# %% ../nbs/11_mini.ipynb #0e1324dd
 def misread(
     question:str, # a word problem
     answer:str,   # its worked answer
@@ -216,7 +217,7 @@ def misread(
         else:
             if new != int(z): return '\n'.join(lines + [f'#### {new}'])
 
-# %% ../nbs/11_mini.ipynb #6e33cc29
+# %% ../nbs/11_mini.ipynb #b60957a4
 class MiniTeacher:
     "Writes another example of the same family, by rule"
     name = 'mini'
@@ -249,10 +250,10 @@ class MiniTeacher:
             if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
-# %% ../nbs/11_mini.ipynb #ffcfd360
+# %% ../nbs/11_mini.ipynb #d14ccff4
 def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt
     "The base model that ships with the package"
-    return Path(__file__).parent/'mini_base'
+    return Path(str(files('llm2llm')))/'mini_base'
 
 def mini_student(
     **overrides, # other settings of `Student`

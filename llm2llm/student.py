@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['IDLE_TALK', 'quiet', 'base_digest', 'default_lr', 'Student', 'own_rng', 'Completion', 'left_pad']
 
-# %% ../nbs/06_student.ipynb #4f761f6f
+# %% ../nbs/06_student.ipynb #2428e62b
 import gc,hashlib,inspect,json,logging,math,random,tempfile,time,warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/06_student.ipynb #42a7c695
+# %% ../nbs/06_student.ipynb #c7ef12eb
 import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from .core import DataError,SettingError,StudentError,check_one_of,check_whole,progress
-from .tokens import encode_completions,encode_prompts,forced,mend_tokenizer,training_rows,trie
+from .tokens import cut_left,encode_completions,encode_prompts,forced,mend_tokenizer,training_rows,trie
 
-# %% ../nbs/06_student.ipynb #58a71cbe
+# %% ../nbs/06_student.ipynb #7e2689b3
 IDLE_TALK = ('Failed to load CPU gemm_4bit_forward', 'The tokenizer has new PAD/BOS/EOS tokens', 'is_gradient_checkpointing', 'IProgress not found')
 
 def _idle(record): return not any(s in record.getMessage() for s in IDLE_TALK)
@@ -40,7 +40,7 @@ def quiet():
             for l in loggers: l.removeFilter(_idle)
             if bars: hf.enable_progress_bar()
 
-# %% ../nbs/06_student.ipynb #b9ee0f4e
+# %% ../nbs/06_student.ipynb #26124225
 def base_digest(
     folder:Path, # a model folder
 )->str:          # 16 hexadecimal digits
@@ -55,13 +55,14 @@ def base_digest(
             for at in range(0, size, step): f.seek(at); sha.update(f.read(2**20))
     return sha.hexdigest()[:16]
 
-# %% ../nbs/06_student.ipynb #dc7ec470
+# %% ../nbs/06_student.ipynb #85872161
 def _config(base, revision):
     "The configuration of a base: a folder, or a name on the Hub"
     from transformers import AutoConfig
     folder = Path(base).expanduser()
     if folder.is_dir() and not (folder/'config.json').is_file():
-        raise StudentError(f"{base} is not a model folder: it has no config.json; give the folder that `save_pretrained` wrote, or a name on the Hub")
+        raise StudentError(f"{base} is not a model folder: it has no config.json; give the folder that `save_pretrained` wrote, "
+                           "or a name on the Hub")
     if not folder.is_dir() and (isinstance(base, Path) or str(base).count('/')!=1 or str(base)[0] in './~'):
         raise StudentError(f"there is no model folder {base}; give a folder with config.json, or a name on the Hub such as 'Qwen/Qwen3-0.6B'")
     try: return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else base, revision=revision)
@@ -69,7 +70,7 @@ def _config(base, revision):
         raise StudentError(f"cannot read the model {base!s}: {str(e).splitlines()[0]}; give a model folder, or the name of a "
                            "model on the Hub that this machine has or can fetch") from e
 
-# %% ../nbs/06_student.ipynb #04477a0f
+# %% ../nbs/06_student.ipynb #b03d6508
 def _number(name, value, least=0.):
     "`value` if it is a number above `least`"
     if isinstance(value, bool) or not isinstance(value, (int,float)) or not least < value < float('inf'):
@@ -84,15 +85,15 @@ def _device(device):
     if not there[device]: raise SettingError(f"device {device!r} is asked for, but torch finds none here; leave device out to take what there is")
     return device
 
-# %% ../nbs/06_student.ipynb #311ada0a
+# %% ../nbs/06_student.ipynb #b16d0688
 def default_lr(
     hidden:int, # width of the model
     lora:bool,  # is an adapter trained, or all weights?
 )->float:       # learning rate, two significant digits
     "A learning rate for a model of this width"
-    return float(f'{(1. if lora else 0.13)/hidden:.2g}')
+    return float(f'{(0.5 if lora else 0.13)/hidden:.2g}')
 
-# %% ../nbs/06_student.ipynb #e7b3d8ae
+# %% ../nbs/06_student.ipynb #054b4f3c
 class Student:
     "A language model that learns from prompt-completion rows and answers prompts"
     def __init__(self,
@@ -113,11 +114,11 @@ class Student:
         check_one_of('quantize', quantize, (None,'nf4'))
         check_one_of('dtype', dtype, (None,'float32','bfloat16','float16'))
         for name,value in dict(lora=lora, steps=steps, micro_batch=micro_batch, max_length=max_length).items():
-            if value is not None: check_whole(name, value, 1)
+            value is None or check_whole(name, value, 1)
         for name,value in dict(batch_size=batch_size, eval_batch_size=eval_batch_size).items(): check_whole(name, value, 1)
-        for name,value in dict(lr=lr, epochs=epochs).items():
-            if value is not None: _number(name, value)
+        for name,value in dict(lr=lr, epochs=epochs).items(): value is None or _number(name, value)
         if quantize and lora is None: raise SettingError("weights in 4 bits cannot be trained; give lora=16, or leave quantize out")
+        if dtype=='float16' and lora is None: raise SettingError("float16 weights cannot be trained; give dtype='float32', or lora=16")
         if micro_batch and batch_size % micro_batch: raise SettingError(f"batch_size {batch_size} must be a multiple of micro_batch {micro_batch}")
         self.base,self.quantize,self.lora,self.revision,self.device = base,quantize,lora,revision,_device(device)
         self.lr,self.epochs,self.steps,self.max_length = lr,10 if epochs is None else epochs,steps,max_length
@@ -126,7 +127,7 @@ class Student:
         self.model,self.last,self.trained,self.max_new_tokens = None,{},0,None
         self._read_base()
 
-# %% ../nbs/06_student.ipynb #13d55b8e
+# %% ../nbs/06_student.ipynb #fed60a4c
 @patch
 def _dtype(self:Student):
     if self.device=='cpu' or self.lora is None: return 'float32'
@@ -139,17 +140,19 @@ def _read_base(self:Student):
         from transformers import AutoTokenizer
         self.config = _config(self.base, self.revision)
         folder = Path(self.base).expanduser()
-        self.tok = AutoTokenizer.from_pretrained(folder if folder.is_dir() else self.base, revision=self.revision)
+        try: self.tok = AutoTokenizer.from_pretrained(folder if folder.is_dir() else self.base, revision=self.revision)
+        except Exception as e: raise StudentError(f"cannot read the tokenizer of {self.base}: {str(e).splitlines()[0]}") from e
     text = self.config.get_text_config()
     self.lr = self.lr or default_lr(text.hidden_size, self.lora is not None)
     limit = getattr(text, 'max_position_embeddings', None) or 1024
-    if (self.max_length or 0) > limit: raise SettingError(f"max_length {self.max_length} is more than the {limit} positions of {self.base}; give at most {limit}")
+    if (self.max_length or 0) > limit:
+        raise SettingError(f"max_length {self.max_length} is more than the {limit} positions of {self.base}; give at most {limit}")
     self.max_length = self.max_length or min(1024, limit)
     self.notes = [n for n in [mend_tokenizer(self.tok, self.base)] if n]
     if max(self.tok.get_vocab().values()) >= text.vocab_size:
         raise StudentError(f"the tokenizer of {self.base} has more tokens than the model's {text.vocab_size}; they do not belong together")
 
-# %% ../nbs/06_student.ipynb #8474ad01
+# %% ../nbs/06_student.ipynb #5271b256
 @patch
 def settings(self:Student
             )->dict: # JSON values
@@ -161,17 +164,18 @@ def settings(self:Student
     return dict(base=Path(self.base).name if Path(self.base).expanduser().is_dir() else str(self.base), base_digest=self._digest,
                 **{n:getattr(self, n) for n in names})
 
-# %% ../nbs/06_student.ipynb #70a70bf1
+# %% ../nbs/06_student.ipynb #8c0bf4e8
 @patch
 def __repr__(self:Student):
     how = f'LoRA of rank {self.lora}' if self.lora else 'all weights'
     length = f'{self.steps} steps' if self.steps else f'{self.epochs:g} epochs'
     size = '' if self.model is None else f', {sum(p.numel() for p in self._plain.parameters())/1e6:.2f} M parameters'
-    state = 'not loaded' if self.model is None else f'trained for {self.trained} steps' if self.trained else 'as the base is'
+    state = {0: 'as the base is', None: 'weights loaded'}.get(self.trained, f'trained for {self.trained} steps')
+    if self.model is None: state = 'not in memory'
     return (f"Student({Path(self.base).name}{size}, {self.quantize or self.dtype} on {self.device}; trains {how}, lr {self.lr:.2g}, "
             f"{length}, batches of {self.batch_size}; {state})")
 
-# %% ../nbs/06_student.ipynb #21529c68
+# %% ../nbs/06_student.ipynb #fe09e3dd
 @contextmanager
 def own_rng(
     seed:int, # for Python's, NumPy's and torch's generators
@@ -183,7 +187,7 @@ def own_rng(
         try: yield
         finally: random.setstate(python); np.random.set_state(numpy)
 
-# %% ../nbs/06_student.ipynb #b4c43231
+# %% ../nbs/06_student.ipynb #63ad0480
 @patch
 def _read(self:Student, folder=None):
     "The model of `folder` (the base if None) on the student's device"
@@ -195,7 +199,8 @@ def _read(self:Student, folder=None):
     if Path(name).expanduser().is_dir(): name = str(Path(name).expanduser())
     with quiet(), own_rng(0):
         try: model = AutoModelForCausalLM.from_pretrained(name, revision=self.revision, dtype=dtype, device_map={'':self.device}, **extra)
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e: raise StudentError(f"cannot load the weights of {name}: {e}") from e
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
+            raise StudentError(f"cannot load the weights of {name}: {e}") from e
     for m in model.modules():
         if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False
     ends = model.generation_config.eos_token_id
@@ -204,7 +209,7 @@ def _read(self:Student, folder=None):
     model.generation_config = GenerationConfig(eos_token_id=self.ends, pad_token_id=self.tok.pad_token_id, bos_token_id=self.tok.bos_token_id)
     return model.eval()
 
-# %% ../nbs/06_student.ipynb #fd7645ff
+# %% ../nbs/06_student.ipynb #d21a028e
 @patch
 def load_base(self:Student):
     "Load the base's weights, unless they are there already"
@@ -214,6 +219,7 @@ def load_base(self:Student):
     # what 'from scratch' goes back to: with an adapter the base is never changed, so nothing is kept
     self._fresh = {n:p.detach().to('cpu', copy=True) for n,p in self.model.named_parameters()} if self.lora is None else None
 
+# %% ../nbs/06_student.ipynb #876e48eb
 @patch
 def reset(self:Student):
     "Back to the base: no adapter, or the base's own weights"
@@ -232,7 +238,7 @@ def free(self:Student):
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
-# %% ../nbs/06_student.ipynb #1a6483a9
+# %% ../nbs/06_student.ipynb #67dbf57e
 @patch
 def weights_digest(self:Student
                   )->str: # 16 hexadecimal digits
@@ -243,7 +249,7 @@ def weights_digest(self:Student
         if self.lora is None or 'lora_' in n: sha.update(n.encode()); sha.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return sha.hexdigest()[:16]
 
-# %% ../nbs/06_student.ipynb #5e292503
+# %% ../nbs/06_student.ipynb #bbf26756
 @patch
 def n_steps(self:Student,
     n:int,                   # training rows
@@ -258,7 +264,7 @@ def n_steps(self:Student,
 @patch
 def _per_epoch(self:Student, n): return math.ceil(math.ceil(n/self.micro_batch)/(self.batch_size//self.micro_batch))
 
-# %% ../nbs/06_student.ipynb #d4a3e24f
+# %% ../nbs/06_student.ipynb #a983f483
 @patch
 def _arguments(self:Student, steps, seed, folder):
     from trl import SFTConfig
@@ -273,7 +279,7 @@ def _arguments(self:Student, steps, seed, folder):
     if cuda: args._n_gpu = 1  # SFTTrainer refuses to spread one process over several GPUs
     return args
 
-# %% ../nbs/06_student.ipynb #601eee91
+# %% ../nbs/06_student.ipynb #7fa40665
 def _trainer_class(bar):
     from transformers import TrainerCallback
     from trl import SFTTrainer
@@ -290,7 +296,7 @@ def _trainer_class(bar):
             return super().training_step(model, inputs, *args, **kwargs)
     return Trainer
 
-# %% ../nbs/06_student.ipynb #743a4c2f
+# %% ../nbs/06_student.ipynb #b8d7604f
 @patch
 def _fit(self:Student, data, steps, seed, bar):
     "Train the present weights; the trainer, for its counts"
@@ -304,11 +310,11 @@ def _fit(self:Student, data, steps, seed, bar):
             trainer.remove_callback(PrinterCallback)
             trainer.accelerator.free_memory = lambda *held: held  # nothing is held yet, and collecting garbage takes half a second
             for p in self.model.parameters():
-                if p.requires_grad: p.data = p.data.float()  # TRL makes a QLoRA adapter bfloat16, which rounds small steps
+                if p.requires_grad and self.lora: p.data = p.data.float()  # TRL makes a QLoRA adapter bfloat16, which rounds small steps
             trainer.train()
         except torch.OutOfMemoryError as e:
-            raise StudentError(f"the GPU's memory is too small for {self.micro_batch} rows at a time; give the student micro_batch={max(1, self.micro_batch//2)}, "
-                               "quantize='nf4' or a smaller max_length") from e
+            raise StudentError(f"the GPU's memory is too small for {self.micro_batch} rows at a time; give the student "
+                               f"micro_batch={max(1, self.micro_batch//2)}, quantize='nf4' or a smaller max_length") from e
         finally:
             for m,forward in touched:  # the trainer wraps `forward`, again at every training
                 m.__dict__.pop('forward', None)
@@ -317,7 +323,7 @@ def _fit(self:Student, data, steps, seed, bar):
             self.model.eval()
     return trainer
 
-# %% ../nbs/06_student.ipynb #ba99e41d
+# %% ../nbs/06_student.ipynb #f5f3760f
 @patch
 def train(self:Student,
     rows:list[tuple[str,str]],  # n (prompt, completion) pairs
@@ -341,17 +347,18 @@ def train(self:Student,
         t = self._fit(data, steps, seed, bar)
     loss = [h['loss'] for h in t.state.log_history if 'loss' in h][-1]
     if not math.isfinite(loss): self.reset(); raise StudentError(f"the loss became {loss}; give a smaller lr than {self.lr:g}")
-    self.trained += steps
+    self.trained = (self.trained or 0)+steps
     self.max_new_tokens = self.token_limit([c for _,c in rows])
     return dict(steps=steps, epochs=round(steps/self._per_epoch(len(rows)), 2), loss=round(loss, 6), tokens=int(t.tokens),
                 padding=round(1-int(t.tokens)/t.slots, 4), cut=cut, seconds=round(time.perf_counter()-start, 2))
 
-# %% ../nbs/06_student.ipynb #d2022544
+# %% ../nbs/06_student.ipynb #83aa02c8
 @patch
 def _fresh_adapter(self:Student):
     "A new adapter on every linear layer, its start drawn from the present random state"
     from peft import LoraConfig,get_peft_model
-    self.model = get_peft_model(self._plain, LoraConfig(r=self.lora, lora_alpha=2*self.lora, lora_dropout=0., target_modules='all-linear', task_type='CAUSAL_LM'))
+    config = LoraConfig(r=self.lora, lora_alpha=2*self.lora, lora_dropout=0., target_modules='all-linear', task_type='CAUSAL_LM')
+    self.model = get_peft_model(self._plain, config)
 
 @patch
 def token_limit(self:Student,
@@ -361,7 +368,7 @@ def token_limit(self:Student,
     longest = max(map(len, encode_completions(self.tok, completions)), default=0)
     return min(longest*3//2+8, self.max_length-1)
 
-# %% ../nbs/06_student.ipynb #48055a0f
+# %% ../nbs/06_student.ipynb #43d81e5b
 @dataclass(frozen=True)
 class Completion:
     "What the student said to one prompt"
@@ -369,7 +376,7 @@ class Completion:
     truncated:bool=False # did it reach the token limit without ending?
     cut:bool=False       # was the prompt too long, so that its beginning was left out?
 
-# %% ../nbs/06_student.ipynb #f2f4baac
+# %% ../nbs/06_student.ipynb #dbc7d042
 def left_pad(
     ids:list[list[int]], # n rows of token ids
     pad:int,             # the padding token
@@ -381,7 +388,7 @@ def left_pad(
     mask = torch.tensor([[0]*(width-len(r))+[1]*len(r) for r in ids])
     return x.to(device), mask.to(device), (mask.cumsum(-1)-1).clamp(min=0).to(device)
 
-# %% ../nbs/06_student.ipynb #e2a78c0b
+# %% ../nbs/06_student.ipynb #89ad9479
 @patch
 def _generate(self:Student, ids, limit):
     "Free greedy completions of one batch: (text, truncated) each"
@@ -392,16 +399,16 @@ def _generate(self:Student, ids, limit):
         end = next((i for i,t in enumerate(row) if t in self.ends), None)
         yield self.tok.decode(row[:end], clean_up_tokenization_spaces=False), end is None
 
-# %% ../nbs/06_student.ipynb #9fd8ebab
+# %% ../nbs/06_student.ipynb #8b0ed10b
 @patch
 def _choose(self:Student, ids, options):
     "Greedy completions of one batch, each within its own options: (text, False) each"
-    tries = {o: trie(encode_completions(self.tok, o)) for o in set(options)}
-    said = {o: dict(zip(map(tuple, encode_completions(self.tok, o)), o)) for o in tries}
+    known = {o: encode_completions(self.tok, o) for o in set(options)}
+    tries,said = {o: trie(i) for o,i in known.items()}, {o: dict(zip(map(tuple, i), o)) for o,i in known.items()}
     paths,nodes = map(list, zip(*(forced(tries[o]) for o in options)))
     while open_ := [i for i,n in enumerate(nodes) if n]:
         x,mask,positions = left_pad([ids[i]+paths[i] for i in open_], self.tok.pad_token_id, self.device)
-        extra = {k:v for k,v in dict(position_ids=positions, logits_to_keep=1).items() if k in self._takes}
+        extra = {k:v for k,v in dict(position_ids=positions, logits_to_keep=1).items() if k in inspect.signature(self._plain.forward).parameters}
         logits = self.model(input_ids=x, attention_mask=mask, use_cache=False, **extra).logits[:, -1].float().cpu()
         self.last['forwards'] += len(open_)
         for row,i in zip(logits, open_):
@@ -411,7 +418,7 @@ def _choose(self:Student, ids, options):
             paths[i],nodes[i] = paths[i]+[way]+path, node
     return [(said[o][tuple(p)], False) for o,p in zip(options, paths)]
 
-# %% ../nbs/06_student.ipynb #bbc034e7
+# %% ../nbs/06_student.ipynb #26cc53cc
 @patch
 def _batched(self:Student, order, run, bar):
     "Call `run` on pieces of `order`, smaller ones when a GPU's memory runs out"
@@ -419,7 +426,8 @@ def _batched(self:Student, order, run, bar):
         piece,full = order[:self.eval_batch_size],False
         try: run(piece)
         except torch.OutOfMemoryError as e:
-            if len(piece)==1: raise StudentError("the GPU's memory is too small for one prompt; give the student quantize='nf4' or a smaller max_length") from e
+            if len(piece)==1:
+                raise StudentError("the GPU's memory is too small for one prompt; give the student quantize='nf4' or a smaller max_length") from e
             full = True
         if full:  # outside the except block, which holds the tensors of the failed batch
             self.eval_batch_size = len(piece)//2
@@ -428,7 +436,23 @@ def _batched(self:Student, order, run, bar):
         order = order[len(piece):]
         bar.update(len(piece))
 
-# %% ../nbs/06_student.ipynb #843fa259
+# %% ../nbs/06_student.ipynb #4947a3fd
+@patch
+def _limit(self:Student, n):
+    "How many new tokens a free completion may have"
+    limit = check_whole('max_new_tokens', n, 1) if n is not None else self.max_new_tokens or min(256, self.max_length//2)
+    if limit >= self.max_length:
+        raise SettingError(f"max_new_tokens {limit} leaves no room for a prompt in max_length {self.max_length}; give fewer")
+    return limit
+
+@patch
+def _room(self:Student, options, limit):
+    "How many tokens a prompt may have beside its answer"
+    room = self.max_length-max(map(len, encode_completions(self.tok, options)), default=limit)
+    if room < 1: raise DataError(f"an option is longer than max_length {self.max_length}; give the student a larger max_length")
+    return room
+
+# %% ../nbs/06_student.ipynb #b154ceff
 @patch
 def answer(self:Student,
     prompts:list[str],                        # n prompts
@@ -438,17 +462,15 @@ def answer(self:Student,
 )->list[Completion]:                          # n completions in the order of the prompts
     "Greedy completions of `prompts`"
     start = time.perf_counter()
-    limit = check_whole('max_new_tokens', max_new_tokens, 1) if max_new_tokens is not None else self.max_new_tokens or min(256, self.max_length//2)
-    if limit >= self.max_length: raise SettingError(f"max_new_tokens {limit} leaves no room for a prompt in max_length {self.max_length}; give fewer")
+    limit = self._limit(max_new_tokens)
     options = [()]*len(prompts) if options is None else [tuple(o) for o in options]
-    if len(options)!=len(prompts): raise DataError(f"{len(prompts)} prompts but options for {len(options)}; give one tuple of options for each prompt")
+    if len(options)!=len(prompts):
+        raise DataError(f"{len(prompts)} prompts but options for {len(options)}; give one tuple of options for each prompt")
     self.load_base()
     self.model.eval()
-    self._takes = inspect.signature(self._plain.forward).parameters
-    room = {o: self.max_length-max(map(len, encode_completions(self.tok, o)), default=limit) for o in set(options)}
-    if min(room.values(), default=1) < 1: raise DataError(f"an option is longer than max_length {self.max_length}; give the student a larger max_length")
+    room = {o: self._room(o, limit) for o in set(options)}
     full = encode_prompts(self.tok, prompts)
-    ids = [p[-room[o]:] for p,o in zip(full, options)]
+    ids = [cut_left(self.tok, p, room[o]) for p,o in zip(full, options)]
     out,self.last = {},dict(rows=len(prompts), forwards=0)
     def run(piece, said):
         for i,(text,truncated) in zip(piece, said): out[i] = Completion(text, truncated, len(ids[i]) < len(full[i]))
@@ -458,17 +480,19 @@ def answer(self:Student,
     with torch.no_grad(), quiet(), progress(len(ids), label) as bar:
         self._batched([i for i in longest_first if not options[i]], free_, bar)
         self._batched([i for i in longest_first if options[i]], choose, bar)
-    self.last |= dict(truncated=sum(c.truncated for c in out.values()), cut=sum(c.cut for c in out.values()), seconds=round(time.perf_counter()-start, 3))
+    self.last |= dict(truncated=sum(c.truncated for c in out.values()), cut=sum(c.cut for c in out.values()),
+                      seconds=round(time.perf_counter()-start, 3))
     return [out[i] for i in range(len(ids))]
 
-# %% ../nbs/06_student.ipynb #c4272e57
+# %% ../nbs/06_student.ipynb #e14080b5
 @patch
 def save(self:Student,
     folder:Path, # made if it is not there
 ):
     "Write the adapter in PEFT's format, or the whole model; the same bytes for the same weights"
     folder = Path(folder)
-    if self.model is None or (self.lora and self.model is self._plain): raise StudentError("there is nothing to save before the first training; call train")
+    if self.model is None or (self.lora and self.model is self._plain):
+        raise StudentError("there is nothing to save before the first training; call train")
     folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         if self.lora:
@@ -484,7 +508,7 @@ def save(self:Student,
     mode = 0o666 & (folder/('adapter_config.json' if self.lora else 'config.json')).stat().st_mode
     for p in folder.glob('*.safetensors'): p.chmod(mode)  # safetensors files are private to their owner otherwise
 
-# %% ../nbs/06_student.ipynb #cda32945
+# %% ../nbs/06_student.ipynb #7b0bc5fb
 @patch
 def load(self:Student,
     folder:Path, # written by `save` of a student with the same base and settings
@@ -502,4 +526,6 @@ def load(self:Student,
         from peft import PeftModel
         with quiet(), own_rng(0):
             try: self.model = PeftModel.from_pretrained(self._plain, folder, is_trainable=True).eval()
-            except (RuntimeError, ValueError, KeyError) as e: raise StudentError(f"the adapter in {folder} does not fit {self.base}: {str(e).splitlines()[0]}") from e
+            except (RuntimeError, ValueError, KeyError) as e:
+                raise StudentError(f"the adapter in {folder} does not fit {self.base}: {str(e).splitlines()[0]}") from e
+    self.trained = None

@@ -16,7 +16,7 @@ from .core import Answer, DataError, Example, SettingError, check_one_of
 # %% ../nbs/02_tasks.ipynb #c53f7557
 _number = re.compile(r'''\s*(?:\*\*|=)?\s*                     # markdown bold or an equals sign
     (?P<sign>[-+]?)\s*(?:\\?[$£€¥₹]|US\$|USD|EUR|GBP|Rs\.?)?\s*(?P<sign2>[-+]?)\s*  # sign and currency, either order
-    (?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])(?:\.[0-9]+)?|[0-9]+(?![0-9,]*,[0-9])(?:\.[0-9]+)?|\.[0-9]+)''', re.X)
+    (?P<number>[0-9]+(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?|[0-9]+(?![0-9,]*,[0-9])(?:\.[0-9]+)?|\.[0-9]+)''', re.X)
 _not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ,[0-9] | \s*(?:[-+*/×÷=^:xX–]|or\b|to\b|and\b(?=\s*[0-9]+\s*/))\s*[$£€]?[0-9.(]
     | [ \t]+[0-9] | \s*(?:k|K|M|bn|thousand|million|billion|hundred|dozen)\b''', re.X)
 

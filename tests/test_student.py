@@ -116,7 +116,7 @@ def test_habits_of_the_base_are_left_behind(base, learnt, tmp_path):
     assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == learnt.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
-@pytest.mark.parametrize('broken', ['empty', 'no weights', 'cut weights', 'not json', 'other tokenizer'])
+@pytest.mark.parametrize('broken', ['empty', 'no weights', 'cut weights', 'not json', 'no tokenizer', 'other tokenizer'])
 def test_broken_folders(base, tmp_path, broken):
     m = tmp_path/'m'
     shutil.copytree(base, m)
@@ -124,6 +124,7 @@ def test_broken_folders(base, tmp_path, broken):
     if broken == 'no weights': (m/'model.safetensors').unlink()
     if broken == 'cut weights': (m/'model.safetensors').write_bytes((m/'model.safetensors').read_bytes()[:1000])
     if broken == 'not json': (m/'config.json').write_text('{')
+    if broken == 'no tokenizer': [p.unlink() for p in m.glob('tokenizer*')]
     if broken == 'other tokenizer':
         config = json.loads((m/'config.json').read_text())
         (m/'config.json').write_text(json.dumps(config|dict(vocab_size=100)))
@@ -202,4 +203,4 @@ def test_digest_is_of_the_content(base, tmp_path):
     assert base_digest(tmp_path/'copy') != base_digest(base)
 
 
-def test_default_lr(): assert default_lr(4096, True) == 2.4e-4 and default_lr(4096, False) == 3.2e-5
+def test_default_lr(): assert default_lr(4096, True) == 1.2e-4 and default_lr(4096, False) == 3.2e-5
