@@ -233,6 +233,7 @@ def notes(
 def text(
     record:RunRecord, # from `read_run`
     width:int=100,    # characters of a line
+    remarks:bool=True,# with the notes that the run's end printed
 )->str:               # table, headline and notes
     "The report of a run for a terminal"
     import textwrap
@@ -243,7 +244,7 @@ def text(
     if best != text_table(*ways[0]) and (why := [c for c in df if c.startswith('rejected: ')]):
         say.append('Rejected: ' + ', '.join(f'{c[10:]} {df[c].sum()}' for c in why) + '.')
     lines = [textwrap.fill(clean(x), width) for x in say]
-    lines += [textwrap.fill(clean(x), width, initial_indent='- ', subsequent_indent='  ') for x in notes(record)]
+    if remarks: lines += [textwrap.fill(clean(x), width, initial_indent='- ', subsequent_indent='  ') for x in notes(record)]
     return best + '\n\n' + '\n'.join(lines)
 
 # %% ../nbs/09_report.ipynb #67fd5130

@@ -137,7 +137,7 @@ def round_axis(
     "Rounds from 0 along the bottom"
     ax.set_xticks(range(0, n, max(1, math.ceil(n/11))))
     ax.set_xlim(-edge, max(n-1,1)+edge)
-    ax.set_xlabel('round')
+    ax.set_xlabel('round (0 is plain fine-tuning)')
 
 def percent_axis(
     ax, # matplotlib axes, everything drawn

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['mend_tokenizer', 'encode_prompts', 'encode_completions', 'cut_left', 'training_rows', 'trie', 'forced']
 
-# %% ../nbs/05a_tokens.ipynb #7efd5ef4
+# %% ../nbs/05a_tokens.ipynb #26c25bdf
 from .core import DataError,StudentError
 
-# %% ../nbs/05a_tokens.ipynb #7d22513e
+# %% ../nbs/05a_tokens.ipynb #297e2d49
 def mend_tokenizer(
     tok,          # a Hugging Face tokenizer
     name:str='',  # whose it is, for the error
@@ -23,7 +23,7 @@ def mend_tokenizer(
     tok.pad_token = next((t for t in spare if 'pad' in t.lower()), None) or tok.unk_token or (spare or [tok.eos_token])[0]
     return f"no padding token: {tok.pad_token!r} takes its place"
 
-# %% ../nbs/05a_tokens.ipynb #60f26d1c
+# %% ../nbs/05a_tokens.ipynb #ea5e16e0
 def encode_prompts(
     tok,               # the tokenizer
     prompts:list[str], # n prompts
@@ -44,7 +44,7 @@ def encode_completions(
     if not completions: return []
     return [ids+[tok.eos_token_id] for ids in tok(list(completions), add_special_tokens=False, verbose=False)['input_ids']]
 
-# %% ../nbs/05a_tokens.ipynb #c756d640
+# %% ../nbs/05a_tokens.ipynb #4a2f418a
 def cut_left(
     tok,           # the tokenizer
     ids:list[int], # of a prompt
@@ -55,7 +55,7 @@ def cut_left(
     start = ids[:1] if room > 1 and ids[0]==tok.bos_token_id else []
     return start+ids[len(ids)-room+len(start):]
 
-# %% ../nbs/05a_tokens.ipynb #f651fb85
+# %% ../nbs/05a_tokens.ipynb #56048c91
 def training_rows(
     tok,                         # the tokenizer
     rows:list[tuple[str,str]],   # n (prompt, completion) pairs
@@ -76,7 +76,7 @@ def training_rows(
         out.append(dict(input_ids=p+c, labels=[-100]*len(p)+c))
     return out,cut
 
-# %% ../nbs/05a_tokens.ipynb #0124a1ce
+# %% ../nbs/05a_tokens.ipynb #34b84bde
 def trie(
     options:list[list[int]], # token ids of each option, end token included
 )->dict:                     # nested: token id -> what may follow

@@ -150,6 +150,30 @@ def test_memory_runs_out(learnt, monkeypatch):
     with pytest.raises(StudentError, match='smaller max_length'): learnt.answer([ROWS[0][0]], [LABELS])
 
 
+def test_kept_keys_and_values_change_no_answer(learnt, monkeypatch):
+    "Choices several levels deep, options of different depth in a batch: the same as when the prompt is read again each time"
+    deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
+    prompts, options = [p for p,_ in ROWS]*3, [deep]*6+[LABELS]*6+[(' A', ' AC', ' ACE')]*6
+    kept, forwards, real = learnt.answer(prompts, options), learnt.last['forwards'], Student._logits
+    again = lambda self, ids, cache, seen, more: (real(self, ids, None, None, False)[0], None, None)
+    monkeypatch.setattr(Student, '_logits', again)
+    assert learnt.answer(prompts, options) == kept
+    assert learnt.last['forwards'] == forwards
+
+
+def test_sliding_windows_are_read_again(base, tmp_path):
+    "A cache that forgets cannot have gaps, so such a model reads its prompt again"
+    from transformers import MistralConfig, MistralForCausalLM
+    shutil.copytree(base, tmp_path/'m')
+    torch.manual_seed(1)
+    MistralForCausalLM(MistralConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, sliding_window=4, eos_token_id=0)).save_pretrained(tmp_path/'m')
+    s = Student(tmp_path/'m', lora=None)
+    deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
+    prompts = [p for p,_ in ROWS]
+    assert s.answer(prompts, [deep]*6) == [s.answer([p], [deep])[0] for p in prompts]
+
+
 def test_micro_batches_make_the_same_steps(base):
     "Split batches give the same weights up to rounding"
     whole, split = (Student(base, lora=None, lr=1e-3, epochs=3, batch_size=4, micro_batch=m) for m in (None, 2))
