@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUGMENT', 'MINI_TASKS', 'COMMANDS', 'command_parser', 'Parser', 'read_config', 'find_task', 'find_student',
-           'find_teacher', 'use_threads', 'run', 'report', 'score', 'tasks', 'demo_seed', 'rounds_table', 'demo',
-           'overview', 'dispatch', 'main']
+           'find_teacher', 'use_threads', 'run', 'report', 'show_report', 'score', 'tasks', 'demo_seed', 'rounds_table',
+           'demo', 'overview', 'dispatch', 'main']
 
 # %% ../nbs/12_cli.ipynb #4f182530
 import argparse,inspect,json,os,shlex,sys,types,typing
@@ -99,7 +99,7 @@ def find_student(
     if given.get('lora') == 0: given['lora'] = None
     if student != 'mini': return Student(student, **given)
     from llm2llm.mini import mini_base, mini_student
-    return mini_student(**given) if task in MINI_TASKS else Student(mini_base(), **dict(lora=None)|given)
+    return mini_student(task, **given) if task in MINI_TASKS else Student(mini_base(), **dict(lora=None)|given)
 
 def find_teacher(
     augment,  # one of `AUGMENT`
@@ -183,15 +183,22 @@ def run(
     if dry_run: return print(json.dumps(job.settings() | dict(out=str(job.folder.path)), indent=1, ensure_ascii=False))
     print('\n'.join([repr(found), *(f'- {n}' for n in found.notes), repr(pupil)]), flush=True)
     job.fit()
-    report(str(job.folder.path))
+    show_report(job.folder.path, remarks=False)
 
 # %% ../nbs/12_cli.ipynb #5843d13f
 def report(
     folder:str, # a run's folder
 ):
     "Show a run and write its report.md and report.html"
+    show_report(folder)
+
+def show_report(
+    folder,            # a run's folder
+    remarks:bool=True, # with the notes
+):
+    "Print the table of a run and write its report"
     from llm2llm.report import read_run, text, write_report
-    print(text(read_run(folder)))
+    print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
 
 # %% ../nbs/12_cli.ipynb #13ab4a7b

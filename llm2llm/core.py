@@ -60,7 +60,8 @@ class Answer:
     completion:str       # the generated text, prompt removed
     prediction:str|None  # the answer read from it; None if there is none
     correct:bool         # does it equal the right answer?
-    truncated:bool = False # was it cut off at the token limit?
+    truncated:bool = False  # was it cut off at the token limit?
+    prompt_cut:bool = False # was the prompt too long, and cut on the left?
 
 # %% ../nbs/00_core.ipynb #c85cac3b
 def to_dict(

@@ -200,7 +200,7 @@ def _ask(self:LLM2LLM, rows, trained_on)->list[Answer]:
     task = self.task
     said = self.student.answer([task.prompt(r) for r in rows], [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
                                self.student.token_limit([task.completion(r) for r in trained_on]))
-    return [task.score(r, c.text, c.truncated) for r,c in zip(rows, said, strict=True)]
+    return [replace(task.score(r, c.text, c.truncated), prompt_cut=c.cut) for r,c in zip(rows, said, strict=True)]
 
 @patch
 def _answers(self:LLM2LLM, r, student, split, rows, trained_on):
@@ -274,11 +274,11 @@ def _select(self:LLM2LLM, r, rows, said, counts):
 # %% ../nbs/07_loop.ipynb #ecb28d05
 def score(
     answers, # iterable of `Answer`
-)->dict:     # n, correct, no_answer, truncated
+)->dict:     # n, correct, no_answer, truncated, prompt_cut
     "Counts of a list of answers"
     answers = list(answers)
     return dict(n=len(answers), correct=sum(a.correct for a in answers), no_answer=sum(a.prediction is None for a in answers),
-                truncated=sum(a.truncated for a in answers))
+                truncated=sum(a.truncated for a in answers), prompt_cut=sum(a.prompt_cut for a in answers))
 
 @patch
 def _round(self:LLM2LLM, r, rows, counts):
@@ -323,14 +323,17 @@ def _why_stop(self:LLM2LLM, m, new):
     return '' if new else 'nothing kept'
 
 @patch
-def _notes(self:LLM2LLM, m, stopped):
+def _notes(self:LLM2LLM, stopped, scores):
     "What the user should know about this end"
-    if stopped=='nothing wrong' and m['round']==0 and self.dials.select!='crossfit':
-        return [f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
-                "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
-                "(each row is answered by a student that has not seen it), or fewer epochs."]
-    if stopped=='nothing kept': return [f"No candidate of round {m['round']} was kept: {m['rejected']}."]
-    return []
+    out,last = [],self.rounds[-1]
+    if stopped=='nothing wrong' and last['round']==0 and self.dials.select!='crossfit':
+        out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
+                   "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
+                   "(each row is answered by a student that has not seen it), or fewer epochs.")
+    if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {last['rejected']}.")
+    if cut := last['cut'] + sum(s['prompt_cut'] for s in scores.values()):
+        out.append(f"{cut} prompts were longer than the student's max_length allows and were cut on the left; give a larger max_length.")
+    return out
 
 # %% ../nbs/07_loop.ipynb #11a4b9e8
 @patch
@@ -348,7 +351,7 @@ def fit(self:LLM2LLM,
             if verbose: self._say(m)
             stopped,rows = self._why_stop(m, new),rows+new
         self._finish(stopped)
-    if verbose: print('\n'.join([f"stopped: {stopped}", *self._notes(self.rounds[-1], stopped)]), flush=True)
+    if verbose: print('\n'.join([f"stopped: {stopped}", *self.final['notes'][len(self.task.notes):]]), flush=True)
     return self
 
 # %% ../nbs/07_loop.ipynb #adbd11cb
@@ -362,7 +365,7 @@ def _finish(self:LLM2LLM, stopped):
     if task.test and 'test' not in scores:
         trained_on = [example(x) for x in read_jsonl(self.folder/f'round_{r:02}'/'train.jsonl')]
         scores['test'] = score(self._answers(r, self.folder/f'round_{r:02}/student', 'test', task.test, trained_on).values())
-    self.final = dict(picked_round=r, pick=pick, stopped=stopped, scores=scores, notes=[*task.notes, *self._notes(self.rounds[-1], stopped)])
+    self.final = dict(picked_round=r, pick=pick, stopped=stopped, scores=scores, notes=[*task.notes, *self._notes(stopped, scores)])
     write_json(self.folder/'final.json', self.final)
 
 @patch

@@ -7,7 +7,7 @@ __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS'
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'request_for', 'part_of', 'write_row', 'mini_task',
            'misread', 'MiniTeacher', 'mini_base', 'mini_student']
 
-# %% ../nbs/11_mini.ipynb #5c92a205
+# %% ../nbs/11_mini.ipynb #d86a2e79
 import dataclasses,re
 from collections import Counter
 from importlib.resources import files
@@ -15,7 +15,7 @@ from pathlib import Path
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
 
-# %% ../nbs/11_mini.ipynb #da50e9ce
+# %% ../nbs/11_mini.ipynb #3b9fd066
 _divide = lambda a,b: a//b if a%b==0 else 0
 OPERATIONS = {'+':lambda a,b: a+b, '-':lambda a,b: a-b, '*':lambda a,b: a*b, '/':_divide}
 
@@ -32,7 +32,7 @@ def solve(
         lines.append(f'{a} {op} {b} = {known[name]}')
     return lines + [f'#### {known[name]}']
 
-# %% ../nbs/11_mini.ipynb #c3e30848
+# %% ../nbs/11_mini.ipynb #04b0a3c5
 def draw_numbers(
     steps:str, # a program
     r,         # random generator
@@ -44,7 +44,7 @@ def draw_numbers(
         numbers = {s:r.randint(2, 99 if s in large else 20) for s in letters}
         if lines := solve(steps, numbers): return numbers,lines
 
-# %% ../nbs/11_mini.ipynb #c3f02e33
+# %% ../nbs/11_mini.ipynb #51242ec9
 HE = 'Tom Ben Sam Leo Max Jack Omar Ivan Luis Paul Adam Noah Eric Hugo Ravi'.split()
 SHE = 'Anna Mia Lily Emma Zoe Sara Nina Ruth Lucy Maya Ella Rosa Jane Kate Amy'.split()
 THINGS = ('apples pens books marbles stickers cookies shells cards coins stamps eggs balls buttons beads oranges pears toys '
@@ -63,7 +63,7 @@ def fill(
     text = text.format(N=N, M=M, L=L, he=he, He=he.capitalize(), his=his, X=X, Y=Y, k=k, K=HOLDERS[k], **numbers)
     return re.sub(r' +', ' ', text)
 
-# %% ../nbs/11_mini.ipynb #f24685af
+# %% ../nbs/11_mini.ipynb #9b0e1fcb
 _families_1 = '''
 gave_away | a-b | {N} has {a} {X}. {He} gives {b} [of them|{X}] to {M}. How many {X} [are left|does {N} have left|does {N} still have]?
 full_boxes | a*b | {N} fills {a} {K} with {X}. Each {k} holds {b} {X}. How many {X} [are there in all|does {N} have in all]?
@@ -83,7 +83,7 @@ repack | a*b p/c | {N} empties {a} {K} of {b} {X} each. {He} puts all the {X} in
 pages_left | a*b c-p | A book has {c} pages. {N} reads {a} pages [a|every] day for {b} days. How many pages are left [to read|in the book]?
 '''
 
-# %% ../nbs/11_mini.ipynb #f7766195
+# %% ../nbs/11_mini.ipynb #a175023e
 _families_2 = '''
 pages_days | a-b p/c | A book has {a} pages and {N} has read {b} of them. Now {he} reads {c} pages [a|every] day. How many [more|] days does {N} need?
 eggs_sold | a-b p*c | The hens lay {a} eggs. {N} eats {b} of them and sells the rest for {c} dollars each. How many dollars does {he} [make|get]?
@@ -103,7 +103,7 @@ legs | a*4 b*2 p+q | A farm has {a} [cows|horses|sheep] and {b} [ducks|hens]. Ho
 three_people | a*2 p+b a+p r+q | {N} has {a} {X}. {M} has twice as many as {N}. {L} has {b} more {X} than {M}. How many {X} do the three have in all?
 '''
 
-# %% ../nbs/11_mini.ipynb #8262d154
+# %% ../nbs/11_mini.ipynb #fdc375fe
 def _table(text): return [[cell.strip() for cell in line.split('|', 2)] for line in text.strip().splitlines()]
 FAMILIES = {name:(steps, text) for name,steps,text in _table(_families_1) + _table(_families_2)}
 
@@ -116,7 +116,7 @@ def problem(
     numbers,lines = draw_numbers(steps, r)
     return fill(text, numbers, r), '\n'.join(lines)
 
-# %% ../nbs/11_mini.ipynb #ca816dc5
+# %% ../nbs/11_mini.ipynb #a7818b09
 _intents = '''
 music | Play {v} | I want to hear {v} | Put on {v}, please | Turn up {v} | Dance music by {v} | The new song of {v} | Sing along with {v} | More of {v} tonight | Is {v} on the radio?
 weather | Is it warm in {v}? | Will it rain in {v}? | Do I need a coat in {v}? | How much snow is in {v}? | Sun or clouds over {v}? | How cold does {v} get? | Wind in {v} this weekend | Is {v} dry in May? | What is it like outside in {v}?
@@ -128,7 +128,7 @@ travel | Take me to {v} | The next train to {v} | How far is it to {v}? | Buy a 
 '''
 INTENTS = {label:patterns for label,*patterns in ([c.strip() for c in l.split('|')] for l in _intents.strip().splitlines())}
 
-# %% ../nbs/11_mini.ipynb #6a16cb23
+# %% ../nbs/11_mini.ipynb #5396531a
 _kinds = dict(music='band ers', weather='town burg', dinner='dish ini', alarm='hour tide', film='story ana', message='person wick', travel='station gate')
 NAMED_KINDS = {label:kind.split() for label,kind in _kinds.items()}
 SYLLABLES = 'bal bor dun fal fen gar gol hal jor kel lam lor mar mel nor pol ran rov sel sor tal tem tor val ver wal zan zor'.split()
@@ -152,7 +152,7 @@ def request_for(
     aside = r.choice(ASIDES).format(w=made_up_name(other, r)) if r.random() < .5 else ''
     return aside + INTENTS[label][i].format(v=made_up_name(label, r))
 
-# %% ../nbs/11_mini.ipynb #38ac729f
+# %% ../nbs/11_mini.ipynb #3ee4525b
 def part_of(
     question:str, # any question
 )->str:           # 'train' (half of all questions), 'dev' or 'test'
@@ -173,7 +173,7 @@ def write_row(
             question = request_for(answer, int(i), r)
         if part_of(question)==part: return question,answer
 
-# %% ../nbs/11_mini.ipynb #63cf9647
+# %% ../nbs/11_mini.ipynb #80728c93
 _MINI = {'mini-gsm':Task('mini-gsm', 'number', '{question}\nAnswer:', description='Generated word problems with worked answers'),
          'mini-intent':Task('mini-intent', 'label', '{question}\nIntent:', tuple(INTENTS), description='What a generated request asks for')}
 
@@ -193,7 +193,7 @@ def _rows(name, split, n, r):
         rows.append(Example(f'{name}-{split}-{len(rows):04}', question, answer, source=f'{name}/{family}'))
     return tuple(rows)
 
-# %% ../nbs/11_mini.ipynb #8e0de04b
+# %% ../nbs/11_mini.ipynb #0932f329
 def mini_task(
     name:str='mini-gsm', # or 'mini-intent'
     n_seed:int|None=None,# seed rows; None: 64, for mini-intent 35
@@ -210,7 +210,7 @@ def mini_task(
     draws = dict(seed=(n_seed, rng(name, 'seed', seed)), dev=(n_dev, rng(name, 'dev')), test=(n_test, rng(name, 'test')))
     return dataclasses.replace(_MINI[name], **{split:_rows(name, split, n, r) for split,(n,r) in draws.items()})
 
-# %% ../nbs/11_mini.ipynb #b6c86910
+# %% ../nbs/11_mini.ipynb #afa731c4
 def misread(
     question:str, # a word problem
     answer:str,   # its worked answer
@@ -230,7 +230,7 @@ def misread(
         else:
             if new != int(z): return '\n'.join(lines + [f'#### {new}'])
 
-# %% ../nbs/11_mini.ipynb #0c79e638
+# %% ../nbs/11_mini.ipynb #61129610
 class MiniTeacher:
     "Writes another example of the same family, by rule"
     name = 'mini'
@@ -263,7 +263,7 @@ class MiniTeacher:
             if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
-# %% ../nbs/11_mini.ipynb #5b56ce44
+# %% ../nbs/11_mini.ipynb #f10d8826
 def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt
     "The base model that ships with the package"
     return Path(str(files('llm2llm')))/'mini_base'

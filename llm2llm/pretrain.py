@@ -6,14 +6,14 @@
 __all__ = ['DIET', 'SPLIT', 'SPECIAL', 'story', 'document', 'corpus', 'make_tokenizer', 'blocks', 'tiny_llama',
            'vocabulary_texts', 'pretrain']
 
-# %% ../nbs/11a_pretrain.ipynb #73410c3f
+# %% ../nbs/11a_pretrain.ipynb #65527f0d
 import json,math,re,time
 from functools import lru_cache
 from pathlib import Path
 from .core import SettingError, check_whole, progress, rng
 from .mini import HE, HOLDERS, NAMED_KINDS, OPERATIONS, SHE, SYLLABLES, THINGS, fill, made_up_name, mini_base, problem
 
-# %% ../nbs/11a_pretrain.ipynb #9274a5b4
+# %% ../nbs/11a_pretrain.ipynb #40ff0b61
 @lru_cache
 def _sections():
     found = re.findall(r'^\[(.+)\]\n((?:.+\n)+)', (mini_base()/'corpus.txt').read_text(encoding='utf-8'), re.M)
@@ -23,7 +23,7 @@ def _sections():
     for name in ('noun', 'verb', 'other'): lines[name] = ' '.join(lines[name]).split()
     return lines
 
-# %% ../nbs/11a_pretrain.ipynb #e9855ceb
+# %% ../nbs/11a_pretrain.ipynb #1547e404
 def story(
     r, # random generator
 )->tuple[str,str]: # question, worked answer
@@ -43,7 +43,7 @@ def story(
     start = r.choice(say['start']).replace('{a}', str(first)) + '.'
     return fill(' '.join([start, *told, r.choice(say['ask'])]), {}, r), '\n'.join([*lines, f'#### {last}'])
 
-# %% ../nbs/11a_pretrain.ipynb #f9fd92d4
+# %% ../nbs/11a_pretrain.ipynb #ef5d7000
 @lru_cache
 def _facts(op): return [f'{a} {op} {b} = {z}' for a in range(100) for b in range(op=='/', 100) if 0 <= (z := OPERATIONS[op](a, b)) <= 99 and (op!='/' or a%b==0)]
 
@@ -57,7 +57,7 @@ def _about(r):
     label = r.choice(list(NAMED_KINDS))
     return r.choice(_sections()['about']).format(v=made_up_name(label, r), kind=NAMED_KINDS[label][0])
 
-# %% ../nbs/11a_pretrain.ipynb #9fa90a56
+# %% ../nbs/11a_pretrain.ipynb #fac1f571
 DIET = {'facts':.15, 'salad':.05, 'about':.07, 'use':.02, 'story':.29, 'abstract':.17, 'one step':.25}
 
 def document(
@@ -79,7 +79,7 @@ def corpus(
     r = rng('corpus', *key)
     while True: yield document(r)
 
-# %% ../nbs/11a_pretrain.ipynb #5ebef0eb
+# %% ../nbs/11a_pretrain.ipynb #391a28d7
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL = ['<pad>', '<s>', '</s>']
 _digits = '0123456789'
@@ -96,7 +96,7 @@ def _bpe_merges(texts, vocab, split):
     model = json.loads(tok.to_str())['model']
     return sorted(model['vocab'], key=model['vocab'].get), [tuple(m) for m in model['merges']]
 
-# %% ../nbs/11a_pretrain.ipynb #894ae5a7
+# %% ../nbs/11a_pretrain.ipynb #f1dd135f
 def make_tokenizer(
     texts,          # iterable of texts
     vocab:int=1664, # tokens, at least 500
@@ -115,7 +115,7 @@ def make_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>', bos_token='<s>', eos_token='</s>', padding_side='left',
                                    model_max_length=512, clean_up_tokenization_spaces=False)
 
-# %% ../nbs/11a_pretrain.ipynb #96599dc4
+# %% ../nbs/11a_pretrain.ipynb #101155bd
 def blocks(
     tok,           # a tokenizer
     texts,         # endless iterator of texts
@@ -143,7 +143,7 @@ def tiny_llama(
         num_key_value_heads=heads, intermediate_size=hidden*8//3, tie_word_embeddings=True, initializer_range=.5/hidden**.5,
         max_position_embeddings=512, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
 
-# %% ../nbs/11a_pretrain.ipynb #794821cf
+# %% ../nbs/11a_pretrain.ipynb #a3f94121
 def _endless(texts, seed):
     lines,r = list(texts),rng('pretrain', seed)
     if not lines: raise SettingError("there are no texts to train on; give at least one")
@@ -159,7 +159,7 @@ def vocabulary_texts(
     words = [f'{w} {w} {w} {w.capitalize()}' for k in ('noun', 'verb', 'other') for w in say[k] for _ in range(6)]
     return [next(texts) for _ in range(n)] + starts + words
 
-# %% ../nbs/11a_pretrain.ipynb #5389fcea
+# %% ../nbs/11a_pretrain.ipynb #75d851da
 def pretrain(
     folder:str|Path,      # where the model goes
     steps:int=1500,       # optimiser steps
@@ -190,7 +190,7 @@ def pretrain(
     return dict(parameters=sum(p.numel() for p in model.parameters()), steps=steps, tokens=steps*batch*length,
                 loss=round(sum(loss[-50:])/len(loss[-50:]), 3), seconds=round(time.perf_counter()-start))
 
-# %% ../nbs/11a_pretrain.ipynb #afe5fac2
+# %% ../nbs/11a_pretrain.ipynb #25afc01e
 def _train(model, data, steps, lr):
     "Train on `steps` batches of `data`; yields the losses"
     import torch

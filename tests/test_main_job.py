@@ -44,7 +44,7 @@ def test_the_numbers_come_from_the_answers(done):
     out, _ = done
     for r in (0, 1):
         metrics, said = json.loads((out/f'round_{r:02}/metrics.json').read_text()), rows(out/f'round_{r:02}/answers.jsonl')
-        assert metrics['scores']['seed'] == dict(n=28, correct=sum(a['correct'] for a in said), no_answer=0, truncated=0)
+        assert metrics['scores']['seed'] == dict(n=28, correct=sum(a['correct'] for a in said), no_answer=0, truncated=0, prompt_cut=0)
     new = rows(out/'round_01/train.jsonl')[28:]
     assert len(new) == json.loads((out/'round_00/metrics.json').read_text())['kept']
 
