@@ -351,7 +351,7 @@ def fit(self:LLM2LLM,
             if verbose: self._say(m)
             stopped,rows = self._why_stop(m, new),rows+new
         self._finish(stopped)
-    if verbose: print('\n'.join([f"stopped: {stopped}", *self.final['notes'][len(self.task.notes):]]), flush=True)
+    if verbose: print('\n'.join([self._end(), *self.final['notes'][len(self.task.notes):]]), flush=True)
     return self
 
 # %% ../nbs/07_loop.ipynb #adbd11cb
@@ -367,6 +367,12 @@ def _finish(self:LLM2LLM, stopped):
         scores['test'] = score(self._answers(r, self.folder/f'round_{r:02}/student', 'test', task.test, trained_on).values())
     self.final = dict(picked_round=r, pick=pick, stopped=stopped, scores=scores, notes=[*task.notes, *self._notes(stopped, scores)])
     write_json(self.folder/'final.json', self.final)
+
+@patch
+def _end(self:LLM2LLM):
+    "One line about the result"
+    test = self.final['scores'].get('test')
+    return f"stopped: {self.final['stopped']}; the result is round {self.final['picked_round']}" + (f", test {test['correct']/test['n']:.1%}" if test else '')
 
 @patch
 def _say(self:LLM2LLM, m):
