@@ -135,6 +135,6 @@ def progress(
     from tqdm import tqdm
     return tqdm(total=total, desc=label, unit=unit, leave=False, dynamic_ncols=True, disable=not watched())
 
-def watched()->bool: # is standard error a terminal, or a notebook that somebody looks at?
+def watched()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() or type(sys.stderr).__module__ == 'ipykernel.iostream'

@@ -80,7 +80,7 @@ def _name(cells, column, setting, place):
     if column in cells: return
     close = nearest(column, cells)
     raise DataError(f"{place}: no column {column!r}; found: {', '.join(map(str, cells))}; " + (f"did you mean {close!r}? " if close else '')
-                    + f"Say which column it is with {setting}=NAME")
+                    + f"Say which column it is with {setting}=NAME (--{setting} NAME)")
 
 def _cell(cells, column, setting, place):
     "The text of one cell"
@@ -133,6 +133,7 @@ def _example(cells, place, made_id, question, answer, choices):
 def _read(path, question='question', answer='answer', choices=None):
     "The rows of a file by place; the place is 'file:line'"
     path,rows,lines = Path(path),{},{}
+    if path.is_dir(): raise DataError(f"{path}: this is a folder, and a file of rows is wanted ({', '.join(_readers)}); name the file in it")
     if not path.is_file():
         close = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise DataError(f"{path}: no such file" + (f"; did you mean {close!r}?" if close else ''))
@@ -179,10 +180,12 @@ def _separate(splits, refuse=False):
     return splits,notes
 
 # %% ../nbs/03_data.ipynb #cd73be09
+def _said(task, row): return row.answer if row.choices else task.gold(row)
+
 def _unique(name, rows, task, same, refuse):
     "`rows` without repeats and without questions that have two answers, and a note for each kind dropped"
     by_question = {}
-    for place,row in rows.items(): by_question.setdefault(same(row), {}).setdefault(row.answer if row.choices else task.gold(row), place)
+    for place,row in rows.items(): by_question.setdefault(same(row), {}).setdefault(_said(task, row), place)
     for places in by_question.values():
         if refuse and len(places) > 1:
             a,b = list(places.values())[:2]
@@ -248,7 +251,7 @@ def _from_hub(name):
     try: found = load_dataset(**where)
     except Exception as e:  # a network fails in too many ways to list; the cause is kept
         raise DataError(f"{name}: cannot load {where['path']} from the Hugging Face Hub ({type(e).__name__}: {_short(str(e))}); "
-                        "without a network pass data=FOLDER, a folder with train.jsonl and test.jsonl") from e
+                        "without a network pass data=FOLDER (--data FOLDER), a folder with train.jsonl and test.jsonl") from e
     return {split:_hub_rows(name, split, found[theirs], **columns)
             for split,theirs in dict(train='train', dev='validation', test='test').items() if theirs in found}
 
@@ -334,17 +337,19 @@ def found_kind(
     return 'label' if short and names <= 200 and 2*names <= len(answers) else 'text'
 
 # %% ../nbs/03_data.ipynb #31d6f90a
-def _labels(rows, labels):
-    "The label set, given or found, and notes"
+def _labels(rows, labels, place):
+    "The label set, given or found, and notes; `place` is the file of the rows"
     given = [row.answer for row in rows] if labels is None else labels
-    if isinstance(given, str) or not all(isinstance(l, str) and l.strip() for l in given):
+    if isinstance(given, str) or not all(isinstance(l, str) for l in given):
         raise SettingError(f"labels must be a list of names, not {_short(labels)}")
+    if empty := [i for i,l in enumerate(given, 1) if not l.strip()]:
+        raise SettingError(f"labels (--labels): name {empty[0]} of {len(given)} is empty; take out the comma too many or fill in the name")
     spellings = {}
     for label in given: spellings.setdefault(fold(label), {}).setdefault(label.strip())
     names = tuple(next(iter(s)) for s in spellings.values())
     if len(names) < 2:
-        what = f"every seed row has the answer {_short(names[0])}" if labels is None else f"labels={_short(labels)}"
-        raise (DataError if labels is None else SettingError)(f"{what}: a label set of one leaves nothing to learn; add rows of another label")
+        if labels is not None: raise SettingError(f"labels (--labels) must be at least two different names, not {_short(labels)}")
+        raise DataError(f"{place}: every seed row has the answer {_short(names[0])}: a label set of one leaves nothing to learn; add rows of another label")
     if labels is not None: return names,[]
     notes = [f"{' and '.join(map(repr, s))} count as one label" for s in spellings.values() if len(s) > 1]
     return tuple(sorted(names)), [f"found {len(names)} labels: {', '.join(sorted(names))}", *notes]
@@ -360,8 +365,8 @@ def _hold_back(task, seeds):
     few = [l for l in sorted(set(map(label, seeds))) if have[l] < 2] if label else []
     if len(dev) < 20: why = f"a fifth of {len(seeds)} seed rows is fewer than 20"
     elif few: why = f"it would leave fewer than two seed rows of {few[0]!r}"
-    else: return left, dev, f"dev: {len(dev)} of the {len(seeds)} seed rows held back{', stratified by label' if label else ''}; dev=False keeps them as seed rows"
-    return seeds, [], f"no dev split: {why}; so no round is picked and nothing stops the run early. Pass dev=FILE if you have more rows"
+    else: return left, dev, f"dev: {len(dev)} of the {len(seeds)} seed rows held back{', stratified by label' if label else ''}; dev=False (--dev none) keeps them as seed rows"
+    return seeds, [], f"no dev split: {why}; so no round is picked and nothing stops the run early. Pass dev=FILE (--dev FILE) if you have more rows"
 
 # %% ../nbs/03_data.ipynb #b1910032
 _templates = dict(number='Question: {question}\nAnswer:', label='{question}\nLabel:', text='{question}\nAnswer:',
@@ -378,15 +383,15 @@ def _own_ids(splits):
     return splits
 
 # %% ../nbs/03_data.ipynb #1fd66626
-def _own_task(rows, name, kind, labels, template, description):
+def _own_task(rows, place, name, kind, labels, template, description):
     "A task without rows, its kind and labels found or given, and notes"
     notes = []
     if kind is None:
         kind = 'label' if labels is not None and not rows[0].choices else found_kind(rows)
-        notes = [f"found the kind of task: {kind}" + (", scored by exact match (kind='label' if the answers are labels)" if kind=='text' else '')]
+        notes = [f"found the kind of task: {kind}" + (", scored by exact match (kind='label', --kind label, if the answers are labels)" if kind=='text' else '')]
     check_one_of('kind', kind, KINDS)
-    if kind=='label': labels,more = _labels(rows, labels)
-    elif labels is not None: raise SettingError(f"labels= is for kind='label', and this task is of kind {kind!r}")
+    if kind=='label': labels,more = _labels(rows, labels, place)
+    elif labels is not None: raise SettingError(f"labels (--labels) are for a task of kind 'label', and this one is of kind {kind!r}")
     else: labels,more = (),[]
     return Task(name, kind, template or _templates[kind], labels, description), [*notes, *more]
 
@@ -409,21 +414,30 @@ def from_files(cls:Task,
 )->Task:                     # its notes say what was found and done
     "Your own task, from local files"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
-    if kind=='choice' and not choices: raise SettingError("kind='choice' needs the choices of each row: choices=COLUMN")
+    if kind=='choice' and not choices: raise SettingError("kind='choice' needs the choices of each row: choices=COLUMN (--choices COLUMN)")
     paths = {s:p for s,p in dict(seed=seed, dev=dev, test=test, pool=pool).items() if p is not None and p is not False}
     splits = {s:_read(p, question, answer, choices) for s,p in paths.items()}
-    task,notes = _own_task(list(splits['seed'].values()), name or Path(seed).stem, kind, labels, template, description)
-    return _assemble(task, splits, notes, overlap=='refuse', dev is None, 'labels=' if labels is not None else 'the seed rows')
+    task,notes = _own_task(list(splits['seed'].values()), seed, name or Path(seed).stem, kind, labels, template, description)
+    return _assemble(task, splits, notes, overlap=='refuse', dev is None, 'the label set that you gave' if labels is not None else 'the seed rows')
 
 # %% ../nbs/03_data.ipynb #923a38b2
 def _exact(row): return ' '.join(row.question.split()), tuple(sorted(row.choices))
+
+def _contrary(name, rows, task):
+    "A note if questions that differ in case or punctuation only have different answers"
+    by_question = {}
+    for place,row in rows.items(): by_question.setdefault(_same(row), {}).setdefault(_said(task, row), place)
+    if not (pairs := [list(p.values())[:2] for p in by_question.values() if len(p) > 1]): return []
+    a,b = ((p, _short(rows[p].question), _short(rows[p].answer)) for p in pairs[0])
+    return [f"kept {len(pairs)} {name} question{'s' if len(pairs) > 1 else ''} with two answers in spellings that differ in case or punctuation only, "
+            f"the first: {b[0]}: {b[1]} has {b[2]}, but {a[1]} at {a[0]} has {a[2]}; take one out if they ask the same"]
 
 def _assemble(task, splits, notes, refuse, hold_back, where):
     "The task with its rows, checked"
     for name,rows in splits.items():
         rows,doubts = _check(task, name, rows, where)
         splits[name],more = _unique(name, rows, task, _exact, refuse=True)
-        notes += doubts + more
+        notes += doubts + more + _contrary(name, splits[name], task)
     splits,more = _separate(splits, refuse)
     rows = {name:list(r.values()) for name,r in _own_ids(splits).items()}
     notes += more

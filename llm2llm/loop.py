@@ -37,7 +37,7 @@ class Dials:
     seed:int = 0              # of every random choice
 
     def __post_init__(self):
-        check_whole('rounds', self.rounds, 1, 'for plain fine-tuning leave out the teacher')
+        check_whole('rounds', self.rounds, 1, 'for plain fine-tuning leave out the teacher (--augment none)')
         check_one_of('select', self.select, SELECT)
         check_one_of('restart', self.restart, ('scratch', 'continuous'))
         if self.pick is not None: check_one_of('pick', self.pick, ('last', 'dev'))
@@ -45,6 +45,7 @@ class Dials:
         check_whole('seed', self.seed, 0)
         for name in ('per_round', 'cap', 'budget', 'patience'):
             if getattr(self, name) is not None: check_whole(name, getattr(self, name), 1)
+        if self.match and self.per_round: raise SettingError('match and per_round both say how many rows a round asks for; give one of them')
 
 # %% ../nbs/07_loop.ipynb #303dcbc4
 def targets(
@@ -105,6 +106,9 @@ def budget_of(
     folder = Path(folder)
     if not (folder/'final.json').exists():
         raise RunError(f"match: {folder} is not a finished run; run it to its end first")
+    about = json.loads((folder/'run.json').read_text(encoding='utf-8'))['settings']['task']
+    for k,v in dict(name=task.name, kind=task.kind, labels=list(task.labels)).items():
+        if about[k] != v: raise RunError(f"match: {folder} is a run on another task (its {k} is {about[k]!r}, here it is {v!r})")
     metrics = [json.loads(p.read_text(encoding='utf-8')) for p in sorted(folder.glob('round_*/metrics.json'))]
     rows = [example(d) for d in read_jsonl(folder/f'round_{len(metrics)-1:02}'/'train.jsonl')]
     label = task.gold if task.kind=='label' else lambda r: ''
@@ -127,9 +131,11 @@ class LLM2LLM:
         self.folder,self.rounds,self.final,self._in_memory = RunFolder(out),[],None,None
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
         if (self.dials.patience or self.dials.pick=='dev') and not task.dev:
-            raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give a dev file or n_dev")
+            raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
         if self.dials.select=='crossfit' and teacher and self.dials.folds > len(task.seed):
             raise SettingError(f"folds = {self.dials.folds} is more than the {len(task.seed)} seed rows")
+        if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
+        if teacher: teacher.check(task)
         self.plan = budget_of(self.dials.match, task, self.dials.rounds) if self.dials.match else None
 
     @property
@@ -230,21 +236,21 @@ def _crossfit(self:LLM2LLM, r, rows):
 
 # %% ../nbs/07_loop.ipynb #6220bd71
 @patch
-def _write(self:LLM2LLM, r, rows, asked):
+def _write(self:LLM2LLM, r, rows, asked, left):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
-        got = {}
-        for request,found in self.teacher.write(self.task, asked, rows): got[asked.index(request)] = found
+        got = dict(self.teacher.write(self.task, asked, rows))
         judge,out = Filter(self.task, [x for x in rows if x.round]),[]
-        for i,q in enumerate(asked):
+        for q in asked:
             parent = q.row.parent or q.row.id
-            for j,c in enumerate(got.get(i, [])):
+            for j,c in enumerate(got.get(q, [])):
                 c = replace(c, id=f'{q.row.id}.r{r+1}.{q.draw}' + (f'.{j}' if j else ''), parent=parent, round=r+1, teacher=self.teacher.name,
                             cause=q.answer.completion if q.answer else '')
                 out.append(to_dict(c) | dict(verdict=judge(c)))
-            if not got.get(i): out.append(dict(id=f'{q.row.id}.r{r+1}.{q.draw}', parent=parent, round=r+1, teacher=self.teacher.name, verdict='nothing written'))
+            if not got.get(q): out.append(dict(id=f'{q.row.id}.r{r+1}.{q.draw}', parent=parent, round=r+1, teacher=self.teacher.name, verdict='nothing written'))
+        for c in [c for c in out if c['verdict']=='kept'][len(out) if left is None else left:]: c['verdict'] = 'over budget'
         write_jsonl(path, out)
-    out = self.folder.stage(f'round_{r:02}/candidates.jsonl', dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows)),
+    out = self.folder.stage(f'round_{r:02}/candidates.jsonl', dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows), left=left),
                             make, round=r, phase='teacher')
     return read_jsonl(out)
 
@@ -261,14 +267,12 @@ def _select(self:LLM2LLM, r, rows, said, counts):
     d,written = self.dials,[x for x in rows if x.round]
     found,n = targets(d.select, self.task.seed, written, said)
     n_wrong = sum(not said[x.id].correct for x in self.task.seed)
-    if d.budget is not None: left = max(0, d.budget - len(written))
-    if not self.plan:
-        n = d.per_round or n
-        return requests(found, n if d.budget is None else min(n, left), counts, d, r+1, said), n_wrong
+    left = None if d.budget is None else max(0, d.budget - len(written))
+    if not self.plan: return requests(found, min(x for x in (d.per_round or n, left) if x is not None), counts, d, r+1, said), n_wrong
     out = []
     for label,n in self.plan['rows'][r].items():
         like = [x for x in found if label in ('', self.task.gold(x))]
-        out += requests(like, n, counts, d, r+1, said)
+        out += requests(like, n if left is None else min(n, left-len(out)), counts, d, r+1, said)
     return out, n_wrong
 
 # %% ../nbs/07_loop.ipynb #ecb28d05
@@ -305,8 +309,8 @@ def _augment(self:LLM2LLM, r, rows, said, counts, m, student):
         said = said | self._answers(r, student, 'train', [x for x in rows if x.round], rows)
     asked,m['wrong'] = self._select(r, rows, said, counts)
     if not asked: return []
-    candidates = self._write(r, rows, asked)
-    new = kept(candidates)[:None if self.dials.budget is None else self.dials.budget - m['synthetic']]
+    candidates = self._write(r, rows, asked, None if self.dials.budget is None else self.dials.budget - m['synthetic'])
+    new = kept(candidates)
     no = Counter(reason(c['verdict']) for c in candidates if c['verdict']!='kept')
     m |= dict(requested=len(asked), candidates=sum(c['verdict']!='nothing written' for c in candidates), kept=len(new), rejected=dict(sorted(no.items())))
     return new
@@ -330,7 +334,7 @@ def _notes(self:LLM2LLM, stopped, scores):
         out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
                    "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
                    "(each row is answered by a student that has not seen it), or fewer epochs.")
-    if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {last['rejected']}.")
+    if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if cut := last['cut'] + sum(s['prompt_cut'] for s in scores.values()):
         out.append(f"{cut} prompts were longer than the student's max_length allows and were cut on the left; give a larger max_length.")
     return out
@@ -342,7 +346,7 @@ def fit(self:LLM2LLM,
        )->'LLM2LLM':       # the run itself
     "Run the loop, from where it stopped"
     with self.folder.open():
-        self.folder.claim(self.settings(), versions())
+        self.folder.claim(self.settings(), versions(), record=('task.notes',))
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
         rows,counts,self.rounds,stopped = list(self.task.seed),Counter(),[],''
         while not stopped:
@@ -385,8 +389,9 @@ def _say(self:LLM2LLM, m):
 @patch
 def rows(self:LLM2LLM)->list[Example]:
     "The training rows of the picked round, with lineage; needs a finished run"
-    if self.final is None: raise RunError(f"{self.folder.path}: the run is not finished; call fit() first")
-    return [example(d) for d in read_jsonl(self.folder/f"round_{self.final['picked_round']:02}"/'train.jsonl')]
+    if not (self.folder/'final.json').exists(): raise RunError(f"{self.folder.path}: the run is not finished; call fit() first")
+    picked = json.loads((self.folder/'final.json').read_text(encoding='utf-8'))['picked_round']
+    return [example(d) for d in read_jsonl(self.folder/f'round_{picked:02}'/'train.jsonl')]
 
 @patch
 def dataset(self:LLM2LLM):

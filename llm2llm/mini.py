@@ -242,6 +242,9 @@ class MiniTeacher:
 
     def settings(self)->dict: return dict(name=self.name, noise=self.noise)
 
+    def check(self, task):
+        if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher (--augment pool)")
+
     def write(self, task, requests, have): # the interface of `Teacher`
         for request in requests:
             name,family = self._origin(request.row)

@@ -56,19 +56,36 @@ def base_digest(
     return sha.hexdigest()[:16]
 
 # %% ../nbs/06_student.ipynb #e50b7cb2
+def _line(e):
+    "The first line of what an error says"
+    return next((l.strip()[:200] for l in str(e).splitlines() if l.strip()), type(e).__name__)
+
 def _config(base, revision):
     "The configuration of a base: a folder, or a name on the Hub"
     from transformers import AutoConfig
+    if not isinstance(base, (str, os.PathLike)) or not str(base).strip():
+        raise StudentError(f"the student's base is {base!r}; give a model folder, or a name on the Hub such as 'Qwen/Qwen3-0.6B'")
     folder = Path(base).expanduser()
     if folder.is_dir() and not (folder/'config.json').is_file():
         raise StudentError(f"{base} is not a model folder: it has no config.json; give the folder that `save_pretrained` wrote, "
                            "or a name on the Hub")
     if not folder.is_dir() and (isinstance(base, Path) or str(base).count('/')!=1 or str(base)[0] in './~'):
         raise StudentError(f"there is no model folder {base}; give a folder with config.json, or a name on the Hub such as 'Qwen/Qwen3-0.6B'")
-    try: return AutoConfig.from_pretrained(str(folder) if folder.is_dir() else base, revision=revision)
+    try: config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else base, revision=revision)
     except (OSError, ValueError) as e:
-        raise StudentError(f"cannot read the model {base!s}: {str(e).splitlines()[0]}; give a model folder, or the name of a "
+        raise StudentError(f"cannot read the model {base!s}: {_line(e)}; give a model folder, or the name of a "
                            "model on the Hub that this machine has or can fetch") from e
+    if _writes_on(config): return config
+    raise StudentError(f"{base} is a model of type {config.model_type!r}, which does not write text from left to right; "
+                       "give a causal language model such as 'Qwen/Qwen3-0.6B'")
+
+def _writes_on(config):
+    "Is it the configuration of a causal language model?"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if name is None or getattr(config, 'is_encoder_decoder', False): return False
+    # encoders such as BERT have a causal class too; GPT-NeoX says is_decoder=False and is one
+    return getattr(config, 'is_decoder', True) or name in (config.architectures or [name])
 
 # %% ../nbs/06_student.ipynb #f997bbff
 def _number(name, value, least=0.):
@@ -113,11 +130,12 @@ class Student:
     ):
         check_one_of('quantize', quantize, (None,'nf4'))
         check_one_of('dtype', dtype, (None,'float32','bfloat16','float16'))
-        for name,value in dict(lora=lora, steps=steps, micro_batch=micro_batch, max_length=max_length).items():
+        if lora is not None: check_whole('lora', lora, 1, 'None (--lora 0) fine-tunes all weights')
+        for name,value in dict(steps=steps, micro_batch=micro_batch, max_length=max_length).items():
             value is None or check_whole(name, value, 1)
         for name,value in dict(batch_size=batch_size, eval_batch_size=eval_batch_size).items(): check_whole(name, value, 1)
         for name,value in dict(lr=lr, epochs=epochs).items(): value is None or _number(name, value)
-        if quantize and lora is None: raise SettingError("weights in 4 bits cannot be trained; give lora=16, or leave quantize out")
+        if quantize and lora is None: raise SettingError("weights in 4 bits cannot be trained; give lora=16 (--lora 16), or leave quantize out")
         if dtype=='float16' and lora is None: raise SettingError("float16 weights cannot be trained; give dtype='float32', or lora=16")
         if micro_batch and batch_size % micro_batch: raise SettingError(f"batch_size {batch_size} must be a multiple of micro_batch {micro_batch}")
         self.base,self.quantize,self.lora,self.revision,self.device = base,quantize,lora,revision,_device(device)
@@ -140,8 +158,11 @@ def _read_base(self:Student):
         from transformers import AutoTokenizer
         self.config = _config(self.base, self.revision)
         folder = Path(self.base).expanduser()
+        if folder.is_dir() and not [p for g in ('tokenizer.json','vocab*','*.model','*.tiktoken') for p in folder.glob(g)]:
+            raise StudentError(f"{self.base} has no tokenizer (no tokenizer.json, vocabulary or .model file); copy the tokenizer files of the "
+                               "model that it was made from into the folder")
         try: self.tok = AutoTokenizer.from_pretrained(folder if folder.is_dir() else self.base, revision=self.revision)
-        except Exception as e: raise StudentError(f"cannot read the tokenizer of {self.base}: {str(e).splitlines()[0]}") from e
+        except Exception as e: raise StudentError(f"cannot read the tokenizer of {self.base}: {_line(e)}; write its tokenizer files again") from e
     text = self.config.get_text_config()
     self.lr = self.lr or default_lr(text.hidden_size, self.lora is not None)
     limit = getattr(text, 'max_position_embeddings', None) or 1024
@@ -188,6 +209,15 @@ def own_rng(
         finally: random.setstate(python); np.random.set_state(numpy)
 
 # %% ../nbs/06_student.ipynb #d6ea0349
+def _check_found(found, name):
+    "A `StudentError` if a weight of the model was not in its files, where it would stay at random"
+    wrong = {k:'is missing' for k in found['missing_keys']}
+    wrong |= {k:f'has shape {list(there)}, and config.json wants {list(want)}' for k,there,want in found['mismatched_keys']}
+    if not wrong: return
+    first = min(wrong)
+    raise StudentError(f"the weights of {name} do not fit its config.json: {first} {wrong[first]}" +
+                       (f", and so on for {len(wrong)} weights" if len(wrong) > 1 else '') + "; copy or download the model again")
+
 @patch
 def _read(self:Student, folder=None):
     "The model of `folder` (the base if None) on the student's device"
@@ -198,9 +228,11 @@ def _read(self:Student, folder=None):
     name = folder or self.base
     if Path(name).expanduser().is_dir(): name = str(Path(name).expanduser())
     with quiet(), own_rng(0):
-        try: model = AutoModelForCausalLM.from_pretrained(name, revision=self.revision, dtype=dtype, device_map={'':self.device}, **extra)
+        try: model,found = AutoModelForCausalLM.from_pretrained(name, revision=self.revision, dtype=dtype, device_map={'':self.device},
+            output_loading_info=True, ignore_mismatched_sizes=True, **extra)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
-            raise StudentError(f"cannot load the weights of {name}: {e}") from e
+            raise StudentError(f"cannot load the weights of {name}: {_line(e)}") from e
+    _check_found(found, name)
     for m in model.modules():
         if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False
     ends = model.generation_config.eos_token_id
@@ -332,13 +364,14 @@ def train(self:Student,
     epochs:float|None=None,     # passes over the rows; None: as the student's settings say
     restart:str='scratch',      # 'scratch': from the base; 'continuous': from the present weights
     label:str='training',       # shown beside the progress bar
+    names:list[str]|None=None,  # n row ids, for errors; None: the rows' numbers
 )->dict:                        # steps, epochs, loss (last tenth), tokens, padding (share), cut (prompts), seconds
     "Train on the completions of `rows`; what it took"
     start = time.perf_counter()
     check_one_of('restart', restart, ('scratch','continuous'))
     check_whole('seed', seed)
     if not rows: raise DataError("there are no training rows; give at least one")
-    data,cut = training_rows(self.tok, rows, self.max_length)
+    data,cut = training_rows(self.tok, rows, self.max_length, names)
     steps = self.n_steps(len(rows), steps, epochs)
     self.load_base()
     if restart=='scratch': self.reset()
@@ -550,9 +583,9 @@ def load(self:Student,
         with torch.no_grad():
             for n,p in self.model.named_parameters(): p.copy_(there[n])
     else:
-        from peft import PeftModel
         with quiet(), own_rng(0):
+            from peft import PeftModel
             try: self.model = PeftModel.from_pretrained(self._plain, folder, is_trainable=True).eval()
-            except (RuntimeError, ValueError, KeyError) as e:
-                raise StudentError(f"the adapter in {folder} does not fit {self.base}: {str(e).splitlines()[0]}") from e
+            except (RuntimeError, ValueError, KeyError, SafetensorError) as e:
+                raise StudentError(f"the adapter in {folder} does not fit {self.base}: {_line(e)}") from e
     self.trained = None

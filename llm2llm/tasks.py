@@ -11,23 +11,24 @@ import re,ast,operator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fastcore.basics import patch
-from .core import Answer, DataError, Example, SettingError, check_one_of
+from .core import Answer, DataError, Example, SettingError, check_one_of, unknown
 
 # %% ../nbs/02_tasks.ipynb #c53f7557
 _number = re.compile(r'''\s*(?:\*\*|=)?\s*                     # markdown bold or an equals sign
     (?P<sign>[-+]?)\s*(?:\\?[$£€¥₹]|US\$|USD|EUR|GBP|Rs\.?)?\s*(?P<sign2>[-+]?)\s*  # sign and currency, either order
     (?P<number>[0-9]+(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?|[0-9]+(?![0-9,]*,[0-9])(?:\.[0-9]+)?|\.[0-9]+)''', re.X)
-_not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ,[0-9] | \s*(?:[-+*/×÷=^:xX–]|or\b|to\b|and\b(?=\s*[0-9]+\s*/))\s*[$£€]?[0-9.(]
-    | [ \t]+[0-9] | \s*(?:k|K|M|bn|thousand|million|billion|hundred|dozen)\b''', re.X)
+_not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ['’][0-9] | [^\S\n]*[xX]\b
+    | [^\S\n]*(?:[-+*/×÷=^:,–—]|or\b|to\b|and\b(?=[^\S\n]*[0-9]+[^\S\n]*/))[^\S\n]*[$£€]?[0-9.(]
+    | [^\S\n]+[0-9] | [^\S\n]*(?:k|K|M|bn|thousand|million|billion|hundred|dozen)\b''', re.X)
 
 # %% ../nbs/02_tasks.ipynb #d9e7b64c
 def plain_number(
     number:str, # decimal digits with optional sign, point and thousands commas
 )->str:         # without commas, leading and trailing zeros: '1,080.50' gives '1080.5'
     "One spelling for each value"
-    value = Decimal(number.replace(',', ''))
-    text = format(value.normalize() if value else Decimal(0), 'f')
-    return text
+    value = Decimal(number.replace(',', ''))  # exact, however many digits
+    text = format(value, 'f') if value else '0'
+    return text.rstrip('0').rstrip('.') if '.' in text else text
 
 # %% ../nbs/02_tasks.ipynb #c4cf8f59
 def parse_number(
@@ -35,7 +36,8 @@ def parse_number(
 )->str|None:        # the number in one spelling, or None
     "The number after the last `####`"
     _,marker,tail = completion.rpartition('####')
-    found = _number.match(tail.replace('−', '-')) if marker else None
+    tail = tail.replace('−', '-')
+    found = _number.match(tail) if marker else None
     if not found or (found['sign'] and found['sign2']) or _not_one_number.match(tail, found.end()): return None
     return plain_number((found['sign'] + found['sign2']).replace('+', '') + found['number'])
 
@@ -83,7 +85,7 @@ def parse_label(
     return known.get(fold(completion))
 
 # %% ../nbs/02_tasks.ipynb #6046390c
-_drop = re.compile(r"""[-–−*/](?!\s*[\d.])|[.,:](?!\d)|(?<!\d)%|[!?;…"'“”‘’«»`´()\[\]{}\\_#@&¿¡—]""")
+_drop = re.compile(r"""[-–−*/](?!\s*[\d.])|[.,:](?!\d)|(?<!\d)%|[!?;…"'“”‘’«»`´()\[\]{}\\_¿¡—]""")
 
 def question_key(
     question:str, # any question
@@ -124,7 +126,10 @@ class Task:
 
     def __post_init__(self):
         check_one_of('kind', self.kind, KINDS)
-        if '{question}' not in self.template: raise SettingError(f"template of task {self.name!r} must contain {{question}}, not {self.template!r}")
+        known = ('question', 'choices') if self.kind=='choice' else ('question',)
+        for k in known:
+            if f'{{{k}}}' not in self.template: raise SettingError(f"template of task {self.name!r} must contain {{{k}}}, not {self.template!r}")
+        if extra := [k for k in re.findall(r'\{(\w+)\}', self.template) if k not in known]: raise SettingError(f"template of task {self.name!r}: {unknown('field', extra[0], known)}")
         if self.kind=='label' and len(set(map(fold, self.labels))) < len(self.labels): raise DataError(f"task {self.name!r}: two labels differ only in case or quotes")
 
 # %% ../nbs/02_tasks.ipynb #d4682ef6

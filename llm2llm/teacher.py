@@ -28,6 +28,7 @@ class Teacher(Protocol):
     "What the loop needs of a teacher"
     name:str # stands in every row it writes
     def settings(self)->dict: "What makes its output, JSON-able; part of the run's identity"
+    def check(self, task:Task): "Raise a `SettingError` if it cannot write for this task; called before anything is trained"
     def write(self,
         task:Task,                  # what kind of row is wanted
         requests:Sequence[Request], # in the loop's order
@@ -48,17 +49,20 @@ class PoolTeacher:
     name = 'pool'
     def __init__(self,
         m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; None: any of them
-    ): self.m = m if m is None else check_whole('m', m, 1, 'use None for any row of the label')
+    ): self.m = m if m is None else check_whole('m', m, 1, 'use None (--m 0) for any row of the label')
 
     def settings(self)->dict: return dict(name=self.name, m=self.m)
 
+    def check(self, task):
+        if not task.pool: raise SettingError(f"task {task.name!r} has no pool of further labelled rows to hand out; give it one (pool=, --pool FILE), or use another teacher")
+
     def write(self, task, requests, have)->Iterator[tuple[Request,list[Example]]]:
-        if not task.pool: raise SettingError(f"task {task.name!r} has no pool of further rows; give it one, or use another teacher")
         taken = {question_key(r.question) for r in (*task.seed, *have)}
         keys = [question_key(r.question) for r in task.pool]
+        golds = [task.gold(r) for r in task.pool] if task.kind=='label' else []
         for request in requests:
             like = task.gold(request.row) if task.kind=='label' else None
-            free = [i for i,r in enumerate(task.pool) if keys[i] not in taken and (like is None or task.gold(r)==like)]
+            free = [i for i,k in enumerate(keys) if k not in taken and (like is None or golds[i]==like)]
             if not free: yield request, []; continue
             row = task.pool[rng('pool', request.seed, request.round, request.row.id, request.draw).choice(self._near(task, request.row, free))]
             taken.add(question_key(row.question))

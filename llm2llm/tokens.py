@@ -60,16 +60,19 @@ def training_rows(
     tok,                         # the tokenizer
     rows:list[tuple[str,str]],   # n (prompt, completion) pairs
     max_length:int,              # tokens a row may have, end token included
+    names:list[str]|None=None,   # n row ids, for errors; None: the rows' numbers
 )->tuple[list[dict],int]:        # n dicts of `input_ids` and `labels`; how many prompts were cut on the left
     "Tokenised rows whose loss is on the completion and its end token"
-    for i,row in enumerate(rows):
+    names = range(len(rows)) if names is None else names
+    if len(names)!=len(rows): raise DataError(f"{len(rows)} training rows but {len(names)} names; give one name for each row")
+    for i,row in zip(names, rows):
         if len(row)!=2 or not all(isinstance(s, str) for s in row):
             raise DataError(f"training row {i}: a pair of strings (prompt, completion) is needed, not {row!r:.200}")
     out,cut = [],0
     prompts,completions = encode_prompts(tok, [p for p,_ in rows]), encode_completions(tok, [c for _,c in rows])
-    for i,(p,c) in enumerate(zip(prompts, completions)):
+    for i,(prompt,_),p,c in zip(names, rows, prompts, completions):
         room = max_length-len(c)
-        if room < 1: raise DataError(f"training row {i} ({rows[i][0]!r:.60}): its completion has {len(c)} tokens with the end token, "
+        if room < 1: raise DataError(f"training row {i} ({prompt!r:.60}): its completion has {len(c)} tokens with the end token, "
             f"and max_length is {max_length}; give the student a larger max_length or leave the row out")
         cut += len(p) > room
         p = cut_left(tok, p, room)
