@@ -209,10 +209,12 @@ def own_rng(
         finally: random.setstate(python); np.random.set_state(numpy)
 
 # %% ../nbs/06_student.ipynb #d6ea0349
-def _check_found(found, name):
+def _check_found(found, name, model):
     "A `StudentError` if a weight of the model was not in its files, where it would stay at random"
+    packed = {n:m for n,m in model.named_modules() if hasattr(getattr(m, 'weight', None), 'quant_state')}  # loaded without a look at the shape
+    odd = {(f'{n}.weight', m.weight.quant_state.shape, (m.out_features,m.in_features)) for n,m in packed.items()}
     wrong = {k:'is missing' for k in found['missing_keys']}
-    wrong |= {k:f'has shape {list(there)}, and config.json wants {list(want)}' for k,there,want in found['mismatched_keys']}
+    wrong |= {k:f'has shape {list(there)}, and config.json wants {list(want)}' for k,there,want in found['mismatched_keys']|odd if tuple(there)!=tuple(want)}
     if not wrong: return
     first = min(wrong)
     raise StudentError(f"the weights of {name} do not fit its config.json: {first} {wrong[first]}" +
@@ -232,7 +234,7 @@ def _read(self:Student, folder=None):
             output_loading_info=True, ignore_mismatched_sizes=True, **extra)
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
             raise StudentError(f"cannot load the weights of {name}: {_line(e)}") from e
-    _check_found(found, name)
+    _check_found(found, name, model)
     for m in model.modules():
         if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False
     ends = model.generation_config.eos_token_id

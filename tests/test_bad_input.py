@@ -22,7 +22,7 @@ files = {
     'not JSON on one line': ('f.jsonl', good + b'{"question": "half\n' + good, [':2', 'not JSON', '{"question": "half']),
     'a JSON list in lines': ('f.jsonl', b'[\n' + good + b']', [':1', 'one object on each line']),
     'a line that is no object': ('f.jsonl', good + b'"text"\n', [':2', "'text'", 'not an object']),
-    'missing column': ('f.jsonl', good + b'{"question": "q", "label": "x"}', [':2', "no column 'answer'", 'found: question, label', 'answer=NAME']),
+    'missing column': ('f.jsonl', good + b'{"question": "q", "label": "x"}', [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--answer NAME)']),
     'missing column in CSV': ('f.csv', b'Question,answer\nq,a\n', [':2', "no column 'question'", "did you mean 'Question'?"]),
     'a column twice': ('f.csv', b'question,answer,answer\nq,a,b\n', [':1', "'answer'"]),
     'duplicate ids': ('f.jsonl', b'{"id":"r7","question":"a","answer":"x"}\n{"id":"r7","question":"b","answer":"y"}\n', [':2', "'r7'", 'line 1']),
@@ -66,13 +66,15 @@ def test_no_such_file(tmp_path):
     jsonl(tmp_path/'seed.jsonl', row('q', 'a'))
     with pytest.raises(DataError, match="seeds.jsonl: no such file; did you mean 'seed.jsonl'"): read_rows(tmp_path/'seeds.jsonl')
     with pytest.raises(DataError, match='no such file'): read_rows(tmp_path/'nowhere'/'seed.jsonl')
+    with pytest.raises(DataError, match='this is a folder, and a file of rows is wanted'): Task.from_files(tmp_path)
 
 moods = [row(f'sentence {i}', ('glad', 'sad')[i%2]) for i in range(10)]
 
 def test_label_set_of_one(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *[row(f'q{i}', 'glad') for i in range(4)])
-    with pytest.raises(DataError, match="'glad': a label set of one"): Task.from_files(seed)
-    with pytest.raises(SettingError, match='label set of one'): Task.from_files(seed, labels=['glad'])
+    with pytest.raises(DataError, match="seed.jsonl: every seed row has the answer 'glad': a label set of one"): Task.from_files(seed)
+    for few in (['glad'], ['glad', 'Glad'], []):
+        with pytest.raises(SettingError, match='at least two different names'): Task.from_files(seed, labels=few, kind='label')
 
 def test_label_not_in_the_set(tmp_path):
     seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('q', 'sad'), row('r', 'gald'))
@@ -82,6 +84,14 @@ def test_label_not_in_the_set(tmp_path):
 def test_same_question_with_two_answers(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('sentence  3', 'glad', id='mine'))
     with pytest.raises(DataError, match="seed.jsonl:11: .*'sentence  3'.*'glad' here, but 'sad' at .*seed.jsonl:4; keep one"): Task.from_files(seed)
+
+def test_nearly_the_same_question_with_two_answers(tmp_path):
+    "Case and punctuation can make another question of it (C and C#), so both rows stay, and a note names them"
+    seed = jsonl(tmp_path/'seed.jsonl', *moods, row('q 0', 'glad'), row('Q 0.', 'sad'), row('q 1', 'sad'), row('Q 1', 'sad'))
+    task = Task.from_files(seed)
+    note, = [n for n in task.notes if 'two answers' in n]
+    assert len(task.seed) == 14 and note.startswith('kept 1 seed question with two answers')
+    assert f"{seed}:12: 'Q 0.' has 'sad', but 'q 0' at {seed}:11 has 'glad'" in note
 
 def test_seed_row_in_test(tmp_path):
     seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('Sentence 3!', 'sad'), row('other', 'glad'))
@@ -100,7 +110,7 @@ def test_worked_answer_without_its_number(tmp_path):
     with pytest.raises(DataError, match="seed.jsonl:2: '4': no number after ####; end the worked answer with"): Task.from_files(seed, kind='number')
 
 settings = [(dict(kind='labels'), "did you mean 'label'"), (dict(overlap='refused'), "did you mean 'refuse'"), (dict(labels='glad'), 'list of names'),
-            (dict(labels=[1, 2]), 'list of names'), (dict(kind='text', labels=['glad', 'sad']), "labels= is for kind='label'"), (dict(template='no place'), '{question}')]
+            (dict(labels=[1, 2]), 'list of names'), (dict(kind='text', labels=['glad', 'sad']), "labels (--labels) are for a task of kind 'label'"), (dict(labels=['glad', 'sad', ' ']), 'name 3 of 3 is empty'), (dict(template='no place'), '{question}')]
 
 @pytest.mark.parametrize('wrong,says', settings)
 def test_setting_of_own_task(tmp_path, wrong, says):

@@ -128,7 +128,35 @@ def test_broken_folders(base, tmp_path, broken):
     if broken == 'other tokenizer':
         config = json.loads((m/'config.json').read_text())
         (m/'config.json').write_text(json.dumps(config|dict(vocab_size=100)))
-    with pytest.raises(StudentError): Student(m).load_base()
+    with pytest.raises(StudentError) as e: Student(m).load_base()
+    assert len(e.value.args[0].splitlines()) == 1
+    if broken in ('empty', 'no tokenizer'): assert f"no {dict(empty='config.json').get(broken, 'tokenizer')}" in str(e.value)
+
+
+@pytest.mark.parametrize('quantize', [None, 'nf4'])
+@pytest.mark.parametrize('change,says', [(dict(num_hidden_layers=4), r'model.layers.2.input_layernorm.weight is missing, and so on for 18 weights'),
+                                         (dict(intermediate_size=192), r'model.layers.0.mlp.down_proj.weight has shape \[64, 128\], and config.json wants \[64, 192\]'),
+                                         (dict(tie_word_embeddings=False), r'lm_head.weight is missing; copy')])
+def test_weights_that_would_stay_random(base, tmp_path, quantize, change, says):
+    shutil.copytree(base, tmp_path/'m')
+    (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text())|change))
+    with pytest.raises(StudentError, match=says): Student(tmp_path/'m', quantize=quantize).load_base()
+
+
+@pytest.mark.parametrize('kind', ['bert', 't5', 'vit'])
+def test_models_that_do_not_write(base, tmp_path, kind):
+    shutil.copytree(base, tmp_path/'m')
+    (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text())|dict(model_type=kind)))
+    with pytest.raises(StudentError, match=f"type '{kind}', which does not write"): Student(tmp_path/'m')
+
+
+def test_loading_an_adapter_first_is_silent(base, tmp_path):
+    "A resumed run loads an adapter before it trains, so this is where the training libraries are first imported"
+    for how in (dict(), dict(quantize='nf4')):
+        s = Student(base, lora=4, steps=1, **how); s.train(ROWS); s.save(tmp_path/'a')
+        code = f"import sys; from llm2llm.student import Student; Student(sys.argv[1], lora=4, **{how}).load(sys.argv[2])"
+        done = subprocess.run([sys.executable, '-c', code, str(base), str(tmp_path/'a')], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
 def test_name_that_cannot_be_had(monkeypatch):
@@ -207,6 +235,8 @@ def test_bad_rows(base):
     for rows in ([], [('a',)], [('a', None)], ['ab'[:1]]):
         with pytest.raises(DataError): s.train(rows)
     with pytest.raises(DataError, match='training row 1.*max_length'): s.train([ROWS[0], ('q', ' word'*400)])
+    with pytest.raises(DataError, match=r"training row seed.csv:9 \('q'\).*max_length"): s.train([ROWS[0], ('q', ' word'*400)], names=['seed.csv:3', 'seed.csv:9'])
+    with pytest.raises(DataError, match='6 training rows but 1 names'): s.train(ROWS, names=['a'])
     with pytest.raises(SettingError): s.train(ROWS, restart='fresh')
     with pytest.raises(SettingError): s.train(ROWS, steps=0)
     with pytest.raises(SettingError): s.train(ROWS, epochs=-1)
