@@ -187,7 +187,7 @@ def _fit(self:LLM2LLM, rows, *names, goes_on=False):
     self._in_memory = None
     pairs = [(self.task.prompt(r), self.task.completion(r)) for r in rows]
     return self.student.train(pairs, seed=int(digest('train', self.dials.seed, *names)[:7], 16), steps=self._steps(),
-                              restart='continuous' if goes_on else 'scratch')
+                              restart='continuous' if goes_on else 'scratch', names=[r.id for r in rows])
 
 # %% ../nbs/07_loop.ipynb #7e2f0f3f
 @patch
