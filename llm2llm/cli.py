@@ -374,7 +374,10 @@ def demo(
     for path in (Path(out)/'accuracy_by_round.png', Path(out)/'accuracy_by_round.svg'):
         plot_compare(found).savefig(path, dpi=200)
         print(path)
-    for s in range(seeds): print(write_report(Path(out)/f'seed_{s}'/'llm2llm')[1])
+    for s in range(seeds): write_report(Path(out)/f'seed_{s}'/'llm2llm')
+    print(f"{Path(out)/'seed_0'/'llm2llm'/'report.html'} (and one for each other seed)\n\n"
+          'This does not show that aiming at mistakes is what helped. The control for that is a run with --select random\nand --match FOLDER; in the results notebooks it did as well or better.\n'
+          'Your own rows: llm2llm run --task own --data FILE --question COLUMN --answer COLUMN --student MODEL')
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=demo, run=run, report=report, score=score, tasks=tasks)
