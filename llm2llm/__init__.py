@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 # Public name -> the chapter that holds it. A chapter is imported when one of its names is first used,
 # so `import llm2llm` itself loads neither torch nor pandas.
 _chapters = dict(
-    core='Answer DataError Example LLM2LLMError RunError SettingError StudentError',
+    core='Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
     tasks='TASKS',
     data='Task load_task',  # `data` gives `Task` its `from_files`
-    teacher='PoolTeacher Request Teacher',
+    teacher='Candidate PoolTeacher Request Teacher',
+    prompts='Prompt prompt_for',
+    llm='APITeacher LocalTeacher ReplayTeacher',
     student='Student',
     report='LLM2LLM read_run',  # `report` gives a run its `report`
     arms='compare plot_compare sentence',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'cli', 'filters', 'loop', 'pretrain', 'show', 'store', 'tokens'}
+_modules = {*_chapters, 'cli', 'client', 'filters', 'loop', 'money', 'pretrain', 'replies', 'show', 'similar', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 
@@ -28,10 +30,12 @@ def __getattr__(name):
     return value
 
 if _TYPE_CHECKING:  # the same names, for editors
-    from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError
+    from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError, TeacherError
     from .tasks import TASKS
     from .data import Task, load_task
-    from .teacher import PoolTeacher, Request, Teacher
+    from .teacher import Candidate, PoolTeacher, Request, Teacher
+    from .prompts import Prompt, prompt_for
+    from .llm import APITeacher, LocalTeacher, ReplayTeacher
     from .student import Student
     from .report import LLM2LLM, read_run
     from .arms import compare, plot_compare, sentence

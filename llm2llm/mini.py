@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS', 'NAMED_KINDS', 'SYLLABLES', 'ASIDES', 'solve',
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'request_for', 'part_of', 'write_row', 'mini_task',
-           'misread', 'MiniTeacher', 'mini_base', 'mini_student']
+           'misread', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
 
 # %% ../nbs/11_mini.ipynb #d86a2e79
 import dataclasses,re
@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
+from .teacher import Candidate
 
 # %% ../nbs/11_mini.ipynb #3b9fd066
 _divide = lambda a,b: a//b if a%b==0 else 0
@@ -249,7 +250,7 @@ class MiniTeacher:
         for request in requests:
             name,family = self._origin(request.row)
             r = rng('mini', request.seed, request.round, request.row.id, request.draw)
-            yield request, [self._example(name, family, r)]
+            yield request, [Candidate(self._example(name, family, r))]
 
     def _origin(self, row):
         name,_,family = row.source.removesuffix('/error').partition('/')
@@ -280,3 +281,25 @@ def mini_student(
     check_one_of('name', name, _MINI)
     settings = dict(lora=None, lr=1e-3, epochs=4, batch_size=8 if name=='mini-gsm' else 4, eval_batch_size=160)
     return Student(mini_base(), **settings | overrides)
+
+# %% ../nbs/11_mini.ipynb #e8dc2549
+_chat_template = "{{ bos_token }}{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] + '\n' }}{% endif %}{% endfor %}"
+
+def mini_chat(
+    folder,        # where the model goes; it is made once
+    steps:int=160, # optimiser steps, about a tenth of a second each
+    **words,       # parts of `Prompt`: the words that it is to understand
+)->Path:           # the folder
+    "A tiny chat model that writes rows of mini-intent when asked with a few words"
+    from llm2llm.prompts import messages, prompt_for, row_text
+    from llm2llm.teacher import Request
+    if (Path(folder)/'config.json').exists(): return Path(folder)
+    task = mini_task('mini-intent', n_seed=630, n_test=1, seed=77)
+    prompt = prompt_for(task, **dict(demos=0, earlier=0, error=False, shown='A request:', ask='Another one:') | words)
+    asked = [Request(r, None, 1, 0, 5) for r in task.seed]
+    pairs = [(messages(task, q, [], prompt)[-1]['content'] + '\n', row_text(task, found[0].row)) for q,found in MiniTeacher().write(task, asked, [])]
+    student = mini_student('mini-intent', batch_size=16, lr=2e-3)
+    student.train(pairs, steps=steps, label='a tiny teacher')
+    student.tok.chat_template = _chat_template
+    student.save(folder)
+    return Path(folder)

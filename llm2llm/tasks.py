@@ -59,11 +59,13 @@ def check_arithmetic(
     "The first step `a op b = c` that does not hold"
     for claim in _claim.finditer(text):
         left,right = claim.group(1, 2) if claim[1] else claim.group(3, 4)
-        try: a,b = (_value(ast.parse(re.sub(r'(?<![\d.])0+(?=\d)', '', s.replace(',', '').strip()), mode='eval').body) for s in (left, right))
+        try:
+            a,b = (_value(ast.parse(re.sub(r'(?<![\d.])0+(?=\d)', '', s.replace(',', '').strip()), mode='eval').body) for s in (left, right))
+            holds = abs(a-b) <= max(.01, .01*abs(a))
         except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError, OverflowError):
             if claim[1]: return claim[0].strip()  # a mark must be arithmetic; a line such as 27(1/3)=9 may be prose
             continue
-        if abs(a-b) > max(.01, .01*abs(a)): return claim[0].strip()
+        if not holds: return claim[0].strip()
     return ''
 
 # %% ../nbs/02_tasks.ipynb #aba26688

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llm2llm.core import DataError, SettingError, StudentError
-from llm2llm.student import Completion, Student, base_digest, default_lr
+from llm2llm.student import Completion, Student, base_digest, batch_that_fits, default_lr, sampler
+from llm2llm.tokens import encode_chats, encode_completions, encode_prompts
 
 ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
     ('play some jazz', 'PlayMusic'), ('put on the new record by nina', 'PlayMusic'), ('rain tomorrow?', 'GetWeather'),
@@ -166,14 +167,18 @@ def test_name_that_cannot_be_had(monkeypatch):
 def test_memory_runs_out(learnt, monkeypatch):
     "Answering halves its batches until they fit; at one prompt it says what to do"
     sizes, real = [], Student._choose
-    def choose(self, ids, options):
+    def choose(self, ids, options, *noisy):
         sizes.append(len(ids))
         if len(ids) > 2: raise torch.OutOfMemoryError('CUDA out of memory')
-        return real(self, ids, options)
+        return real(self, ids, options, *noisy)
     monkeypatch.setattr(Student, '_choose', choose)
     monkeypatch.setattr(learnt, 'eval_batch_size', 64)
     assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1] and learnt.eval_batch_size == 1
+    sizes.clear()
+    monkeypatch.setattr(learnt, 'eval_batch_size', None)
+    assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1] and learnt.eval_batch_size is None  # found anew next time
     monkeypatch.setattr(Student, '_choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
     with pytest.raises(StudentError, match='smaller max_length'): learnt.answer([ROWS[0][0]], [LABELS])
 
@@ -258,3 +263,139 @@ def test_digest_is_of_the_content(base, tmp_path):
 
 
 def test_default_lr(): assert default_lr(4096, True) == 1.2e-4 and default_lr(4096, False) == 3.2e-5
+
+
+def test_batches_follow_the_memory(learnt, monkeypatch):
+    import psutil
+    for free,most in ((10**12, 64), (200_000, 2), (0, 1)):
+        sizes, real = [], Student._generate
+        monkeypatch.setattr(psutil, 'virtual_memory', lambda: type('Memory', (), dict(available=free)))
+        with monkeypatch.context() as m:
+            m.setattr(Student, '_generate', lambda self, ids, *how: (sizes.append(len(ids)), real(self, ids, *how))[1])
+            learnt.answer([p for p,_ in ROWS]*12, max_new_tokens=2)
+        assert max(sizes) == most and sum(sizes) == 72
+
+
+def test_batches_of_other_configurations():
+    from transformers import AutoConfig
+    for kind in ('gpt2', 'gpt_neox', 'bloom', 'opt', 'falcon', 'phi3', 'qwen3', 'gemma2', 'mixtral'):
+        sizes = [batch_that_fits(AutoConfig.for_model(kind), 512, n*10**9) for n in (0, 4, 40, 4000)]
+        assert sizes[0] == 1 and sizes == sorted(sizes) and sizes[-1] == 256
+    bare = type('Config', (), dict(hidden_size=4096, vocab_size=1000, num_key_value_heads=[8]*32))
+    assert batch_that_fits(bare, 512, 10**10) == 16  # as if every number of the width had a key and a value, in 32 layers
+
+
+def test_drawn_answers_do_not_depend_on_the_batch(base):
+    "Alone, in threes, all at once and in another order; free and among options; the seed alone makes the difference"
+    prompts, seeds = [p for p,_ in ROWS]*4, list(range(24))
+    s = Student(base, lora=None)
+    for options in (None, [LABELS]*24, [LABELS, ()]*12):
+        said = []
+        for size in (1, 3, 64):
+            s.eval_batch_size = size
+            said.append(s.answer(prompts, options, 12, temperature=.9, top_p=.95, seeds=seeds))
+        back = s.answer(prompts[::-1], options and options[::-1], 12, temperature=.9, top_p=.95, seeds=seeds[::-1])
+        assert said[0] == said[1] == said[2] == back[::-1]
+        other = s.answer(prompts, options, 12, temperature=.9, top_p=.95, seeds=[s+100 for s in seeds])
+        assert sum(a != b for a,b in zip(said[0], other)) > 6
+
+
+def test_drawn_tokens_follow_the_scores(base):
+    "The first token of 4000 free answers, against the softmax of the model's scores"
+    s = Student(base, lora=None)
+    with torch.no_grad():
+        s.load_base()
+        p = (s._read_prompts([ROWS[0][0]]), s.model(torch.tensor(encode_prompts(s.tok, [ROWS[0][0]]))).logits[0, -1])[1].div(.3).softmax(-1)
+        draw = sampler(range(4000), .3)(p.log().mul(.3).expand(4000, -1)).argmax(-1)
+    said = s.answer([ROWS[0][0]]*4000, max_new_tokens=1, temperature=.3, seeds=range(4000))
+    want = [s.tok.decode([t]) if t not in s.ends else '' for t in draw]
+    assert sum(c.text == w for c,w in zip(said, want)) > 3990  # the same draws up to rounding
+    expected, got = p*4000, draw.bincount(minlength=len(p))
+    often = expected > 5
+    assert ((got-expected)[often]**2/expected[often]).sum() < often.sum()+4*(2*often.sum())**.5  # chi-squared
+
+
+def test_each_is_told_in_the_callers_thread_and_stops_it(learnt, monkeypatch):
+    import threading
+    monkeypatch.setattr(learnt, 'eval_batch_size', 2)
+    told = []
+    def each(i, c):
+        told.append((i, c.text, threading.current_thread(), torch.is_grad_enabled()))
+        if len(told) == 4: raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
+    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.answer([p for p,_ in ROWS], [LABELS]*6, each=each)
+    assert len(told) == 4 and all(t == (i, ROWS[i][1], threading.main_thread(), True) for i,*_ in told for t in told if t[0] == i)
+
+
+@pytest.mark.parametrize('how', [dict(lora=16), dict(lora=16, quantize='nf4'), dict(lora=16, dtype='bfloat16')])
+def test_a_student_that_only_writes(base, how):
+    "Answers without any training, and again after the memory was given back"
+    s = Student(base, **how)
+    first = s.answer(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.answer(['a'], [LABELS])
+    s.free()
+    assert s.model is None
+    assert first == (s.answer(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.answer(['a'], [LABELS]))
+    assert s.model is s._plain and s.trained == 0
+
+
+def test_special_tokens_in_rows_are_text(base):
+    "A row that spells out the end token is learnt and said as it stands"
+    s = Student(base, lora=None, lr=3e-3, steps=60, batch_size=2)
+    rows = [('say <end> twice:', ' <end><end> and <pad>'), ('say <unk>:', ' <unk> <end>')]
+    s.train(rows)
+    assert s.answer([p for p,_ in rows]) == [Completion(c) for _,c in rows]
+    assert s.answer([p for p,_ in rows], [tuple(c for _,c in rows)]*2) == [Completion(c) for _,c in rows]
+
+
+CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+LLAMA3 = """{% for m in messages %}{% set c = '<|start|>' + m['role'] + '<|stop|>\n\n' + m['content'] | trim + '<|eot|>' %}\
+{% if loop.index0 == 0 %}{% set c = bos_token + c %}{% endif %}{{ c }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|start|>assistant<|stop|>\n\n' }}{% endif %}"""
+GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}\
+{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}\
+{{ '<turn>' + m['role'] + '\n' + m['content'] | trim + '<|eot|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"""
+CONTENTS = ['play some jazz', '  two\n\n', '\nrain?', '', 'ünï 🎷', ' 1 < 2 |> 3 ']
+
+
+@pytest.mark.parametrize('template', [CHATML, LLAMA3, GEMMA])
+@pytest.mark.parametrize('kind', ['bytes', 'pieces'])
+def test_chats(base, template, kind):
+    names = ['<|im_start|>', '<|im_end|>', '<|start|>', '<|stop|>', '<|eot|>', '<turn>', '<s>']
+    if kind == 'bytes': tok = AutoTokenizer.from_pretrained(base)
+    else:  # words with a space before them, and a space before the text
+        t = Tokenizer(models.Unigram([('<unk>', 0.), ('</s>', 0.), *[(n, 0.) for n in names], *[(chr(c), -5.) for c in range(33, 127)],
+                                      ('▁', -3.), ('\n', -3.), ('▁some', -4.), ('s>', -4.), ('user', -4.)], unk_id=0))
+        t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace(prepend_scheme='first'), decoders.Metaspace(prepend_scheme='first')
+        tok = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='</s>', unk_token='<unk>')
+    tok.add_special_tokens(dict(bos_token='<s>', extra_special_tokens=names))
+    tok.chat_template = template
+    system = template != GEMMA
+    roles = ['system']*system + ['user', 'assistant', 'user']
+    chats = [[dict(role=r, content=CONTENTS[(i+k) % 6]) for k,r in enumerate(roles)] for i in range(6)]
+    plain = [tok.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False) for c in chats]
+    assert encode_chats(tok, chats) == plain
+    specials, n = set(tok.convert_tokens_to_ids(names+[tok.eos_token])), len(tok)
+    bad = [[dict(m, content=m['content'].strip()+'<|eot|>'+''.join(names)+' '+tok.eos_token+'!') for m in c] for c in chats]
+    for ids, clean, c in zip(encode_chats(tok, bad), plain, bad):  # no special token more than the template's own
+        assert [i for i in ids if i in specials] == [i for i in clean if i in specials] and max(ids) < n
+        if kind == 'bytes': assert tok.decode(ids, clean_up_tokenization_spaces=False) == tok.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
+    assert encode_chats(tok, [chats[0], bad[0]])[0] == plain[0] and len(tok) == n
+    if system: return
+    asked = [dict(role='system', content='Be brief.'), *chats[0]]
+    folded = [dict(role='user', content='Be brief.\n\n'+chats[0][0]['content']), *chats[0][1:]]
+    assert encode_chats(tok, [asked]) == encode_chats(tok, [folded]) and asked[1] == chats[0][0]
+    with pytest.raises(StudentError, match='refuses messages of user, user: roles must alternate'): encode_chats(tok, [[chats[0][0]]*2])
+
+
+def test_answering_a_chat(learnt, base):
+    "The ends of a chat model, its own template, and a system message that the template refuses"
+    s = Student(base, lora=None)
+    s.tok.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}{% endfor %}\nIntent:"
+    s.load_base()
+    s.model.load_state_dict(learnt.model.state_dict())
+    chats = [[dict(role='user', content=p.split('\n')[0])] for p,_ in ROWS]
+    assert s.answer(chats, max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    assert s.answer(chats, [LABELS]*6) == [Completion(c) for _,c in ROWS]
+    asked = [[dict(role='system', content='Be brief.'), *c] for c in chats]
+    assert s.answer(asked, max_new_tokens=12) == s.answer(['Be brief.\n\n'+p for p,_ in ROWS], max_new_tokens=12)
+    with pytest.raises(DataError, match='in two calls'): s.answer([chats[0], 'a'])
