@@ -17,6 +17,7 @@ _chapters = dict(
     student='Student',
     report='LLM2LLM read_run',  # `report` gives a run its `report`
     arms='compare plot_compare sentence',
+    estimate='cost',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
 _modules = {*_chapters, 'cli', 'client', 'filters', 'loop', 'money', 'pretrain', 'replies', 'show', 'similar', 'store', 'tokens'}
@@ -39,6 +40,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .student import Student
     from .report import LLM2LLM, read_run
     from .arms import compare, plot_compare, sentence
+    from .estimate import cost
     from .mini import MiniTeacher, mini_base, mini_student, mini_task
 
 def __dir__(): return sorted({*globals(), *_home, *_modules})

@@ -168,10 +168,11 @@ def _teaching(self:LLM2LLM):
     "The teacher opened on the run's folder, where it can be"
     if not hasattr(self.teacher, 'open'): yield; return
     self.teacher.open(self.folder.path)
-    try:
-        yield
-        if (spent := asdict(self.teacher.spent())) != self._spent(): self.folder.log(spent=spent)
-    finally: self.teacher.close()
+    try: yield
+    finally:
+        spent = asdict(self.teacher.spent())
+        self.teacher.close()
+        if spent != self._spent(): self.folder.log(spent=spent)
 
 @patch
 def _spent(self:LLM2LLM):
