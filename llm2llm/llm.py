@@ -18,7 +18,7 @@ from .replies import Replies, Reply, Spent, request_key
 from .tasks import Task
 from .teacher import Candidate, Request
 
-# %% ../nbs/06a_llm.ipynb #9b2c40f2
+# %% ../nbs/06a_llm.ipynb #d24c0b3d
 class LLMTeacher:
     "A language model that writes new examples"
     frees_student = False # does it need the memory that the student holds?
@@ -28,22 +28,22 @@ class LLMTeacher:
         prompt:dict|Prompt=None,  # parts of the prompt to replace: fields of `Prompt`
         temperature:float=1.,     # of sampling, >= 0
         top_p:float=1.,           # share of the probability that is sampled from, above 0, at most 1
-        max_tokens:int=None,      # of a reply; None: by the length of the seed rows
+        reply_tokens:int=None,    # most tokens of a reply; None: by the length of the seed rows
         form:str='auto',          # how to reply: 'json' (by schema), 'text', or 'auto': found out
     ):
         check_one_of('protocol', protocol, PROTOCOLS), check_one_of('form', form, ('auto', 'json', 'text'))
-        if max_tokens is not None: check_whole('max_tokens', max_tokens, 16)
+        if reply_tokens is not None: check_whole('reply_tokens', reply_tokens, 16)
         for name,v,low,high in (('temperature', temperature, -1e-9, 2.), ('top_p', top_p, 0., 1.)):
             if isinstance(v, bool) or not isinstance(v, (int, float)) or not low < v <= high: raise SettingError(f"{name} must be a number {'of at least' if low < 0 else 'above'} {max(low, 0.):g}, at most {high:g}, not {v!r}")
         prompt = asdict(prompt) if isinstance(prompt, Prompt) else prompt or {}
         prompt_for(Task('any', 'text', '{question}'), protocol, **prompt)  # a misspelt part is an error now
         self.model = self.name = model
-        self.protocol,self.prompt,self.temperature,self.top_p,self.max_tokens,self.form = protocol,prompt,temperature,top_p,max_tokens,form
+        self.protocol,self.prompt,self.temperature,self.top_p,self.reply_tokens,self.form = protocol,prompt,temperature,top_p,reply_tokens,form
         self.replies = None
 
     def settings(self)->dict: # JSON-able
         "What makes its output"
-        return dict(name=self.name, kind=self.kind, protocol=self.protocol, prompt=json.loads(json.dumps(self.prompt)), temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, form=self.form)
+        return dict(name=self.name, kind=self.kind, protocol=self.protocol, prompt=json.loads(json.dumps(self.prompt)), temperature=self.temperature, top_p=self.top_p, reply_tokens=self.reply_tokens, form=self.form)
 
     def check(self, task:Task): "Nothing to refuse"
     def limits(self)->dict: return {}
@@ -51,10 +51,10 @@ class LLMTeacher:
 
     def reply_limit(self, task:Task)->int: # tokens of a reply
         "Twice the longest seed row, counted at three bytes a token, and room for the form"
-        if self.max_tokens: return self.max_tokens
+        if self.reply_tokens: return self.reply_tokens
         return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed)//3)
 
-# %% ../nbs/06a_llm.ipynb #06fc098c
+# %% ../nbs/06a_llm.ipynb #41cdc217
 def _draw(q): return [q.seed, q.round, q.draw]
 def _sizes(prompt): return list(dict.fromkeys([prompt.demos, prompt.demos//2, 0]))  # what is tried when a prompt is too long
 
@@ -87,7 +87,7 @@ def _vote(self:LLMTeacher, task, row, replies):
     costs = [_cost(r) for r in replies if isinstance(r, Reply)]
     return missing or sum(read_solution(task, row, r.text)==task.gold(row) for r in replies), {k: sum(c.get(k, 0) for c in costs) for k in {k for c in costs for k in c}}
 
-def _cost(reply): return {k:v for k,v in dict(usd=reply.usd, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens).items() if v is not None}
+def _cost(reply): return {k:v for k,v in dict(usd=reply.usd and round(reply.usd, 10), prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens).items() if v is not None}
 
 
 def read_solution(task, row, text:str)->str|None: # as `Task.parse` gives it
@@ -115,7 +115,7 @@ def spent(self:LLMTeacher)->Spent: return self.replies.spent()
 LLMTeacher.__enter__ = lambda self: self
 LLMTeacher.__exit__ = lambda self, *error: self.close()
 
-# %% ../nbs/06a_llm.ipynb #21b4a81d
+# %% ../nbs/06a_llm.ipynb #50a187e2
 class APITeacher(LLMTeacher):
     "A model behind an OpenAI-compatible endpoint"
     kind = 'api'
@@ -126,7 +126,7 @@ class APITeacher(LLMTeacher):
         key_env:str='OPENAI_API_KEY', # the variable that holds the key
         max_usd:float=None,      # cap on money for the whole run, USD
         max_requests:int=None,   # cap on HTTP requests, those that fail included
-        max_total_tokens:int=None, # cap on prompt and completion tokens together
+        max_tokens:int=None,     # cap on prompt and completion tokens together
         max_seconds:float=None,  # cap on seconds with a request under way
         price=None,              # USD per million prompt and completion tokens; None: a table
         concurrency:int=16,      # requests in flight
@@ -136,10 +136,10 @@ class APITeacher(LLMTeacher):
         retries:int=10,          # further attempts after a failed one
         headers:dict=None,       # further HTTP headers, never recorded
         body:dict=None,          # further fields of a request's body
-        **prompting,             # protocol, prompt, temperature, top_p, max_tokens, form: see `LLMTeacher`
+        **prompting,             # protocol, prompt, temperature, top_p, reply_tokens, form: see `LLMTeacher`
     ):
         super().__init__(model, **prompting)
-        caps = Limits(max_usd, max_requests, max_total_tokens, max_seconds)
+        caps = Limits(max_usd, max_requests, max_tokens, max_seconds)
         self.client = Client(model, base_url, api_key, key_env, headers, body, concurrency, rpm, tpm, timeout, retries, price, caps)
         self._loop,self._jobs,self._met = None,{},None
 
@@ -260,7 +260,7 @@ def verify(self:APITeacher,
     got = dict(self._gather({(r.id, i): ask(r, i) for r in rows for i in range(k)}, 'verification'))
     return {r.id: self._vote(task, r, [got[r.id, i] for i in range(k)]) for r in rows}
 
-# %% ../nbs/06a_llm.ipynb #04935e47
+# %% ../nbs/06a_llm.ipynb #4d28591e
 class LocalTeacher(LLMTeacher):
     "A chat model of Hugging Face on this machine"
     kind,frees_student = 'local',True
@@ -272,7 +272,7 @@ class LocalTeacher(LLMTeacher):
         batch_size:int=None,     # prompts at a time; None: by the free memory
         max_length:int=None,     # tokens of prompt and reply; None: what the model can do, at most 8192
         revision:str=None,       # branch, tag or commit of a model on the Hub
-        **prompting,             # protocol, prompt, temperature, top_p, max_tokens: see `LLMTeacher`
+        **prompting,             # protocol, prompt, temperature, top_p, reply_tokens: see `LLMTeacher`
     ):
         super().__init__(str(model), **prompting)
         if self.form=='json': raise SettingError("a local model is asked in text form; leave form out")
@@ -328,7 +328,7 @@ def verify(self:LocalTeacher, task, rows, k):
     if todo: self._answer(todo, sampling, 'verification')
     return {r.id: self._vote(task, r, [self.replies.get(keys[r.id, i]) for i in range(k)]) for r in rows}
 
-# %% ../nbs/06a_llm.ipynb #b7d34831
+# %% ../nbs/06a_llm.ipynb #f101a230
 class ReplayTeacher(LLMTeacher):
     "The recorded replies of an earlier run"
     kind = 'replay'
@@ -338,7 +338,7 @@ class ReplayTeacher(LLMTeacher):
         path = Path(folder)
         self.record = Replies(path/'replies.sqlite' if path.is_dir() or not path.suffix else path, read_only=True)
         if not (made := self.record.notes.get('teacher')): raise SettingError(f"{self.record.path} does not say which teacher made it; give the folder of a run that has written rows")
-        super().__init__(made['name'], **{k: made[k] for k in ('protocol', 'prompt', 'temperature', 'top_p', 'max_tokens')}, form=self.record.notes.get('form') or ('text' if made['kind']=='local' else made['form']))
+        super().__init__(made['name'], **{k: made[k] for k in ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens')}, form=self.record.notes.get('form') or ('text' if made['kind']=='local' else made['form']))
         self.made,self._used = made,set()
         self.by_row = {}
         for key,row in self.record.db.execute("select key, row from replies where row != '' and draw not like '%verify%' order by rowid"): self.by_row.setdefault(row, []).append(key)
