@@ -254,7 +254,7 @@ def text(
 )->str:               # table, headline and notes
     "The report of a run for a terminal"
     import textwrap
-    df,say = table(record),[headline(record)]
+    df,say = table(record),[headline(record)] + ([p] if not remarks and (p := _paid(record)) else [])
     short = summary(record, reasons=False)
     ways = [(summary(record),2), (short,2), (short,1), (short.drop(columns='seconds', errors='ignore'),1)]
     best = next((t for t in (text_table(*w) for w in ways) if max(map(len, t.split('\n'))) <= width), text_table(*ways[-1]))
