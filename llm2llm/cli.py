@@ -13,7 +13,8 @@ import argparse,inspect,json,os,re,shlex,sys,types,typing
 from pathlib import Path
 from fastcore.docments import docments
 from .core import Answer, Example, LLM2LLMError, RunError, SettingError, check_whole, progress, unknown
-from .loop import LLM2LLM, SELECT, Dials
+from .dials import SELECT, Dials
+from .loop import LLM2LLM
 
 # %% ../nbs/12_cli.ipynb #b00ca51e
 def _type(annotation):

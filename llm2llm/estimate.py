@@ -10,7 +10,7 @@ import json,math
 from dataclasses import dataclass
 from pathlib import Path
 from .core import Answer, Example, RunError, SettingError
-from .loop import Dials
+from .dials import Dials
 from .money import prompt_bound
 from .prompts import row_text, solve_messages
 from .replies import Replies
