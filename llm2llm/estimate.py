@@ -116,7 +116,7 @@ def cost(
     k = dials.verify
     p,c = (tuple(n[i]*(one[w][i] + k*check[w][i]) for i in range(3)) for w in (0, 1))
     price = getattr(getattr(teacher, 'client', None), 'price', None)
-    usd = (0., 0., 0.) if price is None else tuple(price(math.ceil(a), math.ceil(b)) for a,b in zip(p, c)) if price.known else None
+    usd = (0., 0., 0.) if price is None else tuple(x*(1+k)*price(math.ceil(a/x/(1+k)), math.ceil(b/x/(1+k))) if x else 0. for x,a,b in zip(n, p, c)) if price.known else None
     return Estimate(teacher.name, tuple(x*(1+k) for x in n), p, c, usd, repr(price).partition(': ')[2] if price else 'on this machine', tuple(_notes(teacher, usd, rates, found, tokens, k, dials)))
 
 # %% ../nbs/09b_estimate.ipynb #e0caec87

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['LLMTeacher', 'read_solution', 'APITeacher', 'LocalTeacher', 'ReplayTeacher']
 
-# %% ../nbs/06a_llm.ipynb #2c416645
-import asyncio,json,queue,re
+# %% ../nbs/06a_llm.ipynb #114bdbac
+import asyncio,json,queue,re,sys,time
 from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .client import Client, Loop, Refused, find_key
-from .core import SettingError, check_one_of, check_whole, digest, progress, rng
-from .money import LimitReached, Limits, Price, check_price
-from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text, shown_messages, solve_messages
-from .replies import Replies, Reply, Spent, request_key
+from .core import SettingError, check_one_of, check_whole, digest, progress, watched
+from .money import LimitReached, Limits, check_price
+from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text, shown_messages, solve_messages, without_thoughts
+from .replies import Replies, Reply, request_key
 from .tasks import Task
 from .teacher import Candidate, Request
 
@@ -54,12 +54,14 @@ class LLMTeacher:
         if self.reply_tokens: return self.reply_tokens
         return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed)//3)
 
-# %% ../nbs/06a_llm.ipynb #41cdc217
+# %% ../nbs/06a_llm.ipynb #e1948a02
 def _draw(q): return [q.seed, q.round, q.draw]
 def _sizes(prompt): return list(dict.fromkeys([prompt.demos, prompt.demos//2, 0]))  # what is tried when a prompt is too long
 
 @patch
-def _sampling(self:LLMTeacher, task): return dict(max_tokens=self.reply_limit(task), temperature=self.temperature, top_p=self.top_p)
+def _sampling(self:LLMTeacher, task):
+    "Sampling parameters; those that are any endpoint's default are left out, since some models take no others"
+    return dict(max_tokens=self.reply_limit(task)) | (dict(temperature=self.temperature) if self.temperature != 1 else {}) | (dict(top_p=self.top_p) if self.top_p != 1 else {})
 
 @patch
 def request(self:LLMTeacher,
@@ -77,26 +79,27 @@ def request(self:LLMTeacher,
 def read(self:LLMTeacher, task, q, reply:Reply, key=''): # the `Candidate` of a reply
     "The candidate that a reply holds, with what it cost"
     if reply.problem: return Candidate(reason='too long for the teacher')
-    found = read_reply(task, q.row, reply.text, reply.finish, reply.refusal)
+    try: found = read_reply(task, q.row, reply.text, reply.finish, reply.refusal)
+    except (RecursionError, ValueError, TypeError) as e: found = Candidate(reason=f'the reply cannot be read: {type(e).__name__}', text=reply.text)
     return replace(found, cost=_cost(reply), row=found.row and replace(found.row, source=f'reply {key}'))
 
 @patch
 def _vote(self:LLMTeacher, task, row, replies):
     "How many solutions come to a row's answer (or why some are missing), and what they cost"
-    missing = next((str(r) or 'not recorded' for r in replies if not isinstance(r, Reply)), None)
+    missing = next((str(r) or 'not recorded' for r in replies if not isinstance(r, Reply)), None) or next(('too long for the teacher' for r in replies if r.problem), None)
     costs = [_cost(r) for r in replies if isinstance(r, Reply)]
-    return missing or sum(read_solution(task, row, r.text)==task.gold(row) for r in replies), {k: sum(c.get(k, 0) for c in costs) for k in {k for c in costs for k in c}}
+    return missing or sum(read_solution(task, row, r.text)==task.gold(row) for r in replies), {k: sum(c.get(k, 0) for c in costs) for k in dict.fromkeys(k for c in costs for k in c)}
 
 def _cost(reply): return {k:v for k,v in dict(usd=reply.usd and round(reply.usd, 10), prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens).items() if v is not None}
 
 
 def read_solution(task, row, text:str)->str|None: # as `Task.parse` gives it
     "The answer in a teacher's solution"
-    said = re.sub(r'<think>.*?(</think>|\Z)', '', text, flags=re.S).strip()
+    said = without_thoughts(text).strip()
     last = said.split('\n')[-1].strip(' *_.')
     return next((a for s in (said, last, last.rpartition(':')[2].strip(' *')) if (a := task.parse(s, row)) is not None), None)
 
-# %% ../nbs/06a_llm.ipynb #2f6de494
+# %% ../nbs/06a_llm.ipynb #1930dc6d
 @patch
 def open(self:LLMTeacher, folder): # the run's folder
     "Find the replies that are kept in `folder`"
@@ -107,9 +110,6 @@ def open(self:LLMTeacher, folder): # the run's folder
 def close(self:LLMTeacher):
     if self.replies: self.replies.close()
     self.replies = None
-
-@patch
-def spent(self:LLMTeacher)->Spent: return self.replies.spent()
 
 
 LLMTeacher.__enter__ = lambda self: self
@@ -150,14 +150,13 @@ class APITeacher(LLMTeacher):
         check_price(self.client.limits, self.client.price)
     def __repr__(self): return f'APITeacher({self.model} at {self.client.base_url})'
 
-# %% ../nbs/06a_llm.ipynb #73f20422
+# %% ../nbs/06a_llm.ipynb #a7daf329
 @patch
 def open(self:APITeacher, folder):
     LLMTeacher.open(self, folder)
-    if self.client.limits.max_usd is not None and (n := self.replies.spent(self.client.price).unpriced):
-        raise SettingError(f"{n} replies in {self.replies.path} have no price, so max_usd cannot be kept; give price=(IN, OUT)")
     self._loop,self._jobs,self._first,self._met = Loop(),{},asyncio.Lock(),None
-    self._loop.call(self._connect())
+    try: self._loop.call(self._connect())
+    except BaseException: self._loop.stop(); self._loop = None; LLMTeacher.close(self); raise
     return self
 
 @patch
@@ -167,33 +166,34 @@ async def _connect(self:APITeacher):
 
 @patch
 def close(self:APITeacher):
-    if self._loop:
-        self._halt()
-        self._loop.call(self.client.close())
-        self._loop.stop()
-    self._loop = None
-    LLMTeacher.close(self)
+    try:
+        if self._loop: self._halt(); self._loop.call(self.client.close())
+    finally:
+        if self._loop: self._loop.stop()
+        self._loop = None
+        LLMTeacher.close(self)
 
 @patch
 def _halt(self:APITeacher):
     "Start nothing new and wait for what is under way"
+    if not self._loop: return
+    if (n := len(self.client._sending)) and watched(): print(f'waiting for {n} replies that are under way; Ctrl-C again leaves at once', file=sys.stderr)
     self._loop.call(self.client.halt())
     self._jobs = {}
 
-
-@patch
-def spent(self:APITeacher)->Spent: return self.replies.spent(self.client.price)
-
-# %% ../nbs/06a_llm.ipynb #3af26a54
+# %% ../nbs/06a_llm.ipynb #f3c2880d
 @patch
 async def _form(self:APITeacher, task, q, have):
     if self.form != 'auto': return self.form
     async with self._first:
-        if known := self.replies.notes.get('form'): return known
+        if known := self.client.noted('form'): return known
         try: reply,_ = await self._send(task, q, have, 'json')
         except Refused: await self._send(task, q, have, found := 'text')   # raises if it was not the schema
-        else: found = 'text' if reply.finish=='stop' and not (reply.refusal or reply.problem) and reply.text.lstrip()[:1] not in ('{', '`', '<') else 'json'
-        self.replies.note('form', found)
+        else:
+            said = without_thoughts(reply.text).strip()
+            if not said or reply.finish != 'stop' or reply.refusal or reply.problem: return 'json'  # says nothing of the form; the next one may
+            found = 'json' if said[0] in '{`' else 'text'
+        self.client.note('form', found)
         return found
 
 @patch
@@ -208,6 +208,10 @@ async def _send(self:APITeacher, task, q, have, form):
 @patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
+    for form in ('json', 'text') if self.form=='auto' else (self.form,):   # kept from an endpoint that took another form
+        for demos in _sizes(self.prompt_of(task)):
+            chat,schema,sampling = self.request(task, q, have, form, demos)
+            if found := self.replies.get(key := self.client.key(chat, _draw(q), schema, **sampling)): return found, key
     try: return await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e: raise SettingError(f"{self.client.base_url} refuses a JSON schema: {self.client.clean(str(e))}; use form='text'") from None
 
@@ -292,7 +296,7 @@ class LocalTeacher(LLMTeacher):
         self.replies.note('teacher', self.settings())
         return self
 
-# %% ../nbs/06a_llm.ipynb #7823a977
+# %% ../nbs/06a_llm.ipynb #9fb8a0e7
 @patch
 def _fits(self:LocalTeacher, task, q, have):
     "Messages that leave room for the reply, and their key; None if even the shortest do not"
@@ -304,10 +308,14 @@ def _fits(self:LocalTeacher, task, q, have):
 @patch
 def _answer(self:LocalTeacher, todo, sampling, label):
     "Have the model reply to {key: (chat, row id, draw)}; each reply is kept as it comes"
+    from llm2llm.tokens import encode_chats, encode_completions
     keys = list(todo)
+    tok,start = self.chat.tok,time.time()
     def keep(i, said):
         chat,row,draw = todo[keys[i]]
-        self.replies.keep(keys[i], Reply(said.text, 'length' if said.truncated else 'stop'), dict(messages=chat, params=sampling), row, draw)
+        counts = len(encode_chats(tok, [chat])[0]), len(encode_completions(tok, [said.text])[0])
+        reply = Reply(problem='context') if said.cut else Reply(said.text, 'length' if said.truncated else 'stop', '', '', *counts, 0., round(time.time()-start, 3))
+        self.replies.keep(keys[i], reply, dict(messages=chat, params=sampling), row, draw)
     try: self.chat.answer([chat for chat,_,_ in todo.values()], None, sampling['max_tokens'], label, each=keep,
                           temperature=self.temperature, top_p=self.top_p, seeds=[int(k[:8], 16) for k in keys])
     finally: self.chat.free()
@@ -328,7 +336,7 @@ def verify(self:LocalTeacher, task, rows, k):
     if todo: self._answer(todo, sampling, 'verification')
     return {r.id: self._vote(task, r, [self.replies.get(keys[r.id, i]) for i in range(k)]) for r in rows}
 
-# %% ../nbs/06a_llm.ipynb #f101a230
+# %% ../nbs/06a_llm.ipynb #a1d4e83b
 class ReplayTeacher(LLMTeacher):
     "The recorded replies of an earlier run"
     kind = 'replay'
@@ -338,7 +346,7 @@ class ReplayTeacher(LLMTeacher):
         path = Path(folder)
         self.record = Replies(path/'replies.sqlite' if path.is_dir() or not path.suffix else path, read_only=True)
         if not (made := self.record.notes.get('teacher')): raise SettingError(f"{self.record.path} does not say which teacher made it; give the folder of a run that has written rows")
-        super().__init__(made['name'], **{k: made[k] for k in ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens')}, form=self.record.notes.get('form') or ('text' if made['kind']=='local' else made['form']))
+        super().__init__(made['name'], **{k: made[k] for k in ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens')}, form='text' if made['kind']=='local' else made['form'])
         self.made,self._used = made,set()
         self.by_row = {}
         for key,row in self.record.db.execute("select key, row from replies where row != '' and draw not like '%verify%' order by rowid"): self.by_row.setdefault(row, []).append(key)
@@ -346,30 +354,32 @@ class ReplayTeacher(LLMTeacher):
     def settings(self): return super().settings() | dict(made_by=self.made['kind'], replies=digest(sorted(k for keys in self.by_row.values() for k in keys)))
     def open(self, folder): self._used = set(); return self
     def close(self): pass
-    def spent(self): return Spent()
     def __repr__(self): return f'ReplayTeacher({self.model}, {len(self.record)} replies)'
 
-# %% ../nbs/06a_llm.ipynb #5b72f8b7
+# %% ../nbs/06a_llm.ipynb #0013c39c
 @patch
 def _keys(self:ReplayTeacher, task, q, have):
+    "The keys that a request may have in the record"
     for demos in _sizes(self.prompt_of(task)):
         for form in ([self.form] if self.form != 'auto' else ['json', 'text']):
             chat,schema,sampling = self.request(task, q, have, form, demos)
             yield request_key(self.model, chat, sampling | (self.made.get('body') or {}) | (dict(schema=schema) if schema else {}), _draw(q))
 
 @patch
-def _recorded(self:ReplayTeacher, task, q, have):
-    "The key of the reply that serves for a request, or None"
-    for key in self._keys(task, q, have):
-        if (r := self.record.get(key)) and not r.problem: return key
-    return next((k for k in self.by_row.get(q.row.id, []) if k not in self._used and not self.record.get(k).problem), None)
+def _exact(self:ReplayTeacher, task, q, have):
+    "The key of the recorded reply to just this request, or None; of several sizes the one that was not too long"
+    there = [k for k in self._keys(task, q, have) if self.record.get(k)]
+    return next((k for k in there if not self.record.get(k).problem), there[0] if there else None)
 
 @patch
 def write(self:ReplayTeacher, task, requests, have):
+    "Candidates from the record, exact matches first"
+    found = {q: self._exact(task, q, have) for q in requests}
+    self._used |= {k for k in found.values() if k}
     for q in requests:
-        key = self._recorded(task, q, have)
-        self._used.add(key)
-        yield q, [self.read(task, q, self.record.get(key), key) if key else Candidate(reason='not recorded')]
+        if not found[q]: found[q] = next((k for k in self.by_row.get(q.row.id, []) if k not in self._used and not self.record.get(k).problem), None)
+        self._used.add(found[q])
+        yield q, [self.read(task, q, self.record.get(found[q]), found[q]) if found[q] else Candidate(reason='not recorded')]
 
 @patch
 def verify(self:ReplayTeacher, task, rows, k):

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from .core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
 from .dials import Dials, budget_of, deal, requests, targets
 from .filters import Filter, reason
-from .replies import Spent
 from .store import RunFolder, content_digest, read_jsonl, write_json, write_jsonl
 from .tasks import Task
 from .teacher import Candidate, Request
@@ -66,16 +65,7 @@ def _teaching(self:LLM2LLM):
     if not hasattr(self.teacher, 'open'): yield; return
     self.teacher.open(self.folder.path)
     try: yield
-    finally:
-        spent = asdict(self.teacher.spent())
-        self.teacher.close()
-        if spent != self._spent(): self.folder.log(spent=spent)
-
-@patch
-def _spent(self:LLM2LLM):
-    "What the log says was spent on the teacher"
-    lines = read_jsonl(self.folder/'log.jsonl') if (self.folder/'log.jsonl').exists() else []
-    return next((l['spent'] for l in reversed(lines) if 'spent' in l), asdict(Spent()))
+    finally: self.teacher.close()
 
 # %% ../nbs/07_loop.ipynb #1ed220e0
 @patch
@@ -184,20 +174,20 @@ def _early(self:LLM2LLM, r, rows, counts):
 
 # %% ../nbs/07_loop.ipynb #6220bd71
 @patch
-def _candidates(self:LLM2LLM, r, rows, asked):
-    "A line for each candidate, with the verdict of the filter; and their rows by id"
-    judge,got,out,written = Filter(self.task, [x for x in rows if x.round], self.dials.near or None, self.dials.decontaminate),{},[],{}
+def _candidates(self:LLM2LLM, r, rows, asked, judge):
+    "A line for each candidate, with what the filter says of it alone; and their rows by id"
+    got,out,written = {},[],{}
     for q,found in self.teacher.write(self.task, asked, rows):
         got[q] = found
-        for c in found: c.row is None or judge.alone(c.row, q.row)
+        for c in found: c.row is None or judge.alone(c.row, q.row)   # while other replies are under way
     for q in asked:
         lineage = dict(parent=q.row.parent or q.row.id, round=r+1, teacher=self.teacher.name, cause=q.answer.completion if q.answer else '')
         for j,c in enumerate(got.get(q) or [Candidate(reason='nothing written')]):
             id = f'{q.row.id}.r{r+1}.{q.draw}' + (f'.{j}' if j else '')
             if c.row is None: line = dict(id=id, **lineage, text=c.text, verdict=c.reason)
             else:
-                written[id] = row = replace(c.row, id=id, **lineage)
-                line = to_dict(row) | dict(verdict=judge(row, q.row))
+                written[id] = replace(c.row, id=id, **lineage), q.row
+                line = to_dict(written[id][0]) | dict(verdict=judge.alone(c.row, q.row) or 'kept')
             out.append({k:v for k,v in line.items() if v != ''} | c.cost)
     return out,written
 
@@ -206,10 +196,12 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
         if getattr(self.teacher, 'frees_student', False): self.student.free(); self._in_memory = None
-        out,written = self._candidates(r, rows, asked)
+        judge = Filter(self.task, [x for x in rows if x.round], self.dials.near, self.dials.decontaminate)
+        out,written = self._candidates(r, rows, asked, judge)
         still = lambda: [c for c in out if c['verdict']=='kept']
         if self.dials.verify: self._verify(still(), written)
         if self.dials.only_wrong: self._only_wrong(r, rows, student, still(), written)
+        for c in still(): c['verdict'] = judge(*written[c['id']])   # duplicates within the batch, in the order of the requests
         for c in still()[len(out) if left is None else left:]: c['verdict'] = 'over budget'
         write_jsonl(path, out)
     limits = getattr(self.teacher, 'limits', dict)()   # with more money, what was not asked is asked
@@ -220,11 +212,11 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
 @patch
 def _verify(self:LLM2LLM, lines, written):
     "New verdicts for rows that the teacher does not solve to the same answer most of the time"
-    k,found = self.dials.verify,self.teacher.verify(self.task, [written[c['id']] for c in lines], self.dials.verify)
+    k,found = self.dials.verify,self.teacher.verify(self.task, [written[c['id']][0] for c in lines], self.dials.verify)
     for c in lines:
         n,cost = found[c['id']]
         for name,v in cost.items(): c[name] = c.get(name, 0) + v
-        if isinstance(n, str): c['verdict'] = f'not verified: {n}'
+        if isinstance(n, str): c['verdict'] = f'not asked: {n}, so not verified' if 'reached' in n else f'not verified: {n}'
         elif 2*n <= k: c['verdict'] = f"the teacher's own solutions differ: {n} of {k} agree"
 
 @patch
@@ -232,7 +224,7 @@ def _only_wrong(self:LLM2LLM, r, rows, student, lines, written):
     "New verdicts for rows that the student answers rightly"
     if not lines: return
     self._load(student)
-    said = self._ask([written[c['id']] for c in lines], rows, names=(r, 'new'))
+    said = self._ask([written[c['id']][0] for c in lines], rows, names=(r, 'new'))
     for c,a in zip(lines, said):
         if a.correct: c['verdict'] = 'the student gets it right'
 

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Price', 'Limits', 'LimitReached', 'check_price', 'prompt_bound', 'Budget']
 
-# %% ../nbs/04c_money.ipynb #079634d0
-import asyncio,time
+# %% ../nbs/04c_money.ipynb #ff834ef6
+import asyncio,json,time
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from .core import LLM2LLMError, SettingError, check_whole
 from .replies import Spent
 
-# %% ../nbs/04c_money.ipynb #bca26275
+# %% ../nbs/04c_money.ipynb #e83d014e
 class Price:
     "What tokens of a model cost"
     def __init__(self,
@@ -32,6 +32,7 @@ class Price:
         usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached or None)
         try: found = calc_price(usage, self.model, provider_api_url=self.base_url, genai_request_timestamp=when)
         except LookupError: return None
+        if found.model_price.input_mtok is None or found.model_price.output_mtok is None: return None  # half a price is none
         return float(found.total_price)
 
     @property
@@ -51,16 +52,16 @@ class Price:
 
     def __repr__(self):
         if not self.known: return f'{self.model}: price unknown'
-        return f"{self.model}: {self(10**6, 0):g} USD per million prompt tokens, {self(0, 10**6):g} per million completion tokens ({self.source.split(' ')[0]})"
+        return f"{self.model}: {1000*self(1000, 0):g} USD per million prompt tokens, {1000*self(0, 1000):g} per million completion tokens ({self.source})"
 
-# %% ../nbs/04c_money.ipynb #43c18933
+# %% ../nbs/04c_money.ipynb #b8af6644
 @dataclass(frozen=True)
 class Limits:
     "Caps of a whole run, its resumed parts included; None is no cap"
     max_usd:float|None = None    # USD, >= 0
     max_requests:int|None = None # HTTP requests, those that fail included, >= 0
     max_tokens:int|None = None   # prompt and completion tokens, >= 0
-    max_seconds:float|None = None# with at least one request under way, >= 0
+    max_seconds:float|None = None# with a request under way; none is started that would likely end later, >= 0
 
     def __post_init__(self):
         for name in ('max_requests', 'max_tokens'):
@@ -82,16 +83,16 @@ def check_price(
     raise SettingError(f"max_usd is set, but the price of {price.model!r} at {price.base_url} is not in the table (genai-prices); give it: "
                        "price=(IN, OUT) (--price IN,OUT), USD per million prompt and completion tokens, 0,0 for your own machine")
 
-# %% ../nbs/04c_money.ipynb #98b59fb1
+# %% ../nbs/04c_money.ipynb #fddf0a64
 def prompt_bound(
     messages:list[dict],  # chat messages
     schema:dict|None=None,# a JSON schema that is sent with them
+    body:dict|None=None,  # further fields of the request
 )->int:
     "An upper bound on a prompt's tokens"
-    import json
-    return sum(len(m['content'].encode('utf-8', 'surrogatepass')) for m in messages) + (len(json.dumps(schema)) if schema else 0) + 256
+    return sum(len(m['content'].encode('utf-8', 'surrogatepass')) for m in messages) + sum(len(json.dumps(x)) for x in (schema, body) if x) + 256
 
-# %% ../nbs/04c_money.ipynb #d0ebe6cf
+# %% ../nbs/04c_money.ipynb #ced8cf67
 class Budget:
     "What is spent and reserved of a run's caps"
     def __init__(self,
@@ -99,7 +100,7 @@ class Budget:
         spent:Spent=Spent(),# what earlier processes spent
     ):
         self.limits,self.usd,self.tokens,self.requests = limits,spent.usd+spent.lost_usd,spent.tokens,spent.requests
-        self.replies,self._seconds,self._since,self.reserved,self._change = spent.replies,spent.seconds,None,{},asyncio.Condition()
+        self.replies,self._seconds,self._since,self.reserved,self._change,self.slowest = spent.replies,spent.seconds,None,{},asyncio.Condition(),0.
 
     def seconds(self): return self._seconds + (time.monotonic()-self._since if self._since else 0.)
 
@@ -108,7 +109,7 @@ class Budget:
         if l.max_requests is not None and self.requests+1 > l.max_requests: return 'max_requests'
         if l.max_usd is not None and round(self.usd + sum(u for u,_ in held) + (usd or 0.) - l.max_usd, 9) > 0: return 'max_usd'
         if l.max_tokens is not None and self.tokens + sum(t for _,t in held) + tokens > l.max_tokens: return 'max_tokens'
-        if l.max_seconds is not None and self.seconds() >= l.max_seconds: return 'max_seconds'
+        if l.max_seconds is not None and self.seconds()+self.slowest >= l.max_seconds: return 'max_seconds'
 
     async def reserve(self,
         usd:float|None, # worst case; None if the price is unknown
@@ -125,11 +126,11 @@ class Budget:
             self.requests += 1
             return held
 
-    async def settle(self, held, usd:float|None, tokens:int, reply:bool=False): # what it took in truth
+    async def settle(self, held, usd:float|None, tokens:int, reply:bool=False, seconds:float=0.): # what it took in truth
         "Put the true cost in place of a reservation"
         async with self._change:
             del self.reserved[held]
-            self.usd,self.tokens,self.replies = self.usd + (usd or 0.), self.tokens+tokens, self.replies+reply
+            self.usd,self.tokens,self.replies,self.slowest = self.usd + (usd or 0.), self.tokens+tokens, self.replies+reply, max(self.slowest, seconds)
             if not self.reserved: self._seconds,self._since = self.seconds(),None
             self._change.notify_all()
 

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'RULES', 'KIND_RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS', 'Prompt', 'prompt_for', 'row_text',
-           'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages', 'read_reply', 'solve_messages']
+           'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages', 'without_thoughts',
+           'read_reply', 'solve_messages']
 
-# %% ../nbs/04a_prompts.ipynb #00c40981
+# %% ../nbs/04a_prompts.ipynb #32ad9b80
 import json,re
 from dataclasses import dataclass, fields, replace
 from .core import Example, SettingError, check_one_of, check_whole, rng, unknown
-from .tasks import Task, fold
+from .tasks import Task, parse_label
 from .teacher import Candidate, Request
 
-# %% ../nbs/04a_prompts.ipynb #4768e180
+# %% ../nbs/04a_prompts.ipynb #5f985e31
 @dataclass(frozen=True)
 class Prompt:
     "The parts of a prompt to a teacher"
@@ -30,8 +31,14 @@ class Prompt:
     turn:tuple[str,...] = () # a fixed exchange before all that: what the user said, what the teacher replied
 
     def __post_init__(self):
-        for name in ('demos', 'earlier'): check_whole(f'prompt: {name}', getattr(self, name))
-        object.__setattr__(self, 'rules', tuple(self.rules)), object.__setattr__(self, 'turn', tuple(self.turn))
+        for name in ('rules', 'turn'):
+            v = getattr(self, name)
+            object.__setattr__(self, name, (v,) if isinstance(v, str) else tuple(v))
+        for f in fields(self):
+            v = getattr(self, f.name)
+            if f.type is int: check_whole(f'prompt: {f.name}', v)
+            elif not isinstance(v, f.type if isinstance(f.type, type) else tuple): raise SettingError(f"prompt: {f.name} must be {'true or false' if f.type is bool else 'text'}, not {v!r}")
+            elif isinstance(v, tuple) and not all(isinstance(x, str) for x in v): raise SettingError(f"prompt: {f.name} must be a list of texts, not {v!r}")
         if len(self.turn) not in (0, 2): raise SettingError(f"prompt: turn must be two texts, what the user said and what the teacher replied, not {len(self.turn)}")
 
 # %% ../nbs/04a_prompts.ipynb #86bfedda
@@ -172,25 +179,32 @@ def shown_messages(chat:list[dict])->str: # what `llm2llm prompt` prints
     "Chat messages as a person reads them"
     return '\n\n'.join(f"[{m['role']}]\n{m['content']}" for m in chat)
 
-# %% ../nbs/04a_prompts.ipynb #d0144bff
+# %% ../nbs/04a_prompts.ipynb #808d7134
 def _objects(value):
     "The dicts with a question in a JSON value, outermost first"
-    if isinstance(value, dict):
-        if any(k.lower()=='question' for k in value): yield {k.lower():v for k,v in value.items()}
-        else: yield from (o for v in value.values() for o in _objects(v))
-    if isinstance(value, list): yield from (o for v in value for o in _objects(v))
+    todo = [value]
+    while todo:
+        v = todo.pop()
+        if isinstance(v, dict) and any(k.lower()=='question' for k in v): yield [(k.lower(), x) for k,x in v.items()]
+        elif isinstance(v, (dict, list)): todo += list(v.values() if isinstance(v, dict) else v)[::-1]
+
+def _pairs(found):
+    "A JSON object as a dict; a key that stands twice keeps both values, so that nobody chooses between two examples"
+    out = {}
+    for k,v in found: out[k if k not in out else f'second {k}'] = v
+    return out
 
 def _json_rows(text):
     "The rows that stand in a text as JSON, and whether there was any JSON object"
-    decoder,at,rows,seen = json.JSONDecoder(strict=False),0,[],False
+    decoder,at,rows,seen = json.JSONDecoder(strict=False, object_pairs_hook=_pairs),0,[],False
     while (at := text.find('{', at)) >= 0:
         try: value,at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError): at += 1; continue
-        rows += _objects(value)
+        rows += map(dict, _objects(value))
         seen |= bool(value)
     return rows, seen
 
-_heading = re.compile(r'^[ \t>*_#-]*(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?[*_]*[ \t]*:[*_]*[ \t]*', re.I|re.M)
+_heading = re.compile(r'^[ \t>*_#-]*+(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?[*_]*[ \t]*:[*_]*[ \t]*', re.I|re.M)
 
 def _text_rows(text):
     "The rows that stand in a text behind headings"
@@ -204,13 +218,15 @@ def _text_rows(text):
         rows[-1][name] = value
     return rows
 
-# %% ../nbs/04a_prompts.ipynb #f51dc76c
-_end_tokens = re.compile(r'(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
+# %% ../nbs/04a_prompts.ipynb #8ddb88b8
+_solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|calculation|result)[*_]*[ \t]*:', re.I|re.M)
+_end_tokens = re.compile(r'(?<!\s)(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
 
 def _answer(task, text):
     "The answer of a reply without what the teacher says after it"
-    if task.kind=='number' and (m := re.match(r'.*?####[^\n]*', text, re.S)): return m[0].strip()
-    if task.kind=='label': return text.strip().split('\n')[0].strip(' *_.')
+    if task.kind=='number' and (m := re.match(r'.*?####[^\n]*', text, re.S)): return re.sub(r'\*\*(####[^\n*]*)\*\*$', r'\1', m[0].strip())
+    if task.kind=='label' and parse_label(line := text.strip().split('\n')[0], task.labels) is None: return line.strip(' *_.')
+    if task.kind=='label': return line.strip()
     if task.kind=='choice': return text.strip().split('\n\n')[0].strip()
     return text.strip()
 
@@ -222,11 +238,16 @@ def _row(task, like, fields):
     if odd := [k for k in want if not isinstance(fields[k], str)]: return f'wrong fields: {odd[0]} is not text'
     answer,question = _answer(task, fields['answer']), fields['question'].strip()
     if (m := re.fullmatch(r'(["“])([^"“”]+)["”]', question)): question = m[2].strip()
+    if _solves.search(question): return 'wrong fields: a solution in the question'
     if task.kind != 'choice': return Example('', question, answer)
     choices = [answer, *(_answer(task, fields[k]) for k in wrong)]
     return Example('', question, answer, tuple(rng('choices', question).sample(choices, len(choices))))
 
-# %% ../nbs/04a_prompts.ipynb #203e5235
+# %% ../nbs/04a_prompts.ipynb #7e2c41c7
+def without_thoughts(text:str)->str: # what stands after `</think>`; some templates open the thought themselves
+    "A reply without what its model thought aloud"
+    return re.sub(r'<think>.*', '', text.rpartition('</think>')[2], flags=re.S)
+
 def read_reply(
     task:Task,        # says what a row looks like
     like:Example,     # the row that was asked about: how many choices it has
@@ -236,7 +257,7 @@ def read_reply(
 )->Candidate:         # a row without id, or the reason why there is none
     "The new example in a teacher's reply"
     if refusal or finish=='content_filter': return Candidate(reason=f"refused: {refusal or 'content filter'}", text=text)
-    said = _end_tokens.sub('', re.sub(r'<think>.*?(</think>|\Z)', '', text, flags=re.S)).strip()
+    said = _end_tokens.sub('', without_thoughts(text)).strip()
     if not said: return Candidate(reason='cut off at the token limit' if finish=='length' else 'empty reply', text=text)
     rows,seen = _json_rows(said)
     if not rows and not (seen and said[0]=='{'):

@@ -38,10 +38,10 @@ def request_key(
     text = json.dumps([model, messages, params, draw], sort_keys=True, ensure_ascii=False)
     return sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]
 
-# %% ../nbs/04b_replies.ipynb #73f0748d
+# %% ../nbs/04b_replies.ipynb #3e2d8fdc
 _TABLES = '''
 create table if not exists attempts(id integer primary key, key text, started real, ended real, outcome text,
-                                    prompt_tokens integer, completion_tokens integer, usd real, worst_tokens integer, worst_usd real);
+                                    prompt_tokens integer, completion_tokens integer, usd real, worst_prompt integer, worst_completion integer, worst_usd real);
 create table if not exists replies(key text primary key, row text, draw text, request text, reply text);
 create table if not exists notes(name text primary key, value text) without rowid;'''
 
@@ -54,7 +54,8 @@ class Replies:
         self.path,self._pending,self._flushing,self._lock = Path(path),[],None,Lock()
         if read_only and not self.path.is_file(): raise RunError(f"{path}: there are no recorded replies; give the folder of a run that an API or a local model taught")
         with self._errors():
-            self.db = sqlite3.connect(f'{self.path.absolute().as_uri()}?mode={"ro" if read_only else "rwc"}', uri=True, check_same_thread=False, isolation_level=None)
+            mode = 'mode=rwc' if not read_only else 'mode=ro' if self.path.with_name(self.path.name+'-wal').exists() else 'mode=ro&immutable=1'  # a closed record may lie in a folder that nobody may write
+            self.read_only,self.db = read_only,sqlite3.connect(f'{self.path.absolute().as_uri()}?{mode}', uri=True, check_same_thread=False, isolation_level=None)
             if not read_only: self.db.execute('pragma journal_mode=wal'), self.db.execute('pragma synchronous=full'), self.db.executescript(_TABLES)
             self._known = {k: Reply(**json.loads(r)) for k,r in self.db.execute('select key, reply from replies')}
             self._ids = itertools.count(1 + (self.db.execute('select max(id) from attempts').fetchone()[0] or 0))
@@ -67,7 +68,12 @@ class Replies:
 
     def __len__(self): return len(self._known)
     def get(self, key:str)->Reply|None: return self._known.get(key)
-    def close(self): self.db.close()
+    def forget_problems(self): # what did not fit may fit now; asking costs nothing
+        self._known = {k:r for k,r in self._known.items() if not r.problem}
+    def close(self):
+        try: self.read_only or self.db.execute('pragma journal_mode=delete')  # one file is left
+        except sqlite3.OperationalError: pass  # somebody reads it; the next one to close it tidies up
+        self.db.close()
 
 # %% ../nbs/04b_replies.ipynb #3348855c
 @patch
@@ -98,16 +104,16 @@ async def _flush(self:Replies):
             if not done.done(): done.set_result(None) if error is None else done.set_exception(error)
     self._flushing = None
 
-# %% ../nbs/04b_replies.ipynb #d934cae8
+# %% ../nbs/04b_replies.ipynb #a88d9410
 @patch
 async def begin(self:Replies,
     key:str,            # of the request
-    worst_tokens:int,   # the most tokens it can take
+    worst:tuple[int,int], # the most prompt and completion tokens it can take
     worst_usd:float|None, # the most it can cost; None if the price is unknown
 )->int:                 # number of the attempt
     "Write down that a request is about to be sent"
     i = next(self._ids)
-    await self._write(('insert into attempts(id, key, started, worst_tokens, worst_usd) values(?,?,?,?,?)', (i, key, time.time(), worst_tokens, worst_usd)))
+    await self._write(('insert into attempts(id, key, started, worst_prompt, worst_completion, worst_usd) values(?,?,?,?,?,?)', (i, key, time.time(), *worst, worst_usd)))
     return i
 
 @patch
@@ -124,9 +130,9 @@ async def end(self:Replies,
     r = reply or Reply()
     lines = [('update attempts set ended=?, outcome=?, prompt_tokens=?, completion_tokens=?, usd=? where id=?',
               (time.time(), outcome, r.prompt_tokens, r.completion_tokens, r.usd, attempt))]
-    if reply: lines.append(('insert or ignore into replies values(?,?,?,?,?)', (key, row, json.dumps(draw), json.dumps(request, ensure_ascii=False), json.dumps(asdict(reply)))))
+    if reply: lines.append(('insert or replace into replies values(?,?,?,?,?)', (key, row, json.dumps(draw), json.dumps(request, ensure_ascii=False), json.dumps(asdict(reply)))))
     await self._write(*lines)
-    if reply: self._known.setdefault(key, reply)
+    if reply: self._known[key] = reply
 
 @patch
 def keep(self:Replies,
@@ -134,7 +140,7 @@ def keep(self:Replies,
 ):
     "Keep a reply that was made on this machine, for nothing"
     now = time.time()
-    self._commit([('insert into attempts values(?,?,?,?,?,?,?,?,?,?)', (next(self._ids), key, now-reply.seconds, now, 'reply', reply.prompt_tokens, reply.completion_tokens, 0., 0, 0.)),
+    self._commit([('insert into attempts values(?,?,?,?,?,?,?,?,?,?,?)', (next(self._ids), key, now-reply.seconds, now, 'reply', reply.prompt_tokens, reply.completion_tokens, 0., 0, 0, 0.)),
                   ('insert or ignore into replies values(?,?,?,?,?)', (key, row, json.dumps(draw), json.dumps(request, ensure_ascii=False), json.dumps(asdict(reply))))])
     self._known.setdefault(key, reply)
 
@@ -148,7 +154,7 @@ def note(self:Replies,
     self.notes[name] = value
     self._commit([('insert or replace into notes values(?,?)', (name, json.dumps(value)))])
 
-# %% ../nbs/04b_replies.ipynb #2f4ac849
+# %% ../nbs/04b_replies.ipynb #7518aa5a
 @dataclass(frozen=True)
 class Spent:
     "What a run has spent on its teacher so far"
@@ -157,7 +163,7 @@ class Spent:
     prompt_tokens:int = 0
     completion_tokens:int = 0
     usd:float = 0.        # of the replies whose price is known
-    unpriced:int = 0      # replies whose price is not known
+    unpriced:int = 0      # replies and lost requests whose price is not known
     lost_tokens:int = 0   # at most so many tokens of requests that got no reply may have been billed
     lost_usd:float = 0.   # and so much money
     seconds:float = 0.    # with at least one request under way
@@ -177,12 +183,16 @@ def spent(self:Replies,
 )->Spent:
     "The sum of all attempts"
     out,spans = dict.fromkeys(('replies', 'prompt_tokens', 'completion_tokens', 'usd', 'unpriced', 'lost_tokens', 'lost_usd'), 0),[]
-    rows = self.db.execute('select started, ended, outcome, prompt_tokens, completion_tokens, usd, worst_tokens, worst_usd from attempts').fetchall()
-    for started,ended,outcome,prompt,completion,usd,worst_tokens,worst_usd in rows:
+    rows = self.db.execute('select started, ended, outcome, prompt_tokens, completion_tokens, usd, worst_prompt, worst_completion, worst_usd from attempts').fetchall()
+    for started,ended,outcome,prompt,completion,usd,most,most_completion,worst_usd in rows:
         if ended: spans.append((started, ended))
         if outcome=='refused': continue
-        if outcome!='reply': out['lost_tokens'] += worst_tokens; out['lost_usd'] += worst_usd or 0.; continue
-        if usd is None and price: usd = price(prompt or 0, completion or 0)
+        if outcome!='reply':
+            if worst_usd is None and price: worst_usd = price(most, most_completion)
+            out['lost_tokens'] += most+most_completion; out['lost_usd'] += worst_usd or 0.; out['unpriced'] += worst_usd is None
+            continue
+        prompt,completion = most if prompt is None else prompt, most_completion if completion is None else completion  # not counted: the worst case
+        if usd is None and price: usd = price(prompt, completion)
         out['replies'] += 1; out['unpriced'] += usd is None; out['usd'] += usd or 0.
-        out['prompt_tokens'] += prompt or 0; out['completion_tokens'] += completion or 0
+        out['prompt_tokens'] += prompt; out['completion_tokens'] += completion
     return Spent(requests=len(rows), seconds=_union(spans), **out)

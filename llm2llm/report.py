@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from .core import RunError, SettingError
 from .filters import reason
 from .loop import LLM2LLM
+from .replies import Replies
 from .show import INK, METHOD_COLORS, RC, Picture, clean, html_table, mark, markdown_table, name_lines, one
 from .show import panels, percent_axis, round_axis, span, text_table
 from .store import read_jsonl, write_text
@@ -66,9 +67,12 @@ class RunRecord:
     def picked(self): # number of the round whose student is the result; None before the first round's end
         return self.final.get('picked_round', self.rounds[-1]['round'] if self.rounds else None)
     @property
-    def money(self): # what the log says was spent on the teacher; None if nothing was
-        s = next((l['spent'] for l in reversed(self.log) if 'spent' in l), None)
-        return s if s and s['requests'] else None
+    def money(self): # what was spent on the teacher, a `Spent`; None if nothing was
+        if not (self.path/'replies.sqlite').exists(): return None
+        record = Replies(self.path/'replies.sqlite', read_only=True)
+        spent = record.spent()
+        record.close()
+        return spent if spent.requests else None
     def score(self, k, split): # counts of round `k` on 'seed', 'dev' or 'test'; None if not scored
         return next((m['scores'].get(split) for m in self.rounds if m['round']==k), None)
 
@@ -240,10 +244,10 @@ def _paid(record):
     "What the teacher cost, in a sentence; '' if it cost nothing"
     if not (s := record.money): return ''
     kept = sum(m.get('kept', 0) for m in record.rounds)
-    out = f"The teacher: {s['replies']:,} replies to {s['requests']:,} requests, {s['prompt_tokens']:,} prompt and {s['completion_tokens']:,} completion tokens"
-    if s['usd']: out += f", ${s['usd']:.4f}" + (f", ${s['usd']/kept:.5f} for each of {kept} kept rows" if kept else '')
-    if s['unpriced']: out += f", the price of {s['unpriced']:,} unknown"
-    if s['lost_tokens']: out += f"; requests without a reply may have cost up to {s['lost_tokens']:,} tokens" + (f" (${s['lost_usd']:.4f})" if s['lost_usd'] else '') + " more"
+    out = f"The teacher: {s.replies:,} replies to {s.requests:,} requests, {s.prompt_tokens:,} prompt and {s.completion_tokens:,} completion tokens"
+    if s.usd: out += f", ${s.usd:.4f}" + (f", ${s.usd/kept:.5f} for each of {kept} kept rows" if kept else '')
+    if s.unpriced: out += f", the price of {s.unpriced:,} unknown"
+    if s.lost_tokens: out += f"; requests without a reply may have cost up to {s.lost_tokens:,} tokens" + (f" (${s.lost_usd:.4f})" if s.lost_usd else '') + " more"
     return out + '.'
 
 # %% ../nbs/09_report.ipynb #15710441

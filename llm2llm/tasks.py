@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from .core import Answer, DataError, Example, SettingError, check_one_of, unknown
 
 # %% ../nbs/02_tasks.ipynb #c53f7557
-_number = re.compile(r'''\s*(?:\*\*|=)?\s*                     # markdown bold or an equals sign
-    (?P<sign>[-+]?)\s*(?:\\?[$£€¥₹]|US\$|USD|EUR|GBP|Rs\.?)?\s*(?P<sign2>[-+]?)\s*  # sign and currency, either order
+_number = re.compile(r'''\s*+(?:\*\*|=)?\s*+                     # markdown bold or an equals sign
+    (?P<sign>[-+]?)\s*+(?:\\?[$£€¥₹]|US\$|USD|EUR|GBP|Rs\.?)?\s*+(?P<sign2>[-+]?)\s*+  # sign and currency, either order
     (?P<number>[0-9]+(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?|[0-9]+(?![0-9,]*,[0-9])(?:\.[0-9]+)?|\.[0-9]+)''', re.X)
 _not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ['’][0-9] | [^\S\n]*[xX]\b
     | [^\S\n]*(?:[-+*/×÷=^:,–—]|or\b|to\b|and\b(?=[^\S\n]*[0-9]+[^\S\n]*/))[^\S\n]*[$£€]?[0-9.(]

@@ -109,7 +109,7 @@ def training_rows(
 def _render(tok, chat):
     "A chat as its template writes it, up to where the answer begins"
     from jinja2 import TemplateError
-    try: return tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    try: return tok.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)  # where a template knows the switch
     except TemplateError as e:
         roles = [m['role'] for m in chat]
         if roles[:2]!=['system','user']: raise StudentError(f"the chat template refuses messages of {', '.join(roles)}: {e}") from e

@@ -243,6 +243,7 @@ class Server:
             return writer.close()
         if fault == 'drip':
             for i in range(0, len(data), step := len(data)//10 + 1):
+                if writer.is_closing(): break
                 writer.write(data[i:i+step])
                 await asyncio.sleep(self.o.drip/10)
         # A client that closes later than this counts as served: only it can know whether it has read the reply.

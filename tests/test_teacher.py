@@ -49,7 +49,15 @@ def write(folder, url, n=24, task=TASK, **settings):
 def attempts(folder):
     with sqlite3.connect(folder/'replies.sqlite') as db:
         db.row_factory = sqlite3.Row
-        return [dict(r) for r in db.execute('select * from attempts order by id')]
+        found = [dict(r) for r in db.execute('select * from attempts order by id')]
+    for a in found: a.setdefault('worst_tokens', a.get('worst_prompt', 0) + a.get('worst_completion', 0))
+    return found
+
+
+def form_of(folder):
+    "The form that was found out"
+    with sqlite3.connect(folder/'replies.sqlite') as db: [found] = db.execute("select value from notes where name like 'form%'")
+    return json.loads(found[0])
 
 
 def kept_replies(folder):
@@ -259,7 +267,10 @@ def test_nothing_is_left_behind(tmp_path):
         with pytest.raises(TeacherError): list(teacher.write(TASK, asked(100), []))
         teacher.close()
         time.sleep(.1)
-    assert not asyncio.all_tasks(loop)
+    left = asyncio.all_tasks(loop)
+    for t in left: t.cancel()
+    if left: loop.run_until_complete(asyncio.wait(left))
+    assert not left
 
 
 # What endpoints can do
@@ -280,8 +291,9 @@ def test_too_long(share, tmp_path):
         found, spent = write(tmp_path/'r', s.url, prompt=prompt)
         kept, n = kept_replies(tmp_path/'r'), s.stats()['requests']
         assert n == sum(1 + (4, 2, 0, None).index(w) - (w is None) for w in wanted.values())
+        paid_for = s.stats()['paid']['times']
         again, _ = write(tmp_path/'r', s.url, prompt=prompt)
-        assert s.stats()['requests'] == n and again == found
+        assert s.stats()['paid']['times'] == paid_for == sum(w is not None for w in wanted.values()) and again == found
     for q,c in found.items():
         if wanted[q] is None: assert (c.row, c.reason, c.cost) == (None, 'too long for the teacher', {})
         else: assert kept[c.row.source.removeprefix('reply ')][0]['messages'] == messages(TASK, q, [], parts, 'json', wanted[q])
@@ -304,9 +316,7 @@ def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
         stats = s.stats()
         assert stats['requests'] == 24 + more and stats['statuses'].get('400', 0) == (schema == 'no')
         assert all(c.row for c in found.values())
-        replies = Replies(tmp_path/'r'/'replies.sqlite')
-        assert replies.notes['form'] == form
-        replies.close()
+        assert form_of(tmp_path/'r') == form
         again, _ = write(tmp_path/'r', s.url, form='auto')
         assert again == found and s.stats()['requests'] == 24 + more
         write(tmp_path/'r', s.url, 30, form='auto')  # six new ones: the form is known
@@ -321,10 +331,7 @@ def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
 @fault('an empty first reply counts as text: the endpoint obeys schemas')
 def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
     with Stub(odd=1, odd_only='empty') as s: write(tmp_path/'r', s.url, form='auto')
-    replies = Replies(tmp_path/'r'/'replies.sqlite')
-    notes = dict(replies.notes)
-    replies.close()
-    assert notes['form'] == 'json'
+    assert form_of(tmp_path/'r') == 'json'
 
 
 @pytest.mark.parametrize('form,concurrency', [('auto', 16), ('text', 1),
@@ -388,6 +395,46 @@ def test_a_run_with_odd_replies(form, tmp_path):
     for row in run.rows():
         assert '<|' not in row.question + row.answer
         assert row.round == 0 or row.question in known or (form == 'json' and row.question.startswith('1. '))  # see test_each_odd_content
+
+
+ROW = json.dumps(dict(question='Ann has 3 pens and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7'))
+
+
+@fault('content in parts, as some endpoints send it, or of another type, is kept as it is and raises a TypeError, then and whenever the run goes on')
+@pytest.mark.parametrize('parts', [[dict(type='text', text=ROW)], [dict(type='thinking', thinking='…'), dict(type='text', text=ROW)], 5])
+def test_content_that_is_not_text(parts, tmp_path):
+    with Answering(lambda headers, body: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, retries=0)
+    [c] = found.values()
+    assert c.row if isinstance(parts, list) else c.reason
+
+
+@pytest.mark.parametrize('count', [pytest.param('9', marks=fault('a count that is not a number raises a TypeError')),
+                                   pytest.param(-500, marks=fault('a negative count gives budget back')), None])
+def test_a_count_of_tokens_that_is_none(count, tmp_path):
+    "It counts as the worst case"
+    def reply(headers, body):
+        status, r = said(ROW)
+        r['usage'] = dict(prompt_tokens=count, completion_tokens=9)
+        return status, r
+    with Answering(reply) as s, api(s.url, price=PRICE).open(tmp_path) as t:
+        [(_, [c])] = t.write(TASK, asked(1), [])
+        assert c.row and t.client.budget.tokens == attempts(tmp_path)[0]['worst_tokens'] - kept_replies(tmp_path).popitem()[1][0]['params']['max_tokens'] + 9
+
+
+@fault('many requests in flight that each take 100 tokens more than their bound raise the bound by 100 each')
+def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
+    def reply(headers, body):
+        time.sleep(.2)
+        status, r = said(ROW)
+        r['usage']['prompt_tokens'] = prompt_bound(body['messages'], body['response_format']['json_schema']['schema']) + 100
+        return status, r
+    with Answering(reply) as s, api(s.url, price=PRICE).open(tmp_path) as t:
+        list(t.write(TASK, asked(12), []))
+        assert (t.client.noted('excess') if hasattr(t.client, 'noted') else t.client.excess) == 100
+
+
+@fault('a Retry-After-Ms that is not a number raises a ValueError')
+def test_a_retry_after_that_is_none(): assert client_module.retry_after({'retry-after-ms': '1.2.3'}) is None
 
 
 @fault('half a surrogate pair in a reply is kept, and no tokenizer takes it: the run cannot go on')
@@ -455,7 +502,7 @@ def test_more_tokens_than_allowed(tmp_path):
     "An endpoint that writes more than the limit is left at once; what it was paid stays within the cap"
     with Stub(overrun=.5, latency=.03, jitter=.03) as s:
         for _ in range(3):
-            with pytest.raises(TeacherError, match='more than the .* that the request allows, so no cap can be kept'):
+            with pytest.raises(TeacherError, match=r'wrote \d+ tokens.*cap.* cannot be kept|so no cap can be kept'):
                 write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.1, max_tokens=60_000)
         stats, n = s.stats(), len(attempts(tmp_path/'r'))
     assert stats['requests'] <= n < 60 and paid(stats)['max_tokens'] <= 60_000 and paid(stats)['max_usd'] <= .1
@@ -484,7 +531,18 @@ def test_rate_limits(tmp_path, monkeypatch):
     with Stub(rpm=20, window=.6) as s:
         write(tmp_path/'s', s.url, 60, rpm=20, concurrency=32)
         stats = s.stats()
-    assert stats['limited'] == 0 and stats['requests'] == 60 and 1.6 <= stats['times']['last'] - stats['times']['first'] <= 2.6
+    assert stats['limited'] == 0 and stats['requests'] == 60 and 1.5 <= stats['times']['last'] - stats['times']['first'] <= 3
+
+
+@fault('requests that wait for Retry-After have used up their place in the rate limit: they go out together when the wait is over')
+def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
+    class Quick(client_module.Pace):
+        def __init__(self, most): super().__init__(most, .8)
+    monkeypatch.setattr(client_module, 'Pace', Quick)
+    with Stub(rpm=20, window=.6, faults=.03, only='429-after-date') as s:
+        write(tmp_path/'s', s.url, 80, rpm=20, concurrency=64, retries=30)
+        assert s.stats()['faults']['429-after-date'] > 0
+        assert s.stats()['limited'] == 0
 
 
 def test_a_price_that_is_not_known(tmp_path):
@@ -515,6 +573,19 @@ def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
         assert s.stats()['paid']['more'] == 0 and n <= s.stats()['requests'] <= 2*n
     more = {'stages.json', 'round_01/test_answers.jsonl'}  # the cap is in the key of a stage; round 1 was the last one and had been tested
     assert {k: v for k,v in content(tmp_path/'run').items() if k not in more} == {k: v for k,v in content(tmp_path/'whole').items() if k not in more}
+
+
+def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
+    with Stub() as s:
+        for cap in (30, 45, 45, 500):
+            run = make_run(tmp_path/'run', s.url, rounds=1, select='all', form='text', max_requests=cap, dials=dict(verify=2)).fit(verbose=False)
+            verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
+            assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
+            assert (cap < 500) == (verdicts['not verified'] > 0)
+            if cap < 500: assert s.stats()['requests'] == cap
+        n = s.stats()
+    new = verdicts['kept'] + verdicts["the teacher's own solutions differ"]
+    assert n['requests'] == 24 + 2*new and n['paid']['more'] == 0 and new > 20
 
 
 # The loop
@@ -610,7 +681,14 @@ def other():
     return _start
 
 
-def _fit(folder, url, form): make_run(folder, url, form=form, retries=30).fit(verbose=False)
+def _quiet():
+    from tqdm import tqdm
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which a killed process leaves behind
+
+
+def _fit(folder, url, form):
+    _quiet()
+    make_run(folder, url, form=form, retries=30).fit(verbose=False)
 
 
 def kill_after(start, folder, marks, seed, slack=.15):
@@ -782,7 +860,9 @@ def local_run(folder, chat):
     return LLM2LLM(INTENT, student, teacher, folder, rounds=2, select='random', verify=1, only_wrong=True, near=None)
 
 
-def _fit_local(folder, chat): local_run(folder, chat).fit(verbose=False)
+def _fit_local(folder, chat):
+    _quiet()
+    local_run(folder, chat).fit(verbose=False)
 
 
 def test_a_local_teacher(chat, tmp_path, other):
@@ -838,8 +918,7 @@ def test_a_real_server(served, chat, tmp_path):
     assert run.final['stopped'] == 'rounds done' and len(lines) == 14
     assert run.rounds[0]['kept'] > 3, Counter(c['verdict'] for c in lines)
     assert run.rounds[0]['prompt_tokens'] > 0 and run.rounds[0]['completion_tokens'] > 0
-    with sqlite3.connect(tmp_path/'run'/'replies.sqlite') as db: notes = {k: json.loads(v) for k,v in db.execute('select * from notes')}
-    assert notes['form'] == 'text'
+    assert form_of(tmp_path/'run') == 'text'
     assert {r.parent for r in run.rows() if r.round} <= {r.id for r in INTENT.seed} and all(r.answer in INTENT.labels for r in run.rows())
     path = write_report(tmp_path/'run')
     text = '\n'.join(p.read_text() for p in (tmp_path/'run').glob('report.*'))
