@@ -6,9 +6,10 @@
 __all__ = ['PATIENCE', 'OWNED', 'Pace', 'retry_after', 'backoff', 'ProviderError', 'Refused', 'judge', 'find_key', 'Loop',
            'Stopped', 'Slots', 'Client']
 
-# %% ../nbs/04d_client.ipynb #a873d257
+# %% ../nbs/04d_client.ipynb #0ed8e4c1
 import asyncio,itertools,json,os,random,re,threading,time
 from collections import deque
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from fastcore.basics import patch
 from .core import SettingError, TeacherError, check_whole
@@ -94,7 +95,7 @@ def judge(
     sent = not ('Cannot connect' in str(error.__cause__) or type(error.__cause__).__name__=='ConnectError')
     return ('lost' if sent else 'refused'), None
 
-# %% ../nbs/04d_client.ipynb #7c3e8e77
+# %% ../nbs/04d_client.ipynb #418f45ba
 def find_key(
     api_key,      # the key, a function that gives it, or None
     key_env:str,  # name of the environment variable
@@ -114,7 +115,13 @@ class Loop:
         threading.Thread(target=self.loop.run_forever, daemon=True, name='llm2llm teacher').start()
     def submit(self, coroutine): return asyncio.run_coroutine_threadsafe(coroutine, self.loop) # a concurrent future
     def call(self, coroutine): return self.submit(coroutine).result()
-    def stop(self): self.loop.call_soon_threadsafe(self.loop.stop)
+    def stop(self):
+        self.call(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+    async def _end(self): # nothing is left behind half-done
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for t in left: t.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 # %% ../nbs/04d_client.ipynb #624764cb
 PATIENCE = 600  # seconds
@@ -175,7 +182,7 @@ class Client:
     def capped(self): return self.limits.max_usd is not None or self.limits.max_tokens is not None # is there a cap that rests on counted tokens?
     def __repr__(self): return f'Client({self.model} at {self.base_url}, {self.concurrency} in flight)'
 
-# %% ../nbs/04d_client.ipynb #0e544697
+# %% ../nbs/04d_client.ipynb #a1e87084
 @patch
 async def connect(self:Client,
     replies:Replies, # where replies are kept
@@ -184,7 +191,7 @@ async def connect(self:Client,
     import openai
     self._key = find_key(self._api_key, self.key_env, self.base_url)
     check_price(self.limits, self.price)
-    self.replies,self.stopping,self._asked,self.heard,self.alive = replies,asyncio.Event(),{},False,0.
+    self.replies,self.stopping,self._asked,self.heard,self.alive,self.met = replies,asyncio.Event(),{},False,0.,None
     replies.forget_problems()
     self.budget = Budget(self.limits, replies.spent(self.price if self.price.known else None))
     self._slots,self._gate,self._alone = Slots(self.concurrency),0.,asyncio.Lock()
@@ -209,6 +216,13 @@ def noted(self:Client, name, default=None): return self.replies.notes.get(f'{nam
 
 @patch
 def note(self:Client, name, value): self.replies.note(f'{name} of {self.base_url}', value)
+
+@patch
+def _fatal(self:Client, error):
+    "Nothing more is sent after an error that only a person can mend"
+    self.met = self.met or error
+    self.stopping.set()
+    return error
 
 @patch
 async def _sleep(self:Client, seconds):
@@ -255,39 +269,43 @@ def _text(content):
     if isinstance(content, list): content = ''.join(p.get('text') or '' for p in content if isinstance(p, dict) and p.get('type')=='text')
     return content.encode('utf-8', 'replace').decode() if isinstance(content, str) else ''
 
-# %% ../nbs/04d_client.ipynb #a8316063
+# %% ../nbs/04d_client.ipynb #29369bb2
 @patch
-def _reply(self:Client, got, worst_prompt, worst_completion, started):
+def _reply(self:Client, got, base, worst_prompt, worst_completion, started):
     "The `Reply` of what `_post` gave, and what it took: USD and tokens, the worst case where the endpoint does not count"
     text,finish,refusal,prompt,completion,usage = got
     p,c = worst_prompt if prompt is None else prompt, worst_completion if completion is None else completion
     details = getattr(usage, 'prompt_tokens_details', None)
     usd = self.price(p, c, min(getattr(details, 'cached_tokens', None) or 0, p), started)
-    if self.capped: self.note('excess', max(self.noted('excess', 0), p - (worst_prompt-self.noted('excess', 0))))
+    if self.capped or (prompt or 0) > base: self.note('excess', max(self.noted('excess', 0), (prompt or 0)-base))
     return Reply(text, finish, refusal, '', prompt, completion, usd, round(time.time()-started, 3)), usd, p+c
 
-# %% ../nbs/04d_client.ipynb #c1fb3ed5
+# %% ../nbs/04d_client.ipynb #21e311e3
 @patch
 async def _attempt(self:Client, key, messages, schema, params, about):
     "One try: a `Reply` or an exception, or the seconds to wait before the next one, with what went wrong"
     import openai
-    bound,most,secret = prompt_bound(messages, schema, self.body)+self.noted('excess', 0), params['max_tokens'], self._find_secret()
+    base,most,secret = prompt_bound(messages, schema, self.body), params['max_tokens'], self._find_secret()
+    bound = base+self.noted('excess', 0)
     worst = self.price(bound, most)
+    while (wait := self._gate-time.monotonic()) > 0: await self._sleep(wait)
     for pace,n in zip(self._paces, (1, bound+most)):
         if pace: await pace.wait(n)
-    while (wait := self._gate-time.monotonic()) > 0: await self._sleep(wait)
     if self.stopping.is_set(): raise Stopped
     held = await self.budget.reserve(worst, bound+most)
     outcome,reply,usd,tokens = 'lost',None,worst,bound+most
-    i,started = await self.replies.begin(key, (bound, most), worst),time.time()
     self._sending.add(me := asyncio.current_task())
+    i,started = await self.replies.begin(key, (bound, most), worst),time.time()
     try:
-        reply,usd,tokens = self._reply(await self._post(key, messages, schema, params, secret), bound, most, started)
+        if self.stopping.is_set(): outcome,usd,tokens = 'refused',0.,0; raise Stopped
+        reply,usd,tokens = self._reply(await self._post(key, messages, schema, params, secret), base, bound, most, started)
         outcome,self.heard,self.alive = 'reply',True,time.monotonic()
         self._slots.faster()
         return self._within(reply, most), ''
     except (openai.OpenAIError, ProviderError, OSError, ValueError) as e:  # half a JSON is a ValueError, a time-out an OSError
         outcome,next_ = judge(e, bool(schema))
+        if isinstance(next_, Refused): next_ = Refused(next_.what, self.clean(str(next_)))
+        if isinstance(next_, Reply): next_ = replace(next_, refusal=self.clean(next_.refusal))
         self.heard |= hasattr(e, 'status_code')
         if isinstance(next_, Reply): reply = next_
         if outcome=='refused': usd,tokens = 0.,0
@@ -300,7 +318,7 @@ async def _attempt(self:Client, key, messages, schema, params, about):
         await self.budget.settle(held, usd, tokens, outcome=='reply', time.time()-started)
         self._sending.discard(me)
 
-# %% ../nbs/04d_client.ipynb #7e65219f
+# %% ../nbs/04d_client.ipynb #a8ff92a2
 @patch
 def _within(self:Client, reply, most):
     "The reply, which is kept whatever it cost, unless a cap cannot be kept any more"
@@ -340,7 +358,7 @@ async def _try(self:Client, key, messages, schema, params, about):
             self.note('max_tokens', 'max_completion_tokens')
             continue
         if isinstance(next_, Refused) and next_.what=='schema': raise next_
-        if isinstance(next_, Exception): raise TeacherError(self.clean(str(next_))[:700]) from None
+        if isinstance(next_, Exception): raise self._fatal(TeacherError(self.clean(str(next_))[:700])) from None
         failed += not said.startswith('429')
         await self._wait(next_, said, failed, attempt, born)
 
@@ -348,7 +366,7 @@ async def _try(self:Client, key, messages, schema, params, about):
 async def _wait(self:Client, after, said, failed, attempt, born):
     "Wait before the next attempt, or raise"
     kept = 'every reply that came is kept, and the same command goes on when the endpoint works again'
-    if failed > (self.retries if self.heard else min(2, self.retries)): raise TeacherError(f"{self.base_url} gives no reply after {attempt+1} attempts, the last: {said}; {kept}") from None
-    if time.monotonic()-max(self.alive, born) > PATIENCE: raise TeacherError(f"{self.base_url} has taken no request for {PATIENCE//60} minutes, the last: {said}; {kept}") from None
-    if (after or 0) > PATIENCE: raise TeacherError(f"{self.base_url} wants to be left alone for {after/60:.0f} minutes: {said}; {kept}") from None
+    if failed > (self.retries if self.heard else min(2, self.retries)): raise self._fatal(TeacherError(f"{self.base_url} gives no reply after {attempt+1} attempts, the last: {said}; {kept}")) from None
+    if time.monotonic()-max(self.alive, born) > PATIENCE: raise self._fatal(TeacherError(f"{self.base_url} has taken no request for {PATIENCE//60} minutes, the last: {said}; {kept}")) from None
+    if (after or 0) > PATIENCE: raise self._fatal(TeacherError(f"{self.base_url} wants to be left alone for {after/60:.0f} minutes: {said}; {kept}")) from None
     await self._sleep(backoff(attempt) if after is None else after+random.uniform(0, .1*after+.05))

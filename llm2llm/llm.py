@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LLMTeacher', 'read_solution', 'APITeacher', 'LocalTeacher', 'ReplayTeacher']
 
-# %% ../nbs/06a_llm.ipynb #114bdbac
+# %% ../nbs/06a_llm.ipynb #66b53fd2
 import asyncio,json,queue,re,sys,time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from .client import Client, Loop, Refused, find_key
 from .core import SettingError, check_one_of, check_whole, digest, progress, watched
 from .money import LimitReached, Limits, check_price
 from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text, shown_messages, solve_messages, without_thoughts
-from .replies import Replies, Reply, request_key
+from .replies import Replies, Reply, Spent, request_key
 from .tasks import Task
 from .teacher import Candidate, Request
 
@@ -99,7 +99,7 @@ def read_solution(task, row, text:str)->str|None: # as `Task.parse` gives it
     last = said.split('\n')[-1].strip(' *_.')
     return next((a for s in (said, last, last.rpartition(':')[2].strip(' *')) if (a := task.parse(s, row)) is not None), None)
 
-# %% ../nbs/06a_llm.ipynb #1930dc6d
+# %% ../nbs/06a_llm.ipynb #0b48aff9
 @patch
 def open(self:LLMTeacher, folder): # the run's folder
     "Find the replies that are kept in `folder`"
@@ -110,6 +110,9 @@ def open(self:LLMTeacher, folder): # the run's folder
 def close(self:LLMTeacher):
     if self.replies: self.replies.close()
     self.replies = None
+
+@patch
+def spent(self:LLMTeacher)->Spent: return self.replies.spent(self.client.price if hasattr(self, 'client') else None)
 
 
 LLMTeacher.__enter__ = lambda self: self
@@ -181,7 +184,7 @@ def _halt(self:APITeacher):
     self._loop.call(self.client.halt())
     self._jobs = {}
 
-# %% ../nbs/06a_llm.ipynb #f3c2880d
+# %% ../nbs/06a_llm.ipynb #5f0430da
 @patch
 async def _form(self:APITeacher, task, q, have):
     if self.form != 'auto': return self.form
@@ -208,7 +211,8 @@ async def _send(self:APITeacher, task, q, have, form):
 @patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
-    for form in ('json', 'text') if self.form=='auto' else (self.form,):   # kept from an endpoint that took another form
+    known = self.client.noted('form')
+    for form in sorted(('json', 'text'), key=lambda f: f != known) if self.form=='auto' else (self.form,):   # or kept from an endpoint that took another form
         for demos in _sizes(self.prompt_of(task)):
             chat,schema,sampling = self.request(task, q, have, form, demos)
             if found := self.replies.get(key := self.client.key(chat, _draw(q), schema, **sampling)): return found, key
@@ -218,7 +222,7 @@ async def _obtain(self:APITeacher, task, q, have):
 @patch
 def early(self:APITeacher, task:Task, q:Request, have):
     "Start a request that is certain to come; raises what an earlier one met"
-    if self._met: raise self._met
+    if self.client.met or self._met: raise self.client.met or self._met
     if q not in self._jobs:
         self._jobs[q] = job = self._loop.submit(self._obtain(task, q, have))
         job.add_done_callback(self._ended)
@@ -228,7 +232,7 @@ def early(self:APITeacher, task:Task, q:Request, have):
 def _ended(self:APITeacher, job):
     if not job.cancelled() and job.exception() and not isinstance(job.exception(), LimitReached): self._met = job.exception()
 
-# %% ../nbs/06a_llm.ipynb #90e2878f
+# %% ../nbs/06a_llm.ipynb #cb5798ec
 @patch
 def _gather(self:APITeacher, jobs, label):
     "(name, result or `LimitReached`) of concurrent futures as they end"
@@ -238,8 +242,8 @@ def _gather(self:APITeacher, jobs, label):
         with progress(len(jobs), label, 'request') as bar:
             for _ in range(len(jobs)):
                 name = done.get()
-                error = jobs[name].exception()
-                if error and not isinstance(error, LimitReached): raise error
+                error = self.client.met if jobs[name].cancelled() else jobs[name].exception()
+                if error and not isinstance(error, LimitReached): raise self.client.met or error
                 bar.set_postfix_str(str(self.client.budget), refresh=False)
                 bar.update(1)
                 yield name, error or jobs[name].result()

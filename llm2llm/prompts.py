@@ -218,7 +218,7 @@ def _text_rows(text):
         rows[-1][name] = value
     return rows
 
-# %% ../nbs/04a_prompts.ipynb #8ddb88b8
+# %% ../nbs/04a_prompts.ipynb #b15fc866
 _solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|calculation|result)[*_]*[ \t]*:', re.I|re.M)
 _end_tokens = re.compile(r'(?<!\s)(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
 
@@ -236,9 +236,11 @@ def _row(task, like, fields):
     want = ['question', 'answer', *wrong]
     if set(fields) != set(want): return f"wrong fields: {', '.join(fields)}"
     if odd := [k for k in want if not isinstance(fields[k], str)]: return f'wrong fields: {odd[0]} is not text'
+    if any(re.search('[\ud800-\udfff]', fields[k]) for k in want): return 'wrong fields: half a surrogate pair'
     answer,question = _answer(task, fields['answer']), fields['question'].strip()
     if (m := re.fullmatch(r'(["“])([^"“”]+)["”]', question)): question = m[2].strip()
     if _solves.search(question): return 'wrong fields: a solution in the question'
+    if re.match(r'1[.)]\s', question) and re.search(r'\s2[.)]\s', question): return 'several examples in one reply'
     if task.kind != 'choice': return Example('', question, answer)
     choices = [answer, *(_answer(task, fields[k]) for k in wrong)]
     return Example('', question, answer, tuple(rng('choices', question).sample(choices, len(choices))))

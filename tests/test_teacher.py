@@ -1,6 +1,4 @@
-"""What a notebook cannot show of teachers that are language models: sockets that break, caps, kill -9, other processes, a real server.
-
-Tests marked `fault` show one that is not mended; each fails (strictly) as soon as it is."""
+"""What a notebook cannot show of teachers that are language models: sockets that break, caps, kill -9, other processes, a real server."""
 import asyncio, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
 import urllib.request
 from collections import Counter
@@ -26,9 +24,6 @@ from stub_server import ALWAYS, ODD, PAID, UNPAID, Stub, completion, new_row, te
 SHORT = dict(role='You write examples.', rules=(), demos=0, earlier=0)
 TASK = mini_task('mini-gsm', n_seed=24, n_test=8)
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', 'report.svg', '.lock'}  # seconds are in these
-
-
-def fault(why): return pytest.mark.xfail(strict=True, reason=f'FAULT: {why}')
 
 
 def asked(n, task=TASK): return [Request(task.seed[i%len(task.seed)], None, 1, i//len(task.seed)) for i in range(n)]
@@ -82,19 +77,6 @@ def quick(monkeypatch):
     "Waits between attempts that a server does not set are ten times as short"
     real = client_module.backoff
     monkeypatch.setattr(client_module, 'backoff', lambda attempt: real(attempt)/10)
-
-
-@pytest.fixture(autouse=True)
-def tidy(request, monkeypatch):
-    "Until what `test_nothing_is_left_behind` shows is mended: tasks that a closed teacher abandons would end in the middle of other tests"
-    if 'left_behind' in request.node.name: return
-    real = client_module.Loop.stop
-    async def end():
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for t in tasks: t.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    def stop(self): self.call(end()), real(self)
-    monkeypatch.setattr(client_module.Loop, 'stop', stop)
 
 
 # Transport
@@ -185,7 +167,6 @@ def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
     assert n <= (3 if form == 'auto' else 16), 'a slot that a refusal frees may send another before the run hears of it'
 
 
-@fault('the run hears of a fatal error when it asks for a result: while the student still answers, every request that is certain is sent and refused')
 def test_nothing_is_sent_after_a_fatal_error(tmp_path):
     with Stub(always=401, latency=.02) as s:
         with api(s.url, concurrency=8).open(tmp_path) as teacher:
@@ -212,7 +193,6 @@ def chained(error):
 @pytest.mark.parametrize('status', [400, 401, 404])
 def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, caplog, request):
     "Not even where the endpoint repeats the headers that it was sent"
-    if status == 400: request.applymarker(fault('the refusal of a schema is the context of the error, and its words are not cleaned'))
     caplog.set_level(logging.DEBUG)
     secret, given = 'Zq7-very-secret-8431xyz', {}
     if how == 'environment': monkeypatch.setenv('MY_KEY', secret); given = dict(key_env='MY_KEY')
@@ -239,7 +219,6 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
     assert secret not in ours
 
 
-@fault('what a provider says is cut to 500 characters before keys are taken out, so most of a key can be left at the end')
 def test_a_secret_at_the_end_of_a_long_message(tmp_path):
     secret = 'Zq7-very-secret-8431xyz'
     refuse = lambda headers, body: (401, dict(error=dict(message='x'*480 + ' ' + headers['authorization'].removeprefix('Bearer '), code=None)))
@@ -247,7 +226,6 @@ def test_a_secret_at_the_end_of_a_long_message(tmp_path):
     assert secret[:8] not in str(e.value)
 
 
-@fault('a request that is cancelled before it is sent stays for ever as lost, and counts against every cap')
 def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
     real = Replies._commit
     def slow(self, statements): real(self, statements), time.sleep(.05)
@@ -259,7 +237,6 @@ def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
     assert [a['outcome'] for a in tried] == ['refused']*n
 
 
-@fault('jobs that wait for their turn are still there when the teacher is closed; they end in "Task was destroyed but it is pending!" on stderr, whenever Python collects them')
 def test_nothing_is_left_behind(tmp_path):
     with Stub(always=401) as s:
         teacher = api(s.url, form='auto').open(tmp_path)
@@ -328,15 +305,15 @@ def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
     with Stub(schema='no') as s, pytest.raises(SettingError, match="refuses a JSON schema.*use form='text'"): write(tmp_path/'r', s.url, form='json')
 
 
-@fault('an empty first reply counts as text: the endpoint obeys schemas')
 def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
-    with Stub(odd=1, odd_only='empty') as s: write(tmp_path/'r', s.url, form='auto')
-    assert form_of(tmp_path/'r') == 'json'
+    with Stub(odd=1, odd_only='empty') as s:
+        write(tmp_path/'r', s.url, form='auto')
+        assert s.stats()['requests'] == 24 and 'response_format' in s.stats()['seen']['body']
 
 
 @pytest.mark.parametrize('form,concurrency', [('auto', 16), ('text', 1),
-    pytest.param('text', 16, marks=fault('the second refusal of max_tokens in flight ends the run')),
-    pytest.param('json', 16, marks=fault('the second refusal of max_tokens in flight ends the run'))])
+    ('text', 16),
+    ('json', 16)])
 def test_the_name_of_max_tokens_is_found_out(form, concurrency, tmp_path):
     with Stub(max_tokens_field='max_completion_tokens', latency=.02) as s:
         found, spent = write(tmp_path/'r', s.url, form=form, concurrency=concurrency)
@@ -356,7 +333,6 @@ REASONS = dict(empty='empty reply', refusal='refused', length='cut off at the to
 @pytest.mark.parametrize('form', ['json', 'text'])
 @pytest.mark.parametrize('odd', ODD)
 def test_each_odd_content(odd, form, tmp_path, request):
-    if (odd, form) == ('two', 'json'): request.applymarker(fault('two numbered questions in one JSON object are read as one row'))
     with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, form=form)
     kept = kept_replies(tmp_path/'r')
     reason = REASONS.get(odd) or odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
@@ -400,7 +376,6 @@ def test_a_run_with_odd_replies(form, tmp_path):
 ROW = json.dumps(dict(question='Ann has 3 pens and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7'))
 
 
-@fault('content in parts, as some endpoints send it, or of another type, is kept as it is and raises a TypeError, then and whenever the run goes on')
 @pytest.mark.parametrize('parts', [[dict(type='text', text=ROW)], [dict(type='thinking', thinking='…'), dict(type='text', text=ROW)], 5])
 def test_content_that_is_not_text(parts, tmp_path):
     with Answering(lambda headers, body: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, retries=0)
@@ -408,8 +383,7 @@ def test_content_that_is_not_text(parts, tmp_path):
     assert c.row if isinstance(parts, list) else c.reason
 
 
-@pytest.mark.parametrize('count', [pytest.param('9', marks=fault('a count that is not a number raises a TypeError')),
-                                   pytest.param(-500, marks=fault('a negative count gives budget back')), None])
+@pytest.mark.parametrize('count', ['9', -500, None])
 def test_a_count_of_tokens_that_is_none(count, tmp_path):
     "It counts as the worst case"
     def reply(headers, body):
@@ -421,7 +395,6 @@ def test_a_count_of_tokens_that_is_none(count, tmp_path):
         assert c.row and t.client.budget.tokens == attempts(tmp_path)[0]['worst_tokens'] - kept_replies(tmp_path).popitem()[1][0]['params']['max_tokens'] + 9
 
 
-@fault('many requests in flight that each take 100 tokens more than their bound raise the bound by 100 each')
 def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
     def reply(headers, body):
         time.sleep(.2)
@@ -433,11 +406,9 @@ def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
         assert (t.client.noted('excess') if hasattr(t.client, 'noted') else t.client.excess) == 100
 
 
-@fault('a Retry-After-Ms that is not a number raises a ValueError')
 def test_a_retry_after_that_is_none(): assert client_module.retry_after({'retry-after-ms': '1.2.3'}) is None
 
 
-@fault('half a surrogate pair in a reply is kept, and no tokenizer takes it: the run cannot go on')
 def test_half_a_surrogate_pair(tmp_path):
     names = iter(f'N{i}' for i in range(10_000))
     def reply(headers, body):
@@ -469,7 +440,7 @@ def test_a_cap_is_never_passed(server, cap, tmp_path, quick, monkeypatch):
         mine = dict(max_requests=spent.requests, max_tokens=spent.tokens, max_usd=spent.usd + spent.lost_usd)
         if (server, cap) != ('uncounted', 'max_tokens'): assert paid(stats)[cap] <= mine[cap] + 1e-12 <= CAPS[cap] + 2e-12
         left = [c for c in found.values() if c.reason.startswith('not asked')]
-        assert {c.reason for c in left} == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 0 < len(left) < 60
+        assert {c.reason for c in left} == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 0 < len(left) < 60 + (server=='broken')  # there, the cap may be lost before anything comes
         if (server, cap) != ('uncounted', 'max_tokens'):  # see test_uncounted_tokens
             write(tmp_path/'r', s.url, 60, **how, **{cap: CAPS[cap]})
             assert s.stats()['requests'] == stats['requests'], 'the same cap allows nothing more'
@@ -483,14 +454,12 @@ def test_a_cap_is_never_passed(server, cap, tmp_path, quick, monkeypatch):
         if server in ('plain', 'slow', 'uncounted'): assert stats['requests'] == 60
 
 
-@fault('tokens of replies that are not counted are forgotten when a run goes on')
 def test_uncounted_tokens(tmp_path):
     with Stub(no_usage=True) as s:
         for _ in range(12): write(tmp_path/'r', s.url, 90, price=PRICE, max_tokens=9000)
         assert sum(s.stats()['tokens'].values()) <= 9000
 
 
-@fault('what was lost while the price was unknown costs nothing once it is known')
 def test_lost_before_the_price_was_known(tmp_path, quick):
     with Stub(fault_first=3, only='cut-body') as s:
         with pytest.raises(TeacherError, match='no reply after 3'): write(tmp_path/'r', s.url, 3, retries=2)
@@ -534,7 +503,6 @@ def test_rate_limits(tmp_path, monkeypatch):
     assert stats['limited'] == 0 and stats['requests'] == 60 and 1.5 <= stats['times']['last'] - stats['times']['first'] <= 3
 
 
-@fault('requests that wait for Retry-After have used up their place in the rate limit: they go out together when the wait is over')
 def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
     class Quick(client_module.Pace):
         def __init__(self, most): super().__init__(most, .8)
@@ -550,10 +518,9 @@ def test_a_price_that_is_not_known(tmp_path):
         with pytest.raises(SettingError, match=r'--price IN,OUT'): make_run(tmp_path/'run', s.url, max_usd=1.)
         assert s.stats()['requests'] == 0 and not (tmp_path/'run').exists()
         write(tmp_path/'r', s.url, 3)  # three replies without a price
-        with pytest.raises(SettingError, match='3 replies .* have no price'): write(tmp_path/'r', s.url, 3, max_usd=1.)
+        with pytest.raises(SettingError, match='--price IN,OUT'): write(tmp_path/'r', s.url, 3, max_usd=1.)
 
 
-@fault('only the loop asks for the price: a teacher that is opened by itself sends without keeping max_usd')
 def test_a_price_that_is_not_known_without_the_loop(tmp_path):
     with Stub() as s:
         with pytest.raises(SettingError): write(tmp_path/'r', s.url, 30, max_usd=1e-9)
@@ -581,7 +548,7 @@ def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
             run = make_run(tmp_path/'run', s.url, rounds=1, select='all', form='text', max_requests=cap, dials=dict(verify=2)).fit(verbose=False)
             verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
             assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
-            assert (cap < 500) == (verdicts['not verified'] > 0)
+            assert (cap < 500) == (verdicts['not asked'] > 0)
             if cap < 500: assert s.stats()['requests'] == cap
         n = s.stats()
     new = verdicts['kept'] + verdicts["the teacher's own solutions differ"]
@@ -795,7 +762,7 @@ def test_ten_thousand_equal_a_faultless_server(tmp_path):
 
 # Ctrl-C, a running loop
 
-@pytest.mark.parametrize('latency', [.3, 1.2])
+@pytest.mark.parametrize('latency', [.3, .8])
 def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
     folder, moments = tmp_path/'r', random.Random(latency)
     with Stub(latency=latency, jitter=.1) as s:
