@@ -377,7 +377,7 @@ def check(
     for r,why,o in bad[:50]: print(_finding(r, why, o))
     if len(bad) > 50: print(f'… and {len(bad)-50:,} more; --out FILE writes them all')
     n = sum(o is not None for *_,o in found)
-    print(f"{len(rows):,} rows: {n:,} repeat a row of {against}, {sum(bool(w) for _,w,_ in found):,} do not hold in themselves" if against else f"{len(rows):,} rows: {len(bad):,} do not hold in themselves")
+    print(f"{len(rows):,} rows: {n:,} repeat a row of {Path(against).name}, {sum(bool(w) for _,w,_ in found):,} do not hold in themselves" if against else f"{len(rows):,} rows: {len(bad):,} do not hold in themselves")
     if out: write_jsonl(out, [dict(id=r.id, reason=why, **(dict(held_out=o.held_out.id, kind=o.kind, detail=o.detail) if o else {})) for r,why,o in found])
 
 def _finding(row, why, offence):
