@@ -97,7 +97,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     while not (tmp_path/'run'/'round_00').exists(): assert p.poll() is None, p.stderr.read(); time.sleep(.05)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
-    assert p.returncode == 130 and 'Go on with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
+    # a shell shows 130 for both: Python ends itself by the signal where the interrupt met an `exec`, as imports are full of
+    assert p.returncode in (130, -signal.SIGINT) and 'Go on with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
     assert not list((tmp_path/'run').rglob('*.partial'))
 
 
