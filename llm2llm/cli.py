@@ -126,6 +126,7 @@ def _own(words):
     if 'template' in out: out['template'] = out['template'].replace('\\n', '\n')
     return out
 
+# %% ../nbs/12_cli.ipynb #e16aa2bf
 def find_task(
     task:str='',        # gsm8k, casehold, snips, trec, sst2, mini-gsm, mini-intent, or own for your own files
     data:str=None,      # folder with the task's rows (default: the Hub); for an own task the file of seed rows
@@ -155,6 +156,7 @@ def find_task(
     if wrong := [k for k,v in own.items() if v is not None]: raise SettingError(f"{wrong[0]} describes an own task; with --task {task} leave it out")
     return _built_in(task, data, n_seed, n_dev, seed)
 
+# %% ../nbs/12_cli.ipynb #07311754
 def _built_in(task, data, n_seed, n_dev, seed):
     if task in MINI_TASKS:
         if data is not None: raise SettingError(f"{task} is generated; leave out --data")
@@ -261,6 +263,7 @@ def _local(given, protocol):
     words = _prompting(given, protocol)
     return LocalTeacher(given['teacher'], quantize=given.get('teacher_quantize'), **words)
 
+# %% ../nbs/12_cli.ipynb #4e6c8a92
 def _replay(given, protocol):
     from llm2llm.llm import ReplayTeacher
     if 'replies' not in given: raise SettingError('--replies FOLDER is needed: the run whose replies are used')

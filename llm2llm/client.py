@@ -217,6 +217,7 @@ def noted(self:Client, name, default=None): return self.replies.notes.get(f'{nam
 @patch
 def note(self:Client, name, value): self.replies.note(f'{name} of {self.base_url}', value)
 
+# %% ../nbs/04d_client.ipynb #dc1c7ade
 @patch
 def _fatal(self:Client, error):
     "Nothing more is sent after an error that only a person can mend"
@@ -344,6 +345,7 @@ async def ask(self:Client,
     if key not in self._asked: self._asked[key] = asyncio.ensure_future(self._try(key, messages, schema, params, (row, draw)))
     return await asyncio.shield(self._asked[key])
 
+# %% ../nbs/04d_client.ipynb #8bc94763
 @patch
 async def _try(self:Client, key, messages, schema, params, about):
     failed,born = 0,time.monotonic()

@@ -219,6 +219,7 @@ async def _obtain(self:APITeacher, task, q, have):
     try: return await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e: raise SettingError(f"{self.client.base_url} refuses a JSON schema: {self.client.clean(str(e))}; use form='text'") from None
 
+# %% ../nbs/06a_llm.ipynb #103bb8ef
 @patch
 def early(self:APITeacher, task:Task, q:Request, have):
     "Start a request that is certain to come; raises what an earlier one met"

@@ -10,6 +10,7 @@ import asyncio,json,time
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from fastcore.basics import patch
 from .core import LLM2LLMError, SettingError, check_whole
 from .replies import Spent
 
@@ -126,15 +127,18 @@ class Budget:
             self.requests += 1
             return held
 
-    async def settle(self, held, usd:float|None, tokens:int, reply:bool=False, seconds:float=0.): # what it took in truth
-        "Put the true cost in place of a reservation"
-        async with self._change:
-            del self.reserved[held]
-            self.usd,self.tokens,self.replies,self.slowest = self.usd + (usd or 0.), self.tokens+tokens, self.replies+reply, max(self.slowest, seconds)
-            if not self.reserved: self._seconds,self._since = self.seconds(),None
-            self._change.notify_all()
+# %% ../nbs/04c_money.ipynb #7144a58e
+@patch
+async def settle(self:Budget, held, usd:float|None, tokens:int, reply:bool=False, seconds:float=0.): # what it took in truth
+    "Put the true cost in place of a reservation"
+    async with self._change:
+        del self.reserved[held]
+        self.usd,self.tokens,self.replies,self.slowest = self.usd + (usd or 0.), self.tokens+tokens, self.replies+reply, max(self.slowest, seconds)
+        if not self.reserved: self._seconds,self._since = self.seconds(),None
+        self._change.notify_all()
 
-    def __str__(self):
-        cap = lambda v: f' of {v:g}' if v is not None else ''
-        l = self.limits
-        return ', '.join([f'{self.requests}{cap(l.max_requests)} requests', f'{self.tokens:,}{cap(l.max_tokens)} tokens'] + ([f'${self.usd:.4f}{cap(l.max_usd)}'] if self.usd or l.max_usd is not None else []))
+@patch
+def __str__(self:Budget):
+    cap = lambda v: f' of {v:g}' if v is not None else ''
+    l = self.limits
+    return ', '.join([f'{self.requests}{cap(l.max_requests)} requests', f'{self.tokens:,}{cap(l.max_tokens)} tokens'] + ([f'${self.usd:.4f}{cap(l.max_usd)}'] if self.usd or l.max_usd is not None else []))

@@ -134,6 +134,7 @@ async def end(self:Replies,
     await self._write(*lines)
     if reply: self._known[key] = reply
 
+# %% ../nbs/04b_replies.ipynb #43d26ff1
 @patch
 def keep(self:Replies,
     key:str, reply:Reply, request:dict, row:str, draw, # as in `end`
