@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from .core import StudentError
 from .tokens import mend_tokenizer
 
-# %% ../nbs/05d_bases.ipynb #e0e2bbb8
-IDLE_TALK = ('Failed to load CPU gemm_4bit_forward', 'The tokenizer has new PAD/BOS/EOS tokens', 'is_gradient_checkpointing', 'IProgress not found')
+# %% ../nbs/05d_bases.ipynb #d4b06d9c
+IDLE_TALK = ('Failed to load CPU gemm_4bit_forward', 'The tokenizer has new PAD/BOS/EOS tokens', 'is_gradient_checkpointing', 'IProgress not found',
+    'MatMul8bitLt: inputs will be cast')
 
 def _idle(record): return not any(s in record.getMessage() for s in IDLE_TALK)
-_LOGGERS = 'bitsandbytes.backends.cpu.ops','transformers.trainer','transformers.trainer_utils'
+_LOGGERS = 'bitsandbytes.backends.cpu.ops','bitsandbytes.autograd._functions','transformers.trainer','transformers.trainer_utils'
 
 @contextmanager
 def quiet():
