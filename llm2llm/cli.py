@@ -172,19 +172,28 @@ def find_student(
     student:str='mini', # model folder, name on the Hub, or mini for the one that ships with the package
     task:str='',        # the task's name
     lora:int=None,      # rank of the adapter; 0 fine-tunes all weights (default: 16, for mini 0)
-    quantize:str=None,  # nf4: the base in 4 bits
+    quantize:str=None,  # nf4 (4 bits, as in QLoRA) or int8: the base in fewer bits
     lr:float=None,      # learning rate (default: by the model's width)
     epochs:float=None,  # passes over the rows (default: 10, for the mini-world fewer)
     steps:int=None,     # optimiser steps, instead of epochs
     batch_size:int=None,# rows per optimiser step (default: 8)
     micro_batch:int=None, # rows per forward pass, where batch_size does not fit the memory
     max_length:int=None,# tokens of a row, prompt and completion
+    eval_batch_size:int=None, # prompts answered at a time (default: what fits the memory)
+    dtype:str=None,     # float32, bfloat16 or float16 (default: by device)
+    device:str=None,    # cpu, cuda or mps (default: cuda if there is one)
+    revision:str=None,  # branch, tag or commit of a base on the Hub
+    chat:bool=None,     # teach and ask in the chat template's turns (default: if the base is a chat model)
+    checkpointing:bool=None, # recompute activations instead of keeping them (default: on a GPU)
+    flash:bool=None,    # FlashAttention, and batches without padding (default: where it is installed)
+    liger:bool=None,    # Liger's kernels (default: where they are installed)
+    continuous:bool=False, # answer by continuous batching
+    report_to:str=None, # experiment trackers: trackio, wandb, tensorboard
 ):                      # a `Student`
     "The student that the words describe"
+    given = {k:v for k,v in locals().items() if k not in ('student', 'task') and v is not None}
     from llm2llm.student import Student
     if steps and epochs: raise SettingError("steps and epochs both say how long to train; give one of them")
-    given = dict(lora=lora, quantize=quantize, lr=lr, epochs=epochs, steps=steps, batch_size=batch_size, micro_batch=micro_batch, max_length=max_length)
-    given = {k:v for k,v in given.items() if v is not None}
     if lora == 0: given['lora'] = None
     if student != 'mini': return Student(student, **given)
     from llm2llm.mini import mini_base, mini_student
@@ -310,6 +319,7 @@ def run(**words):
     "Turn seed rows into a better student"
     job = make_run(words)
     if words.get('dry_run'): return print(json.dumps(job.settings() | dict(out=str(job.folder.path)), indent=1, ensure_ascii=False))
+    job.student.lead()   # with many processes the others stay here
     print('\n'.join([repr(job.task), *(f'- {n}' for n in job.task.notes), repr(job.student)] + ([repr(job.teacher)] if hasattr(job.teacher, 'open') else [])), flush=True)
     job.fit()
     show_report(job.folder.path, remarks=False)

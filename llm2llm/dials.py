@@ -30,6 +30,7 @@ class Dials:
     budget:int|None = None    # most synthetic rows in the whole run; it stops there
     match:str|None = None     # folder of another run: same rows per round and label, or without a teacher the same steps
     folds:int = 5             # folds of 'crossfit', >= 2
+    samples:int = 0           # answers drawn for each seed row beside the greedy one; the row counts as wrong if any of them is
     patience:int|None = None  # stop after this many rounds without a gain on dev
     pick:str|None = None      # which round is the result: 'last' or 'dev' (best on dev); None: 'dev' where there is a dev split
     test_every_round:bool = False # score the test set in every round, for plots; it never picks
@@ -45,7 +46,8 @@ class Dials:
         check_one_of('select', self.select, SELECT)
         check_one_of('restart', self.restart, ('scratch', 'continuous'))
         if self.pick is not None: check_one_of('pick', self.pick, ('last', 'dev'))
-        check_whole('folds', self.folds, 2), check_whole('verify', self.verify)
+        check_whole('folds', self.folds, 2), check_whole('verify', self.verify), check_whole('samples', self.samples)
+        if self.samples and self.select in ('crossfit', 'all', 'coverage'): raise SettingError(f'samples says which rows are wrong, and select {self.select!r} does not ask that; leave samples out')
         if self.near: check_similarity('near', self.near)
         check_one_of('protocol', self.protocol, ('corrected', 'official'))
         check_whole('seed', self.seed, 0)

@@ -101,7 +101,7 @@ def _train(self:LLM2LLM, r, rows):
         self.student.save(path)
         write_json(path/'training.json', {k:v for k,v in said.items() if k != 'seconds'})
         self._in_memory = self.folder/name
-    out = self.folder.stage(name, inputs, make, round=r, phase='train')
+    out = self.folder.stage(name, inputs, make, round=r, phase='train', memory=self.student.memory)
     return out, json.loads((out/'training.json').read_text())
 
 @patch
@@ -110,7 +110,8 @@ def _fit(self:LLM2LLM, rows, *names, goes_on=False):
     self._in_memory = None
     pairs = [(self.task.prompt(r), self.task.completion(r)) for r in rows]
     return self.student.train(pairs, seed=int(digest('train', self.dials.seed, *names)[:7], 16), steps=self._steps(),
-                              restart='continuous' if goes_on else 'scratch', names=[r.id for r in rows])
+                              restart='continuous' if goes_on else 'scratch', names=[r.id for r in rows],
+                              label=' '.join(['round', *map(str, names), 'training']))
 
 # %% ../nbs/07_loop.ipynb #7e2f0f3f
 @patch
@@ -126,10 +127,12 @@ def _load(self:LLM2LLM, folder):
 OFFICIAL = dict(max_new_tokens=100, temperature=.7, top_p=.9)
 
 @patch
-def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=())->list[Answer]:
+def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Answer]:
     "The present student's answers to rows, in order; `heard` is told each as soon as it is there"
-    task,how = self.task,dict(max_new_tokens=self.student.token_limit([self.task.completion(r) for r in trained_on]))
-    if self.dials.protocol=='official': how = OFFICIAL | dict(seeds=[int(digest('answer', self.dials.seed, *names, r.id)[:7], 16) for r in rows])
+    task,how = self.task,dict(max_new_tokens=self.student.token_limit([self.task.completion(r) for r in trained_on]), until=self.task.until)
+    if self.dials.protocol=='official': how = dict(OFFICIAL)
+    if sample and not how.get('temperature'): how['temperature'] = 1.
+    if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
     said = lambda r,c: replace(task.score(r, c.text, c.truncated), prompt_cut=c.cut)
     found = self.student.answer([task.prompt(r) for r in rows], [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
                                 each=heard and (lambda i,c: heard(rows[i], said(rows[i], c))), **how)
@@ -142,7 +145,7 @@ def _answers(self:LLM2LLM, r, student, split, rows, trained_on, heard=None):
     def make(path):
         self._load(student)
         write_jsonl(path, self._ask(rows, trained_on, heard, (r, split)))
-    out = self.folder.stage(name, dict(student=content_digest(student), rows=digest(*rows)), make, round=r, phase=f'{split} answers')
+    out = self.folder.stage(name, dict(student=content_digest(student), rows=digest(*rows)), make, round=r, phase=f'{split} answers', memory=self.student.memory)
     return {d['id']: answer(d) for d in read_jsonl(out)}
 
 # %% ../nbs/07_loop.ipynb #6a3ffd40
@@ -157,9 +160,24 @@ def _crossfit(self:LLM2LLM, r, rows, heard=None):
             self._fit(rest, r, 'fold', f)
             write_jsonl(path, self._ask(out_rows, rest, heard, (r, 'fold')))
         out = self.folder.stage(f'round_{r:02}/fold_{f}.jsonl', dict(student=self.student.settings(), seed=self.dials.seed, rest=digest(*rest), asked=digest(*out_rows)),
-                                make, round=r, phase='crossfit')
+                                make, round=r, phase='crossfit', memory=self.student.memory)
         said |= {d['id']: answer(d) for d in read_jsonl(out)}
     return said
+
+# %% ../nbs/07_loop.ipynb #7b6a0762
+@patch
+def _sampled(self:LLM2LLM, r, student, rows, said):
+    "The answers `said`, wrong ones in the place of right ones where a draw was wrong; id to `Answer`"
+    k,seed = self.dials.samples,self.task.seed
+    def make(path):
+        self._load(student)
+        drawn = self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True)
+        write_jsonl(path, drawn)
+    out = self.folder.stage(f'round_{r:02}/samples.jsonl', dict(student=content_digest(student), rows=digest(*seed), samples=k), make, round=r, phase='samples', memory=self.student.memory)
+    wrong = {}
+    for d in map(answer, read_jsonl(out)):
+        if not d.correct: wrong.setdefault(d.id, []).append(d)
+    return {i: wrong[i][0] if a.correct and i in wrong else a for i,a in said.items()}, sum(map(len, wrong.values()))/(k*len(seed))
 
 # %% ../nbs/07_loop.ipynb #ebd4d373
 @patch
@@ -167,7 +185,7 @@ def _early(self:LLM2LLM, r, rows, counts):
     "A function that is told each answer and starts the teacher on wrong rows; None where requests are not certain yet"
     d,start,seed = self.dials,getattr(self.teacher, 'early', None),self.task.seed
     room = (d.per_round, None if d.budget is None else d.budget-(len(rows)-len(seed)))
-    if not start or r >= self.n_rounds or self.plan or d.select not in ('wrong', 'all', 'crossfit') or any(x is not None and x < len(seed) for x in room): return None
+    if not start or r >= self.n_rounds or self.plan or d.samples or d.select not in ('wrong', 'all', 'crossfit') or any(x is not None and x < len(seed) for x in room): return None
     def heard(row, said):
         if (d.select=='all' or not said.correct) and (d.cap is None or counts[row.id] < d.cap): start(self.task, Request(row, said, r+1, 0, d.seed), rows)
     return heard
@@ -206,7 +224,7 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
         write_jsonl(path, out)
     limits = getattr(self.teacher, 'limits', dict)()   # with more money, what was not asked is asked
     inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows), left=left) | (dict(limits=limits) if limits else {})
-    return read_jsonl(self.folder.stage(f'round_{r:02}/candidates.jsonl', inputs, make, round=r, phase='teacher'))
+    return read_jsonl(self.folder.stage(f'round_{r:02}/candidates.jsonl', inputs, make, round=r, phase='teacher', memory=self.student.memory))
 
 # %% ../nbs/07_loop.ipynb #bf1ad6c9
 @patch
@@ -288,6 +306,8 @@ def _augment(self:LLM2LLM, r, rows, said, counts, m, student, early):
     if self.dials.select=='crossfit':
         said = self._crossfit(r, rows, early)
         m['crossfit'] = score(said.values())
+    if self.dials.samples:
+        said,m['sampled_error'] = self._sampled(r, student, rows, said)
     if self.dials.select=='wrong-all' and len(rows) > len(self.task.seed):
         said = said | self._answers(r, student, 'train', [x for x in rows if x.round], rows)
     asked,m['wrong'] = self._select(r, rows, said, counts)
@@ -317,7 +337,7 @@ def _notes(self:LLM2LLM, stopped, scores):
     if stopped=='nothing wrong' and last['round']==0 and self.dials.select!='crossfit':
         out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
                    "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
-                   "(each row is answered by a student that has not seen it), or fewer epochs.")
+                   "(each row is answered by a student that has not seen it), samples (answers are drawn), or fewer epochs.")
     if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if n := sum(m['rejected'].get('not asked', 0) for m in self.rounds):
         limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)
@@ -332,6 +352,7 @@ def fit(self:LLM2LLM,
         verbose:bool=True, # one line a round
        )->'LLM2LLM':       # the run itself
     "Run the loop, from where it stopped"
+    self.student.lead()   # with many processes the others follow from here, and end with this one
     with self.folder.open():
         self.folder.claim(self.settings(), versions(), record=('task.notes',))
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))

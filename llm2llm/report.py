@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SILENT', 'CSS', 'wilson', 'RunRecord', 'read_run', 'table', 'summary', 'method', 'plot_run', 'headline', 'notes',
-           'text', 'still_wrong', 'candidates', 'yields', 'blocks', 'markdown', 'html', 'write_report', 'brief']
+           'text', 'still_wrong', 'candidates', 'yields', 'phases', 'blocks', 'markdown', 'html', 'write_report',
+           'brief']
 
 # %% ../nbs/09_report.ipynb #fa5a0228
 import json,math,re
@@ -316,6 +317,19 @@ def yields(
     rows = [dict(verdict=why, requests=str(len(g)), **{'share %':one(100*len(g)/total)}, **usd(g)) for why,g in sorted(groups.items(), key=lambda x: (x[0]!='kept', -len(x[1]), x[0]))]
     return pd.DataFrame(rows, columns=['verdict', 'requests', 'share %', *['USD']*paid])
 
+# %% ../nbs/09_report.ipynb #3d229608
+def phases(
+    record:RunRecord, # from `read_run`
+)->pd.DataFrame:      # one row a phase: how often, seconds, GB; all cells text
+    "Time and memory by phase"
+    rows = {}
+    for e in record.log:
+        if 'phase' in e: rows.setdefault(e['phase'], []).append(e)
+    gb = lambda es, k: one(max(v)) if (v := [e['memory'][k] for e in es if k in e.get('memory', {})]) else ''
+    out = pd.DataFrame([{'phase':p, 'times':str(len(es)), 'seconds':one(sum(e['seconds'] for e in es)), 'peak GB':gb(es, 'peak'), 'GB held after it':gb(es, 'held')} for p,es in rows.items()],
+                       columns=['phase', 'times', 'seconds', 'peak GB', 'GB held after it'])
+    return out.drop(columns=[c for c in ('peak GB', 'GB held after it') if not out[c].any()])
+
 # %% ../nbs/09_report.ipynb #d9bf126b
 def _flat(d, prefix=''):
     for k,v in d.items():
@@ -338,6 +352,7 @@ def blocks(
         out += [('head', f'Seed rows still wrong: {len(wrong)}{first}'), ('table', wrong.head(most))]
     if len(made := yields(record)) > 1 or 'USD' in made: out += [('head','What became of the requests'), ('table', made)]
     if len(cands): out += [('head','New rows: kept and rejected'), ('table', cands)]
+    if len(spent := phases(record)): out += [('head','Time and memory by phase'), ('table', spent)]
     out += [('head','Settings'), ('pairs', dict(_flat(s)))]
     return out + ([('head','Versions'), ('pairs', record.versions)] if record.versions else [])
 

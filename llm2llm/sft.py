@@ -20,7 +20,7 @@ class Filled(torch.utils.data.Sampler):
     def __len__(self): return len(self.order) + -len(self.order)%self.batch_size
     def __iter__(self): yield from [*self.order] + [self.empty]*(-len(self.order)%self.batch_size)
 
-# %% ../nbs/05f_sft.ipynb #ab80617f
+# %% ../nbs/05f_sft.ipynb #aaa95f34
 def trainer_class(
     bar,            # a progress bar of optimiser steps
     batch_size:int, # rows of an optimiser step, at all ranks together
@@ -42,6 +42,7 @@ def trainer_class(
             return Filled(LengthGroupedSampler(batch_size, lengths=lengths), batch_size, len(lengths))
         def training_step(self, model, inputs, *args, **kwargs):
             read = inputs.get('attention_mask')  # batches without padding have none
+            if read is not None and self.args.world_size > 1: read = read*(inputs['labels']!=-100).any(1, keepdim=True)  # not what fills up
             self.tokens += inputs['input_ids'].numel() if read is None else read.sum()
             self.slots += inputs['input_ids'].numel()
             return super().training_step(model, inputs, *args, **kwargs)

@@ -188,7 +188,7 @@ def stage(
     name:str,         # the result's place, for instance 'round_00/answers.jsonl'
     inputs,           # everything that makes the result; JSON-able
     make,             # called with a path, writes the result there
-    **info,           # goes into the log line beside the seconds
+    **info,           # goes into the log line beside the seconds; functions are called when the stage is done
 )->Path:              # the result's path
     "The result `name`, made now unless it is there for the same inputs"
     known = self/'stages.json'
@@ -199,5 +199,5 @@ def stage(
     with whole(out) as p: make(p)
     done[name] = dict(inputs=key, content=content_digest(out))
     write_json(known, done)
-    self.log(stage=name, **info, seconds=round(time.perf_counter()-start, 3))
+    self.log(stage=name, **{k: v() if callable(v) else v for k,v in info.items()}, seconds=round(time.perf_counter()-start, 3))
     return out

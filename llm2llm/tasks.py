@@ -134,6 +134,11 @@ class Task:
         if extra := [k for k in re.findall(r'\{(\w+)\}', self.template) if k not in known]: raise SettingError(f"template of task {self.name!r}: {unknown('field', extra[0], known)}")
         if self.kind=='label' and len(set(map(fold, self.labels))) < len(self.labels): raise DataError(f"task {self.name!r}: two labels differ only in case or quotes")
 
+    @property
+    def until(self)->str|None: # a regular expression; None: only the end token ends an answer
+        "Where a free answer is complete: behind the number after `####`, at the end of its line"
+        return r'####[^\n]*\d[^\n]*(?=\n)' if self.kind=='number' else None
+
 # %% ../nbs/02_tasks.ipynb #d4682ef6
 @patch
 def prompt(self:Task, row:Example)->str:

@@ -1,0 +1,75 @@
+"Two processes under torchrun do the run that one does: same rows, same decisions, weights equal but for rounding."
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llm2llm.store import read_jsonl
+
+WORDS = ['--task', 'mini-gsm', '--n-seed', '61', '--rounds', '1', '--cap', '2', '--test-every-round', '--device', 'cpu']
+
+
+def launch(folder, words, processes):
+    "One run; what it printed"
+    command = [sys.executable, '-m'] + (['torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '-m'] if processes > 1 else [])
+    done = subprocess.run([*command, 'llm2llm', 'run', *words, '--out', str(folder)], capture_output=True, text=True, timeout=500,
+                          env=os.environ | dict(OMP_NUM_THREADS='1'))
+    return done
+
+
+@pytest.mark.parametrize('extra', [[], ['--lora', '8', '--micro-batch', '2', '--lr', '0.01']], ids=['whole', 'lora'])
+def test_two_processes_make_the_run_of_one(tmp_path, extra):
+    for n in (1, 2):
+        done = launch(tmp_path/str(n), WORDS + extra, n)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count('stopped:') == 1   # rank 0 alone speaks
+    one, two = tmp_path/'1', tmp_path/'2'
+    files = sorted(p.relative_to(one).as_posix() for p in one.rglob('*') if p.is_file())
+    assert files == sorted(p.relative_to(two).as_posix() for p in two.rglob('*') if p.is_file())
+    assert len(read_jsonl(one/'round_01/train.jsonl')) > 61
+    for f in files:  # everything that decides is the same to the byte
+        if f.endswith(('train.jsonl', 'answers.jsonl', 'candidates.jsonl')): assert (one/f).read_bytes() == (two/f).read_bytes(), f
+    for r in range(2):
+        a, b = (json.loads((p/f'round_{r:02}/metrics.json').read_text()) for p in (one, two))
+        assert abs(a.pop('loss')-b.pop('loss')) < 1e-3 and a['steps'] > 10
+        for m in (a, b): m.pop('padding')   # a rank pads its own half
+        assert a == b
+        weights = [load_file(next((p/f'round_{r:02}/student').glob('*.safetensors'))) for p in (one, two)]
+        off = max((weights[0][k]-weights[1][k]).abs().max().item() for k in weights[0])
+        assert off < 1e-3, off
+
+
+def test_a_mistake_ends_all_processes_with_one_message(tmp_path):
+    done = launch(tmp_path/'run', [*WORDS, '--batch-size', '7'], 2)
+    assert done.returncode != 0 and 'cannot be shared out among 2 processes' in done.stderr
+
+
+def test_an_error_at_rank_0_does_not_leave_the_other_waiting(tmp_path):
+    (tmp_path/'run').mkdir()
+    (tmp_path/'run'/'mine.txt').write_text('keep')
+    done = launch(tmp_path/'run', WORDS, 2)
+    assert done.returncode != 0 and 'is not empty and holds no run' in done.stderr
+
+
+def test_drawn_answers_do_not_depend_on_the_number_of_processes(tmp_path):
+    code = '''
+import sys
+from llm2llm.mini import mini_student, mini_task
+task = mini_task('mini-gsm', n_seed=16, n_test=21)
+student = mini_student(steps=4, eval_batch_size=4)
+student.lead()
+student.train([(task.prompt(r), task.completion(r)) for r in task.seed])
+told = []
+said = student.answer([task.prompt(r) for r in task.test], temperature=1., seeds=range(21), max_new_tokens=12, each=lambda i,c: told.append((i, c)))
+assert dict(told) == dict(enumerate(said)) and len(told) == 21
+print([c.text for c in said])
+'''
+    (tmp_path/'draw.py').write_text(code)
+    out = []
+    for words in ([], ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']):
+        done = subprocess.run([sys.executable, *words, str(tmp_path/'draw.py')], capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1'))
+        assert done.returncode == 0, done.stderr[-3000:]
+        out.append(done.stdout)
+    assert out[0] == out[1]
