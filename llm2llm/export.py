@@ -122,7 +122,7 @@ def _drop(split, c):
     if not c['differ']: return f"{split}: {after:.1%} right, all {n} answers as in the run"
     return f"{split}: {before:.1%} right in the run, {after:.1%} exported ({points(100*(after-before))} points); {c['differ']} of {n} answers differ"
 
-# %% ../nbs/09c_export.ipynb #7714723d
+# %% ../nbs/09c_export.ipynb #b9702050
 def _there(out, inputs):
     "What `out` says of the same export; None if nothing is there"
     if not out.exists() or out.is_dir() and not any(out.iterdir()): return None
@@ -136,7 +136,7 @@ def _there(out, inputs):
 def _notes(record, inputs, scores):
     "What the user should know"
     if 'model' not in inputs['parts']: yield "The adapter is the run's own, so it is not scored again."; return
-    if record.settings['student']['quantize']: yield 'The student was trained on its base in 4 bits, and model/ has the base in full precision: its answers can differ.'
+    if record.settings['student']['quantize']: yield 'The student was trained on its base in 4 bits, and model/ has the base in full precision: its answers can differ. adapter/ on a base loaded in NF4 is the student as it was trained.'
     if not inputs['scored']: yield 'model/ is not scored again.'
     elif 'test' not in inputs['scored'] and record.task['test']: yield 'Not scored on the test rows: they are not in the run folder; give the task.'
     elif 'test' in inputs['scored'] and 'test' not in scores: yield f"Not scored on the test rows: the run has no test answers of round {inputs['round']}."
