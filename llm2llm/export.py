@@ -52,7 +52,7 @@ def _generation(student, limit):
     return GenerationConfig(do_sample=False, max_new_tokens=limit, eos_token_id=sorted({tok.eos_token_id, *(e for e in ends if e is not None)}),
                             pad_token_id=tok.pad_token_id, bos_token_id=tok.bos_token_id)
 
-# %% ../nbs/09c_export.ipynb #d3c7536d
+# %% ../nbs/09c_export.ipynb #feca8302
 def _picked(folder, r):
     "The record of a finished run, the round to export, and the folder of its student"
     record = read_run(folder)
@@ -64,6 +64,7 @@ def _picked(folder, r):
     if not source.is_dir(): raise RunError(f"{source} is not there; the same command as for the run trains it again")
     return record,r,source
 
+# %% ../nbs/09c_export.ipynb #b3592005
 def _student(record, source, base, dtype):
     "A student on the CPU: on the run's base, or of the whole model that the run saved"
     had = record.settings['student']
@@ -77,7 +78,7 @@ def _student(record, source, base, dtype):
         raise StudentError(f"{place} is not the base of this run: its digest is {found}, and the run's base {had['base']} had {had['base_digest']}; give the one that the run was given")
     return student
 
-# %% ../nbs/09c_export.ipynb #c73fa83c
+# %% ../nbs/09c_export.ipynb #29bfec41
 def _task(record, task):
     "The run's task: the one given, or what the folder holds of it"
     about = record.task
@@ -88,6 +89,7 @@ def _task(record, task):
         if v != about[k]: raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, and the run had {about[k]!r}; describe it with the words that the run was given")
     return task
 
+# %% ../nbs/09c_export.ipynb #8ec50dea
 def _trained_on(record, r): return [example(d) for d in read_jsonl(record.path/f'round_{r:02}'/'train.jsonl')]
 
 def _again(record, r, student, task):
