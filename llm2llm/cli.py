@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'MINI_TASKS', 'COMMANDS', 'parameters', 'call', 'command_parser', 'Parser', 'config_value', 'read_config',
            'find_task', 'find_student', 'find_teacher', 'use_threads', 'make_run', 'run', 'prompt', 'estimate', 'check',
-           'report', 'show_report', 'score', 'tasks', 'demo_seed', 'rounds_table', 'demo', 'overview', 'dispatch',
-           'main']
+           'report', 'show_report', 'export', 'score', 'tasks', 'demo_seed', 'rounds_table', 'demo', 'overview',
+           'dispatch', 'main']
 
 # %% ../nbs/12_cli.ipynb #4f182530
 import argparse,inspect,json,os,re,shlex,sys,types,typing
@@ -414,6 +414,27 @@ def show_report(
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
 
+# %% ../nbs/12_cli.ipynb #f980fa3d
+def _export_words(
+    folder:str,        # a finished run
+    out:str=None,      # the folder to make (default: FOLDER/export)
+    round:int=None,    # whose student (default: the round that the run picked)
+    merge:bool=True,   # write the whole model beside the adapter
+    onto:str='trained',# what the adapter of a quantised base is merged onto: trained (the weights it was trained on, written out in full) or base (the base's own)
+    score:bool=True,   # ask the whole model the run's rows again
+    dtype:str=None,    # of the whole model: float32, bfloat16 or float16 (default: as in the run)
+    device:str=None,   # where it is scored: cpu, cuda or mps
+    student:str=None,  # the run's base: a model folder, or a name on the Hub (default: as the run names it)
+): "What only `export` knows"
+
+def export(**words):
+    "Write a run's student in the forms that other programs load"
+    from llm2llm.export import export as write
+    from llm2llm.mini import mini_base
+    task = call(find_task, words) if 'task' in words else None
+    base = mini_base() if words.get('student')=='mini' else words.get('student')
+    print(call(write, dict(out=str(Path(words['folder'])/'export')) | words | dict(task=task, base=base)))
+
 # %% ../nbs/12_cli.ipynb #13ab4a7b
 def score(
     task:str,     # gsm8k, casehold, snips, trec or sst2
@@ -547,7 +568,7 @@ def demo(
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_teacher, Dials, _estimate_words),
-                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), check=(check,), score=(score,), tasks=(tasks,))
+                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), export=(export, _export_words, find_task), check=(check,), score=(score,), tasks=(tasks,))
 
 def _known(name): return parameters(*COMMANDS[name][1:] or COMMANDS[name])
 

@@ -130,13 +130,18 @@ def _read_base(self:Student):
     if self.chat: self.ends = sorted({*self.ends, self.turn})
 
 # %% ../nbs/06_student.ipynb #a5fbb6c6
+def _commit(name, revision):
+    "The commit that a name on the Hub stands for"
+    from transformers.utils import cached_file,extract_commit_hash
+    return extract_commit_hash(cached_file(name, 'config.json', revision=revision), None)
+
 @patch
 def settings(self:Student
             )->dict: # JSON values
     "All settings that make this student's results"
     if not hasattr(self, '_digest'):
         folder = Path(self.base).expanduser()
-        self._digest = base_digest(folder) if folder.is_dir() else self.config._commit_hash
+        self._digest = base_digest(folder) if folder.is_dir() else _commit(self.base, self.revision)
     names = ('quantize','lora','lr','epochs','steps','batch_size','max_length','dtype','device')
     return dict(base=Path(self.base).name if Path(self.base).expanduser().is_dir() else str(self.base), base_digest=self._digest,
                 **{n:getattr(self, n) for n in names}, **{n:True for n in ('chat','flash','liger') if getattr(self, n)})
