@@ -381,7 +381,7 @@ def _batched(self:Student, order, run, tokens, all_at_once=False):
             if len(piece)==1:
                 raise StudentError("the GPU's memory is too small for one prompt; give the student quantize='nf4' or a smaller max_length") from e
         if said is None:  # outside the except block, which holds the tensors of the failed batch
-            size = len(piece)//2
+            size = (len(piece)+1)//2
             if self.eval_batch_size: self.eval_batch_size = size
             gc.collect(); torch.cuda.empty_cache()
             continue

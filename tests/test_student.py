@@ -6,8 +6,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llm2llm.bases import base_digest
 from llm2llm.core import DataError, SettingError, StudentError
-from llm2llm.student import Completion, Student, base_digest, batch_that_fits, default_lr, sampler
+from llm2llm.decoding import Completion, Decoder, batch_that_fits, sampler
+from llm2llm.mini import mini_base
+from llm2llm.student import Student, default_lr
 from llm2llm.tokens import encode_chats, encode_completions, encode_prompts
 
 ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
@@ -166,20 +169,20 @@ def test_name_that_cannot_be_had(monkeypatch):
 
 def test_memory_runs_out(learnt, monkeypatch):
     "Answering halves its batches until they fit; at one prompt it says what to do"
-    sizes, real = [], Student._choose
+    sizes, real = [], Decoder.choose
     def choose(self, ids, options, *noisy):
         sizes.append(len(ids))
         if len(ids) > 2: raise torch.OutOfMemoryError('CUDA out of memory')
         return real(self, ids, options, *noisy)
-    monkeypatch.setattr(Student, '_choose', choose)
+    monkeypatch.setattr(Decoder, 'choose', choose)
     monkeypatch.setattr(learnt, 'eval_batch_size', 64)
     assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1] and learnt.eval_batch_size == 1
+    assert sizes == [6, 3, 2, 2, 2] and learnt.eval_batch_size == 2
     sizes.clear()
     monkeypatch.setattr(learnt, 'eval_batch_size', None)
     assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 1, 1, 1, 1, 1, 1] and learnt.eval_batch_size is None  # found anew next time
-    monkeypatch.setattr(Student, '_choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
+    assert sizes == [6, 3, 2, 2, 2] and learnt.eval_batch_size is None  # found anew next time
+    monkeypatch.setattr(Decoder, 'choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
     with pytest.raises(StudentError, match='smaller max_length'): learnt.answer([ROWS[0][0]], [LABELS])
 
 
@@ -187,9 +190,9 @@ def test_kept_keys_and_values_change_no_answer(learnt, monkeypatch):
     "Choices several levels deep, options of different depth in a batch: the same as when the prompt is read again each time"
     deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
     prompts, options = [p for p,_ in ROWS]*3, [deep]*6+[LABELS]*6+[(' A', ' AC', ' ACE')]*6
-    kept, forwards, real = learnt.answer(prompts, options), learnt.last['forwards'], Student._logits
-    again = lambda self, ids, cache, seen, more: (real(self, ids, None, None, False)[0], None, None)
-    monkeypatch.setattr(Student, '_logits', again)
+    kept, forwards, real = learnt.answer(prompts, options), learnt.last['forwards'], Decoder.logits
+    again = lambda self, ids, cache=None, seen=None, more=False: (real(self, ids)[0], None, None)
+    monkeypatch.setattr(Decoder, 'logits', again)
     assert learnt.answer(prompts, options) == kept
     assert learnt.last['forwards'] == forwards
 
@@ -268,10 +271,10 @@ def test_default_lr(): assert default_lr(4096, True) == 1.2e-4 and default_lr(40
 def test_batches_follow_the_memory(learnt, monkeypatch):
     import psutil
     for free,most in ((10**12, 64), (200_000, 2), (0, 1)):
-        sizes, real = [], Student._generate
+        sizes, real = [], Decoder.write
         monkeypatch.setattr(psutil, 'virtual_memory', lambda: type('Memory', (), dict(available=free)))
         with monkeypatch.context() as m:
-            m.setattr(Student, '_generate', lambda self, ids, *how: (sizes.append(len(ids)), real(self, ids, *how))[1])
+            m.setattr(Decoder, 'write', lambda self, ids, *how: (sizes.append(len(ids)), real(self, ids, *how))[1])
             learnt.answer([p for p,_ in ROWS]*12, max_new_tokens=2)
         assert max(sizes) == most and sum(sizes) == 72
 
@@ -305,7 +308,7 @@ def test_drawn_tokens_follow_the_scores(base):
     s = Student(base, lora=None)
     with torch.no_grad():
         s.load_base()
-        p = (s._read_prompts([ROWS[0][0]]), s.model(torch.tensor(encode_prompts(s.tok, [ROWS[0][0]]))).logits[0, -1])[1].div(.3).softmax(-1)
+        p = s.model(torch.tensor(encode_prompts(s.tok, [ROWS[0][0]]))).logits[0, -1].div(.3).softmax(-1)
         draw = sampler(range(4000), .3)(p.log().mul(.3).expand(4000, -1)).argmax(-1)
     said = s.answer([ROWS[0][0]]*4000, max_new_tokens=1, temperature=.3, seeds=range(4000))
     want = [s.tok.decode([t]) if t not in s.ends else '' for t in draw]
@@ -399,3 +402,16 @@ def test_answering_a_chat(learnt, base):
     asked = [[dict(role='system', content='Be brief.'), *c] for c in chats]
     assert s.answer(asked, max_new_tokens=12) == s.answer(['Be brief.\n\n'+p for p,_ in ROWS], max_new_tokens=12)
     with pytest.raises(DataError, match='in two calls'): s.answer([chats[0], 'a'])
+
+
+def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
+    "TensorBoard's files of two trainings, in folders named after them; nothing is left in the environment"
+    monkeypatch.chdir(tmp_path)
+    student = Student(mini_base(), lora=None, steps=10, report_to='tensorboard')
+    for r in range(2): student.train([('a', ' b')]*4, label=f'round {r} training')
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('events.*'))
+    assert [f.rsplit('/', 1)[0] for f in files] == ['tensorboard/round_0_training', 'tensorboard/round_1_training']
+    assert all((tmp_path/f).stat().st_size > 1000 for f in files) and 'TENSORBOARD_LOGGING_DIR' not in os.environ
+    monkeypatch.setenv('TENSORBOARD_LOGGING_DIR', str(tmp_path/'there'))
+    student.train([('a', ' b')]*4)
+    assert len(list((tmp_path/'there'/'training').glob('events.*'))) == 1 and os.environ['TENSORBOARD_LOGGING_DIR'] == str(tmp_path/'there')
