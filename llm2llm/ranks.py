@@ -22,7 +22,7 @@ def rank()->int: # 0 to `world()`-1
     "The number of this process"
     return int(os.environ.get('RANK', 0))
 
-# %% ../nbs/05e_ranks.ipynb #b0633209
+# %% ../nbs/05e_ranks.ipynb #19851034
 _talk = None
 
 def join(
@@ -33,6 +33,9 @@ def join(
     if world()==1 or _talk is not None: return
     import torch
     import torch.distributed as dist
+    for name in ('FSDP','DEEPSPEED'):
+        if os.environ.get(f'ACCELERATE_USE_{name}', '').lower() in ('1','true','yes'):
+            raise SettingError(f"accelerate is set to {name}, and every process here holds a whole student; launch without it (torchrun, or accelerate launch --multi_gpu), and give the student quantize='nf4' if it does not fit one GPU")
     if device not in ('cuda','cpu'): raise SettingError(f"many processes need device 'cuda' or 'cpu', not {device!r}")
     if device=='cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     if not dist.is_initialized(): dist.init_process_group('nccl' if device=='cuda' else 'gloo')

@@ -73,3 +73,9 @@ print([c.text for c in said])
         assert done.returncode == 0, done.stderr[-3000:]
         out.append(done.stdout)
     assert out[0] == out[1]
+
+
+def test_a_sharded_student_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv('ACCELERATE_USE_FSDP', 'true')
+    done = launch(tmp_path/'run', WORDS, 2)
+    assert done.returncode != 0 and 'accelerate is set to FSDP' in done.stderr
