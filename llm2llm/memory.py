@@ -74,11 +74,12 @@ def _pack(module):
         weight.CB,weight.SCB,module.state.threshold = packed,scale,0.   # outliers are few, and how many depends on the data
         module.init_8bit_state()
 
-# %% ../nbs/05b_memory.ipynb #16fdb4af
+# %% ../nbs/05b_memory.ipynb #9dddffa7
 def fill(
-    model, # of `bare_student`
-):         # the same model, in training mode
-    "Give every tensor memory, uninitialised, and every trained weight a gradient"
+    model,                # of `bare_student`
+    accumulate:bool=True, # does a step have several micro-batches, so that there are gradients before the last?
+):                        # the same model, in training mode
+    "Give every tensor memory, uninitialised"
     import torch
     new = {}
     for module in model.modules():
@@ -91,10 +92,10 @@ def fill(
                     new[t] = torch.nn.Parameter(empty, requires_grad=t.requires_grad) if isinstance(t, torch.nn.Parameter) else empty
                 held[name] = new[t]
     for p in model.parameters():
-        if p.requires_grad: p.grad = torch.empty_like(p)
+        if p.requires_grad and accumulate: p.grad = torch.empty_like(p)
     return model.train()
 
-# %% ../nbs/05b_memory.ipynb #8e587787
+# %% ../nbs/05b_memory.ipynb #ac736851
 def _states(module):
     "Tensors that a quantised weight needs beside itself"
     if _quantised(module)=='int8': return [module.state.SCB]
@@ -114,7 +115,7 @@ def own_bytes(
     adapter = sum(p.nbytes for n,p in params.items() if '.lora_' in n)
     paged = any(_quantised(m) for m in model.modules())
     return dict(weights=sum(p.nbytes for p in params.values())-adapter, quantisation=sum(t.nbytes for m in model.modules() for t in _states(m)),
-                adapter=adapter, gradients=sum(p.nbytes for p in trained), optimiser=sum(_adam_bytes(p.numel(), paged) for p in trained))
+                adapter=adapter, gradients=sum(p.grad.nbytes for p in trained if p.grad is not None), optimiser=sum(_adam_bytes(p.numel(), paged) for p in trained))
 
 # %% ../nbs/05b_memory.ipynb #49c88441
 def _inside(op, args, out):
@@ -149,7 +150,7 @@ def _meter():
         def _drop(self, key): self.now -= self.sizes.pop(key)
     return Meter
 
-# %% ../nbs/05b_memory.ipynb #0669f07f
+# %% ../nbs/05b_memory.ipynb #56dcee9f
 _IN_PLACE = dict(_forward_tile=lambda *a, **k: None, _backward_tile=lambda *a, **k: None, _addmm_fp32=lambda *a: None)
 
 @_calm()
@@ -173,7 +174,8 @@ def step_bytes(
     def after(module, args, out): window('forward'); out.last_hidden_state.register_hook(lambda g: window('loss'))
     hook = plain.base_model.register_forward_hook(after)
     with mock.patch.multiple('trl.kernels.chunked_logprob', **_IN_PLACE), meter:
-        ids,mask = torch.zeros(rows, tokens, dtype=torch.long),torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
+        ids,mask = torch.zeros(rows, tokens, dtype=torch.long),torch.ones(rows, tokens, dtype=torch.long)
+        mask[0, -1] = 0   # a padded row: attention needs a mask
         with torch.autocast('cpu', torch.bfloat16): loss = -model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).log_probs.sum()
         found['kept'] = meter.now
         loss.backward()
@@ -181,7 +183,7 @@ def step_bytes(
     hook.remove()
     return found
 
-# %% ../nbs/05b_memory.ipynb #886a8bda
+# %% ../nbs/05b_memory.ipynb #ac9536d1
 def _stack(model):
     "The list of a model's layers"
     import torch
@@ -202,16 +204,13 @@ def training_bytes(
     model,        # of `bare_student`; it is used up
     rows:int,     # of a micro-batch
     tokens:int,   # of each row
+    accumulate:bool=True, # has a step several micro-batches?
 )->dict[str,int]: # bytes by part; of `layer` and `logits` only the larger is there at a time
     "What training takes, by part"
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):   # bitsandbytes' code tables are real
-            own = own_bytes(fill(model))
-            step = _step_of_all(model, rows, tokens)
-    except (DataDependentOutputException, DynamicOutputShapeException) as e:
-        raise StudentError(f"the memory of a model of type {model.config.model_type!r} cannot be planned: it depends on the data, "
-                           "as in a mixture of experts") from e
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    with FakeTensorMode(allow_non_fake_inputs=True):   # bitsandbytes' code tables are real
+        own = own_bytes(fill(model, accumulate))
+        step = _step_of_all(model, rows, tokens)
     return own | dict(activations=step['kept'], layer=max(step['forward'], step['backward'])-step['kept'], logits=step['loss']-step['kept'])
 
 # %% ../nbs/05b_memory.ipynb #563daf96
@@ -348,9 +347,9 @@ class Plan:
         yield '', 'fast', 'likely', 'slow'
         for k,t in self.seconds.items(): yield k, *map(_clock, t)
 
-# %% ../nbs/05b_memory.ipynb #3b590029
-PARTS = dict(weights='weights', quantisation='quantisation state', adapter='adapter', gradients='gradients', optimiser='optimiser',
-             activations='activations kept', cache='keys and values', layer='one layer at work *', logits='loss, or logits *')
+# %% ../nbs/05b_memory.ipynb #1c81b9ae
+PARTS = dict(weights='weights', quantisation='quantisation state', adapter='adapter', gradients='gradients kept', optimiser='optimiser',
+             activations='activations kept', cache='keys and values', layer='one layer at work, with new gradients *', logits='loss, or logits *')
 
 def _clock(s): return f'{s:.0f} s' if s < 120 else f'{s/60:.0f} min' if s < 7200 else f'{s/3600:.1f} h'
 
@@ -390,7 +389,7 @@ def _repr_markdown_(self:Plan):
     says = '\n'.join(f'- {x}' for x in self._says()).replace('- *', r'- \*')
     return '\n\n'.join([f'**{self.model}**', _mark(self._rows()), *([_mark(self._times())] if self.seconds else []), says])
 
-# %% ../nbs/05b_memory.ipynb #f6b4d154
+# %% ../nbs/05b_memory.ipynb #ec2fd1bf
 def plan(
     config,                      # of a causal language model, as transformers has it
     gpu:str|GPU|None=None,       # name such as '4090', or size such as '24GB'; None: only say what is needed
@@ -413,7 +412,7 @@ def plan(
     _check(quantize, lora, dtype, dict(batch_size=batch_size, micro_batch=micro_batch, max_length=max_length, rows=rows, asked=asked, tokens=tokens))
     model = bare_student(config, quantize, lora, dtype)
     count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
-    training = training_bytes(model, micro_batch, max_length)
+    training = training_bytes(model, micro_batch, max_length, micro_batch < batch_size)
     own = {k: training[k] for k in ('weights','quantisation','adapter')}
     width = 4 if dtype=='float32' else 2
     free = int(gpu.gb*2**30)-CONTEXT-sum(own.values()) if gpu else 0
