@@ -351,19 +351,58 @@ def prompt(**words):
 def _estimate_words(
     error_rate:str=None, # share of seed rows that the student gets wrong, by round: 0.4 or 0.5,0.3,0.2 (default: 0.05 to 1, likely 0.3)
     like:str=None,       # folder of an earlier run, for its error rates and tokens a request
+    gpu:str=None,        # the GPU that the student is planned for: a name such as 4090, or a size such as 24GB
+    fit:str=None,        # the same, and settings are proposed with which the student fits it
     json:bool=False,     # print JSON for programs
 ): "What only `estimate` knows"
 
-def estimate(**words):
-    "Say what a run's teacher will cost, before it runs"
-    import json
+def _cost(words):
+    "What the teacher will cost"
     from llm2llm.estimate import cost
     rates = words.get('error_rate')
     try: rates = [float(x) for x in rates.split(',')] if isinstance(rates, str) else rates
     except ValueError: raise SettingError(f"error_rate must be numbers such as 0.5,0.3, not {rates!r}") from None
     dials = Dials(**{k:v for k,v in words.items() if k in inspect.signature(Dials).parameters})
-    found = cost(call(find_task, words), call(find_teacher, words), dials, rates, words.get('like'))
-    print(json.dumps(found.as_dict(), indent=1) if words.get('json') else found)
+    return cost(call(find_task, words), call(find_teacher, words), dials, rates, words.get('like'))
+
+def estimate(**words):
+    "Say what a run will cost and need, before it runs"
+    import json
+    plans = 'gpu' in words or 'fit' in words or 'student' in words
+    found = {}
+    if plans: found['student'] = _plan(words)
+    if 'task' in words and ('teacher' in words or not plans): found['teacher'] = _cost(words)
+    if not plans and not found: raise SettingError("--task and --teacher say what to price, --student and --gpu (or --fit) what to plan")
+    print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1) if words.get('json') else '\n\n'.join(map(repr, found.values())))
+
+# %% ../nbs/12_cli.ipynb #02650201
+def _work(words):
+    "What a round has to do, from the task's rows"
+    if 'task' not in words: return {}
+    from llm2llm.estimate import token_range
+    task = call(find_task, words)
+    mean = lambda texts: max(1, round(sum(token_range(t)[1] for t in texts)/len(texts)))
+    said = mean([task.completion(r) for r in task.seed[:200]])
+    return dict(rows=len(task.seed), asked=len(task.seed)+len(task.dev)+len(task.test), tokens=mean([task.prompt(r) for r in task.seed[:200]])+said, new_tokens=said)
+
+def _plan(words):
+    "What the student needs"
+    from llm2llm.bases import read_config
+    from llm2llm.memory import fit,plan
+    base,lora = words.get('student', 'mini'),words.get('lora')
+    if base=='mini':
+        from llm2llm.mini import mini_base
+        base,lora = mini_base(),lora or 0
+    if 'gpu' in words and 'fit' in words: raise SettingError("gpu and fit both name a GPU; give one of them")
+    names = ('quantize','dtype','batch_size','micro_batch','eval_batch_size','epochs')
+    how = {k: words[k] for k in names if k in words} | dict(quantize=words.get('quantize')) | _work(words)
+    config = read_config(base, words.get('revision'))
+    limit = getattr(config.get_text_config(), 'max_position_embeddings', None) or 1024
+    length = words.get('max_length') or min(1024, limit)
+    if length > limit: raise SettingError(f"max_length {length} is more than the {limit} positions of {base}; give at most {limit}")
+    how |= dict(max_length=length, lora=16 if lora is None else lora or None)
+    if how.get('tokens', 0) > length: how['tokens'] = length
+    return fit(config, words['fit'], **how) if 'fit' in words else plan(config, words.get('gpu'), **how)
 
 # %% ../nbs/12_cli.ipynb #51ccd005
 def check(
@@ -567,7 +606,7 @@ def demo(
           'Your own rows: llm2llm run --task own --data FILE --question COLUMN --answer COLUMN --student MODEL')
 
 # %% ../nbs/12_cli.ipynb #12585362
-COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_teacher, Dials, _estimate_words),
+COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_student, find_teacher, Dials, _estimate_words),
                 prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), export=(export, _export_words, find_task), check=(check,), score=(score,), tasks=(tasks,))
 
 def _known(name): return parameters(*COMMANDS[name][1:] or COMMANDS[name])

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from . import ranks
 from .bases import QUANTIZE,base_digest,end_tokens,line,load_model,own_rng,place,plain_generation,quiet,read_config,read_tokenizer
 from .core import DataError,RunError,SettingError,StudentError,check_one_of,check_whole,progress
-from .decoding import Completion,Decoder,batch_that_fits,sampler
+from .decoding import Completion,Decoder,sampler
+from .memory import rows_that_fit
 from .sft import installed,trainer_class
 from .tokens import cut_left,encode_completions,end_of_turn,read_prompts,training_rows
 
@@ -366,7 +367,7 @@ def _fitting(self:Student, tokens):
     else:
         import psutil
         free = psutil.virtual_memory().available
-    return batch_that_fits(self.config.get_text_config(), tokens, free, getattr(torch, self.dtype).itemsize, 64 if self.device=='cpu' else 256)
+    return rows_that_fit(self.config, tokens, free, getattr(torch, self.dtype).itemsize, bool(self.lora), 64 if self.device=='cpu' else 256)
 
 # %% ../nbs/06_student.ipynb #1da902af
 @patch

@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from llm2llm.bases import base_digest
 from llm2llm.core import DataError, SettingError, StudentError
-from llm2llm.decoding import Completion, Decoder, batch_that_fits, sampler
+from llm2llm.decoding import Completion, Decoder, sampler
+from llm2llm.memory import rows_that_fit
 from llm2llm.mini import mini_base
 from llm2llm.student import Student, default_lr
 from llm2llm.tokens import encode_chats, encode_completions, encode_prompts
@@ -282,10 +283,10 @@ def test_batches_follow_the_memory(learnt, monkeypatch):
 def test_batches_of_other_configurations():
     from transformers import AutoConfig
     for kind in ('gpt2', 'gpt_neox', 'bloom', 'opt', 'falcon', 'phi3', 'qwen3', 'gemma2', 'mixtral'):
-        sizes = [batch_that_fits(AutoConfig.for_model(kind), 512, n*10**9) for n in (0, 4, 40, 4000)]
+        sizes = [rows_that_fit(AutoConfig.for_model(kind), 512, n*10**9) for n in (0, 4, 40, 4000)]
         assert sizes[0] == 1 and sizes == sorted(sizes) and sizes[-1] == 256
     bare = type('Config', (), dict(hidden_size=4096, vocab_size=1000, num_key_value_heads=[8]*32))
-    assert batch_that_fits(bare, 512, 10**10) == 16  # as if every number of the width had a key and a value, in 32 layers
+    assert rows_that_fit(bare, 512, 10**10) == 16  # as if every number of the width had a key and a value, in 32 layers
 
 
 def test_drawn_answers_do_not_depend_on_the_batch(base):

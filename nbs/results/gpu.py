@@ -170,11 +170,11 @@ def measure_round(base, device, folder, data):
     return dict(seconds=round(time.perf_counter()-start, 1), rows='GSM8K' if data else 'mini-gsm', phases=phases, **peak())
 
 
-def planned(base, length, batch, **how):
+def planned(base, length, batch):
     "What the planner says of the same"
     from llm2llm.bases import read_config
     from llm2llm.memory import plan
-    return plan(read_config(base), quantize='nf4', lora=8, micro_batch=batch, max_length=length, dtype='bfloat16', checkpointing=True, **how).as_dict()
+    return plan(read_config(base), quantize='nf4', lora=8, micro_batch=batch, max_length=length, batch_size=batch).as_dict()
 
 
 def jobs(shapes):
