@@ -88,9 +88,9 @@ def select(said): return [(x, a) for x,a in said if not x.round and not a.correc
 
 class Duplicates:
     "Is a question too similar to the wrong seed rows and what was written for them?"
-    def __init__(self, r, wrong):
-        self.r,self.lock = r,threading.Lock()
-        if r.o.rouge=='index':
+    def __init__(self, o, wrong):
+        self.o,self.lock = o,threading.Lock()
+        if o.rouge=='index':
             from llm2llm.similar import Near
             self.known = Near()
         else:
@@ -98,16 +98,14 @@ class Duplicates:
             self.lcs,self.words,self.known = rouge_scorer._score_lcs,rouge_scorer.RougeScorer(['rougeL'])._tokenizer.tokenize,[]
         for x,_ in wrong: self.add(x.question)
 
-    def add(self, question): self.known.add(question, question) if self.r.o.rouge=='index' else self.known.append(self.words(question))
+    def add(self, question):
+        with self.lock: self.known.add(question, question) if self.o.rouge=='index' else self.known.append(self.words(question))
 
     def __call__(self, question):
-        with self.lock:  # one pool at a time: ten of 64 processes each would only be slower
-            return self.r.timed('compare', self._found, question)
-
-    def _found(self, question):
-        if self.r.o.rouge=='index': found = self.known.most_similar(question) is not None
-        else:
-            with Pool(self.r.o.pool) as pool: found = max(s.fmeasure for s in pool.map(partial(self.lcs, self.words(question)), self.known)) > .95
+        if self.o.rouge=='index':
+            with self.lock: found = self.known.most_similar(question) is not None
+        else:  # each thread has a pool of its own, and a copy, since other threads add meanwhile
+            with Pool(self.o.pool) as pool: found = max(s.fmeasure for s in pool.map(partial(self.lcs, self.words(question)), list(self.known))) > .95
         if not found: self.add(question)
         return found
 
@@ -124,7 +122,7 @@ def write_threads(r, wrong):
     from llm2llm.llm import LLMTeacher
     from llm2llm.replies import Reply
     api,teacher,new = OpenAI(base_url=r.o.url, api_key='none', max_retries=0),LLMTeacher('stub'),[]
-    duplicate = Duplicates(r, wrong)
+    duplicate = Duplicates(r.o, wrong)
     def one(q):
         chat,_,sampling = teacher.request(r.task, q, r.rows, 'text')
         got = api.chat.completions.create(model='stub', messages=chat, **sampling).choices[0]
@@ -136,7 +134,7 @@ def write_threads(r, wrong):
 
 def write_client(r, teacher, wrong):
     "This package's client, which has asked since the first answers came"
-    duplicate,new = Duplicates(r, wrong),[]
+    duplicate,new = Duplicates(r.o, wrong),[]
     for q,(c,) in teacher.write(r.task, asks(r, wrong), r.rows):
         if c.row and not duplicate(c.row.question): new.append(c.row)
     return new
