@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Filled', 'trainer_class', 'installed']
 
-# %% ../nbs/05f_sft.ipynb #9b0746be
+# %% ../nbs/05f_sft.ipynb #d1a73d43
+import inspect
 import torch
 from . import ranks
 
@@ -20,7 +21,7 @@ class Filled(torch.utils.data.Sampler):
     def __len__(self): return len(self.order) + -len(self.order)%self.batch_size
     def __iter__(self): yield from [*self.order] + [self.empty]*(-len(self.order)%self.batch_size)
 
-# %% ../nbs/05f_sft.ipynb #aaa95f34
+# %% ../nbs/05f_sft.ipynb #54ac7932
 def trainer_class(
     bar,            # a progress bar of optimiser steps
     batch_size:int, # rows of an optimiser step, at all ranks together
@@ -35,6 +36,14 @@ def trainer_class(
         def __init__(self, *args, **kwargs):
             super().__init__(*args, callbacks=[Move()], **kwargs)
             self.tokens = self.slots = 0
+            plain = self.model.get_base_model() if hasattr(self.model, 'get_base_model') else self.model
+            self.all_scores = self.aux_loss_enabled or 'logits_to_keep' not in inspect.signature(plain.forward).parameters
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs['labels']
+            if self.all_scores or labels.is_cuda: return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            first = max(1, int(labels.ne(-100).any(0).int().argmax()))  # a batch without a lesson keeps all
+            some = dict(labels=labels[:, first-1:], logits_to_keep=labels.shape[1]-first+1, use_cache=False, num_items_in_batch=num_items_in_batch)
+            return model(**inputs | some).loss * self.accelerator.num_processes
         def _send_telemetry(self): pass
         def _get_train_sampler(self, *args):
             if self.args.world_size==1: return super()._get_train_sampler(*args)
