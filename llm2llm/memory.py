@@ -74,11 +74,10 @@ def _pack(module):
         weight.CB,weight.SCB,module.state.threshold = packed,scale,0.   # outliers are few, and how many depends on the data
         module.init_8bit_state()
 
-# %% ../nbs/05b_memory.ipynb #9dddffa7
+# %% ../nbs/05b_memory.ipynb #b51a80b6
 def fill(
-    model,                # of `bare_student`
-    accumulate:bool=True, # does a step have several micro-batches, so that there are gradients before the last?
-):                        # the same model, in training mode
+    model, # of `bare_student`
+):         # the same model, in training mode
     "Give every tensor memory, uninitialised"
     import torch
     new = {}
@@ -91,11 +90,9 @@ def fill(
                     empty = torch.empty(t.shape, dtype=t.dtype)
                     new[t] = torch.nn.Parameter(empty, requires_grad=t.requires_grad) if isinstance(t, torch.nn.Parameter) else empty
                 held[name] = new[t]
-    for p in model.parameters():
-        if p.requires_grad and accumulate: p.grad = torch.empty_like(p)
     return model.train()
 
-# %% ../nbs/05b_memory.ipynb #ac736851
+# %% ../nbs/05b_memory.ipynb #d0a5729f
 def _states(module):
     "Tensors that a quantised weight needs beside itself"
     if _quantised(module)=='int8': return [module.state.SCB]
@@ -107,7 +104,8 @@ def _adam_bytes(n, paged):
     return 8*n if not paged or n < 4096 else 2*(n + 4*-(-n//256))
 
 def own_bytes(
-    model, # of `fill`
+    model,                # of `fill`
+    accumulate:bool=True, # has a step several micro-batches?
 )->dict[str,int]: # bytes of weights, quantisation, adapter, gradients and optimiser
     "What a model in training holds all the time"
     params = dict(model.named_parameters())
@@ -115,7 +113,7 @@ def own_bytes(
     adapter = sum(p.nbytes for n,p in params.items() if '.lora_' in n)
     paged = any(_quantised(m) for m in model.modules())
     return dict(weights=sum(p.nbytes for p in params.values())-adapter, quantisation=sum(t.nbytes for m in model.modules() for t in _states(m)),
-                adapter=adapter, gradients=sum(p.grad.nbytes for p in trained if p.grad is not None), optimiser=sum(_adam_bytes(p.numel(), paged) for p in trained))
+                adapter=adapter, gradients=accumulate*sum(p.nbytes for p in trained), optimiser=sum(_adam_bytes(p.numel(), paged) for p in trained))
 
 # %% ../nbs/05b_memory.ipynb #49c88441
 def _inside(op, args, out):
@@ -150,7 +148,7 @@ def _meter():
         def _drop(self, key): self.now -= self.sizes.pop(key)
     return Meter
 
-# %% ../nbs/05b_memory.ipynb #56dcee9f
+# %% ../nbs/05b_memory.ipynb #2da8af99
 _IN_PLACE = dict(_forward_tile=lambda *a, **k: None, _backward_tile=lambda *a, **k: None, _addmm_fp32=lambda *a: None)
 
 @_calm()
@@ -159,6 +157,7 @@ def step_bytes(
     rows:int,             # of the micro-batch
     tokens:int,           # of each row
     checkpoint:bool=True, # are activations recomputed in the backward pass?
+    accumulate:bool=True, # are there gradients of earlier micro-batches?
 )->dict[str,int]:         # bytes: kept between the passes; peaks in forward, loss and backward
     "What one training step takes beside the model's own bytes"
     import torch
@@ -167,6 +166,7 @@ def step_bytes(
     plain = model.get_base_model() if hasattr(model, 'get_base_model') else model
     add_fused_lm_head(plain, outputs=('log_probs','entropy','is_top1'))
     if checkpoint: plain.activation_checkpointing_enable(); plain.enable_input_require_grads()
+    for p in model.parameters(): p.grad = torch.empty_like(p) if accumulate and p.requires_grad else None
     for m in model.modules():
         if _quantised(m)=='int8': m.eval()   # on a CPU, bitsandbytes has another way to train
     meter,found = _meter()(model),{}
@@ -183,22 +183,11 @@ def step_bytes(
     hook.remove()
     return found
 
-# %% ../nbs/05b_memory.ipynb #ac9536d1
+# %% ../nbs/05b_memory.ipynb #ca0c4772
 def _stack(model):
     "The list of a model's layers"
     import torch
     return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()))
-
-def _step_of_all(model, rows, tokens):
-    "`step_bytes`, from two and three layers where all are alike; the model loses its other layers"
-    layers = _stack(model)
-    if len(layers) <= 3 or len({tuple(p.shape for p in l.parameters()) for l in layers}) > 1: return step_bytes(model, rows, tokens)
-    n = len(layers)
-    del layers[3:]
-    three = step_bytes(model, rows, tokens)
-    del layers[2:]
-    two = step_bytes(model, rows, tokens)
-    return {k: three[k]+(n-3)*(three[k]-two[k]) for k in three}
 
 def training_bytes(
     model,        # of `bare_student`; it is used up
@@ -208,10 +197,19 @@ def training_bytes(
 )->dict[str,int]: # bytes by part; of `layer` and `logits` only the larger is there at a time
     "What training takes, by part"
     from torch._subclasses.fake_tensor import FakeTensorMode
+    layers = _stack(model)
+    n,alike = len(layers),len({tuple(p.shape for p in l.parameters()) for l in layers})==1
+    def measure(): return own_bytes(model, accumulate) | step_bytes(model, rows, tokens, accumulate=accumulate)
+    if alike: del layers[3:]
     with FakeTensorMode(allow_non_fake_inputs=True):   # bitsandbytes' code tables are real
-        own = own_bytes(fill(model, accumulate))
-        step = _step_of_all(model, rows, tokens)
-    return own | dict(activations=step['kept'], layer=max(step['forward'], step['backward'])-step['kept'], logits=step['loss']-step['kept'])
+        fill(model)
+        found = measure()
+        if alike and n > 3:
+            del layers[2:]
+            two = measure()
+            found = {k: v+(n-3)*(v-two[k]) for k,v in found.items()}
+    kept,forward,loss,backward = map(found.pop, ('kept','forward','loss','backward'))
+    return found | dict(activations=kept, layer=max(forward, backward)-kept, logits=loss-kept)
 
 # %% ../nbs/05b_memory.ipynb #563daf96
 GAPS = 1.05       # what the allocator takes for each byte that is used
@@ -254,14 +252,15 @@ def rows_that_fit(
     row = answer_bytes(config, 1, tokens, width, lora)
     return 1 << max(1, min(most, free*4//5//peak_bytes(row))).bit_length()-1
 
-# %% ../nbs/05b_memory.ipynb #9c8f43c4
+# %% ../nbs/05b_memory.ipynb #ae3a0abf
 @dataclass(frozen=True)
 class GPU:
     "What a GPU has"
-    name:str
+    name:str               # without maker and series
     gb:float               # memory, 2**30 bytes
     tflops:float|None=None # 10**12 operations a second, 16 bit, dense; None: unknown
     gbs:float|None=None    # 10**9 bytes a second from its memory; None: unknown
+    def __str__(self): return f'{self.name} ({self.gb:g} GB)' if self.tflops else self.name
 
 GPUS = {re.sub(r'\W', '', g.name).lower(): g for g in (
     GPU('3060', 12, 25.6, 360), GPU('3090', 24, 71, 936), GPU('4060 Ti', 16, 44, 288), GPU('4070', 12, 58.3, 504), GPU('4080', 16, 97.5, 717),
@@ -364,17 +363,17 @@ def _mark(rows):
     head,*rows = [[x.replace('*', r'\*') for x in r] for r in rows]
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, [':---']+['---:']*(len(head)-1), *rows])
 
-# %% ../nbs/05b_memory.ipynb #5bd2f92e
+# %% ../nbs/05b_memory.ipynb #75c769b3
 @patch
 def _says(self:Plan):
     "Sentences about the plan"
     s,w = self.settings,self.work
     how = 'all weights' if s['lora'] is None else f"an adapter of rank {s['lora']}"
     yield (f"Trains {how} on a base in {s['quantize'] or s['dtype']}, {s['micro_batch']} of {s['batch_size']} rows at a time, each of at most "
-           f"{s['max_length']} tokens; answers {s['eval_batch_size']} rows at a time.")
+           f"{s['max_length']} tokens; answers up to {s['eval_batch_size']} at a time.")
     yield '* Only the larger of these two is there at a time.'
     need = f'{self.needs/2**30:.1f} GB are needed: {GAPS-1:.0%} more than the peak for gaps, and {CONTEXT/2**30:g} GB for CUDA'
-    if self.gpu: need += f'. That {"fits" if self.fits else "does not fit"} {self.gpu.name} with {self.gpu.gb:g} GB'
+    if self.gpu: need += f'. That {"fits" if self.fits else "does not fit"} {self.gpu}'
     yield need + '.'
     if self.changes: yield 'Changed so that it fits: ' + ', '.join(self.changes) + '.'
     if self.seconds: yield (f"Time of a round: {w['rows']} rows trained for {w['epochs']:g} epochs and {w['asked']} prompts answered with "
@@ -389,7 +388,7 @@ def _repr_markdown_(self:Plan):
     says = '\n'.join(f'- {x}' for x in self._says()).replace('- *', r'- \*')
     return '\n\n'.join([f'**{self.model}**', _mark(self._rows()), *([_mark(self._times())] if self.seconds else []), says])
 
-# %% ../nbs/05b_memory.ipynb #ec2fd1bf
+# %% ../nbs/05b_memory.ipynb #2821611c
 def plan(
     config,                      # of a causal language model, as transformers has it
     gpu:str|GPU|None=None,       # name such as '4090', or size such as '24GB'; None: only say what is needed
@@ -410,9 +409,13 @@ def plan(
     gpu = None if gpu is None else find_gpu(gpu)
     micro_batch,tokens,dtype = micro_batch or batch_size,tokens or max_length,dtype if lora else 'float32'
     _check(quantize, lora, dtype, dict(batch_size=batch_size, micro_batch=micro_batch, max_length=max_length, rows=rows, asked=asked, tokens=tokens))
-    model = bare_student(config, quantize, lora, dtype)
-    count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
-    training = training_bytes(model, micro_batch, max_length, micro_batch < batch_size)
+    try:
+        model = bare_student(config, quantize, lora, dtype)
+        count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
+        training = training_bytes(model, micro_batch, max_length, micro_batch < batch_size)
+    except (RuntimeError, ValueError, NotImplementedError) as e:
+        raise StudentError(f"the memory of a model of type {config.model_type!r} cannot be planned: {str(e).strip().splitlines()[0]}; "
+                           "give another model") from e
     own = {k: training[k] for k in ('weights','quantisation','adapter')}
     width = 4 if dtype=='float32' else 2
     free = int(gpu.gb*2**30)-CONTEXT-sum(own.values()) if gpu else 0
@@ -436,18 +439,14 @@ def _check(quantize, lora, dtype, whole):
     if whole['batch_size'] % whole['micro_batch']:
         raise SettingError(f"batch_size {whole['batch_size']} must be a multiple of micro_batch {whole['micro_batch']}")
 
-# %% ../nbs/05b_memory.ipynb #ad401660
+# %% ../nbs/05b_memory.ipynb #2f8e9aa4
 def _ways(s):
-    "Settings to try, one after the other, from those given to those that need least"
-    micro = lambda upto: [m for m in range(upto, 0, -1) if s['batch_size'] % m==0]
-    for m in micro(s['micro_batch']): yield dict(micro_batch=m)
+    "Settings to try, from those given to those that need least; each stage has the same weights"
+    micro = [m for m in range(s['micro_batch'], 0, -1) if s['batch_size'] % m==0]
     four = dict(quantize='nf4', lora=s['lora'] or 16, dtype='bfloat16' if s['lora'] is None else s['dtype'])
-    if s['quantize']!='nf4':
-        for m in micro(s['micro_batch']): yield four | dict(micro_batch=m)
-    length = s['max_length']//2
-    while length >= 128:
-        yield four | dict(micro_batch=1, max_length=length)
-        length //= 2
+    lengths = [s['max_length'] >> i for i in range(1, 12) if s['max_length'] >> i >= 128]
+    if s['quantize']!='nf4': yield [dict(micro_batch=m) for m in micro]
+    yield [four|dict(micro_batch=m) for m in micro] + [four|dict(micro_batch=1, max_length=n) for n in lengths]
 
 def fit(
     config,         # of a causal language model
@@ -455,13 +454,16 @@ def fit(
     **settings,     # of `plan`
 )->Plan:            # the first that fits, with its `changes`
     "Settings with which a student fits a GPU"
-    gpu,first = find_gpu(gpu),plan(config, gpu, **settings)
-    if first.fits: return first
-    for way in _ways(first.settings):
-        p = plan(config, gpu, **{**settings, **way})
-        if p.fits:
-            changes = [f'{k} {first.settings[k]} → {p.settings[k]}' for k in way if first.settings[k]!=p.settings[k]]
-            return replace(p, changes=tuple(changes))
-    parts = ', '.join(f'{PARTS[k].strip(" *")} {p.training[k]/2**30:.1f}' for k in sorted(p.training, key=p.training.get)[:-4:-1])
-    raise StudentError(f"{p.model}, does not fit {gpu.name} with {gpu.gb:g} GB: even with quantize='nf4', micro_batch=1 and max_length="
-                       f"{p.settings['max_length']} it needs {p.needs/2**30:.1f} GB ({parts}); take a smaller model or a GPU with more memory")
+    gpu = find_gpu(gpu)
+    p = first = plan(config, gpu, **settings)
+    for stage in _ways(first.settings):
+        for way in stage:
+            p = first if way.items() <= first.settings.items() else plan(config, gpu, **{**settings, **way})
+            if p.fits:
+                changed = (f'{k} {first.settings[k]} → {v}' for k,v in way.items() if first.settings[k]!=v)
+                return replace(p, changes=tuple(changed))
+            if sum(p.training[k] for k in ('weights','quantisation','adapter','optimiser')) > gpu.gb*2**30: break   # fewer rows do not help
+    p = plan(config, gpu, **{**settings, **stage[-1]})
+    parts = ', '.join(f'{PARTS[k].partition(",")[0].strip(" *")} {p.training[k]/2**30:.1f}' for k in sorted(p.training, key=p.training.get)[:-4:-1])
+    raise StudentError(f"{p.model}, does not fit {gpu}: even with quantize='nf4', micro_batch=1 and max_length={p.settings['max_length']} it needs "
+                       f"{p.needs/2**30:.1f} GB ({parts}); take a smaller model or a GPU with more memory")
