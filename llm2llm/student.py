@@ -176,7 +176,6 @@ def load_base(self:Student):
 
 # %% ../nbs/06_student.ipynb #c875770c
 @patch
-@ranks.together
 def reset(self:Student):
     "Back to the base: no adapter, or the base's own weights"
     if self.model is None: return
@@ -187,7 +186,6 @@ def reset(self:Student):
     self.trained = 0
 
 @patch
-@ranks.together
 def free(self:Student):
     "Give the memory back; the next use loads the base again, so `save` first what is to be kept"
     self.model = self._plain = self._fresh = None
@@ -310,7 +308,6 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
 
 # %% ../nbs/06_student.ipynb #9b220615
 @patch
-@ranks.together
 def train(self:Student,
     rows:list[tuple[str,str]],  # n (prompt, completion) pairs
     seed:int=0,                 # fresh adapter, order of the rows
@@ -429,7 +426,6 @@ def _pattern(until):
 
 # %% ../nbs/06_student.ipynb #65763530
 @patch
-@ranks.together
 def answer(self:Student,
     prompts:list[str]|list[list[dict]],       # n prompts, or n chats: messages with `role` and `content`
     options:list[tuple[str,...]]|None=None,   # the completions allowed for each prompt, () for any; None: any for all
@@ -514,7 +510,6 @@ def save(self:Student,
 
 # %% ../nbs/06_student.ipynb #4be52c55
 @patch
-@ranks.together
 def load(self:Student,
     folder:Path, # written by `save` of a student with the same base and settings
 ):
@@ -534,3 +529,6 @@ def load(self:Student,
             except (RuntimeError, ValueError, KeyError, SafetensorError) as e:
                 raise StudentError(f"the adapter in {folder} does not fit {self.base}: {line(e)}") from e
     self.trained = None
+
+# %% ../nbs/06_student.ipynb #28dfe25e
+for name in ('train','answer','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))
