@@ -20,7 +20,7 @@ _chapters = dict(
     estimate='cost',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'cli', 'client', 'dials', 'export', 'filters', 'loop', 'money', 'pretrain', 'replies', 'show', 'similar', 'store', 'tokens'}
+_modules = {*_chapters, 'cli', 'client', 'dials', 'export', 'filters', 'loop', 'money', 'pretrain', 'replies', 'show', 'similar', 'stats', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 
