@@ -96,16 +96,18 @@ def holm(
     for k,i in enumerate(order): out[i] = most = max(most, min(1., (len(order)-k)*p[i]))
     return out
 
-# %% ../nbs/08b_stats.ipynb #a7715f65
+# %% ../nbs/08b_stats.ipynb #09095956
 def power(
     difference:float, # true difference, in points
     sd:float,         # standard deviation of the paired differences over seeds, in points, > 0
     n:int,            # random seeds, >= 2
+    df:float=None,    # degrees of freedom; default n-1
 )->float:             # between .05 and 1
     "The chance that a two-sided paired t-test at the 5 % level sees `difference`"
     if not sd > 0: raise SettingError(f'sd must be above 0 points, not {sd!r}')
-    off,t = abs(difference)/sd*math.sqrt(check_whole('n', n, 2)), float(stdtrit(n-1, .975))
-    below,above = nctdtr(n-1, off, -t) if off < 5 else 0., nctdtr(n-1, off, t)
+    off,df = abs(difference)/sd*math.sqrt(check_whole('n', n, 2)), n-1 if df is None else df
+    t = float(stdtrit(df, .975))
+    below,above = nctdtr(df, off, -t) if off < 5 else 0., nctdtr(df, off, t)
     return float(below + 1 - np.nan_to_num(above))   # far out SciPy gives nan, for 0
 
 _SEEN = .8   # power asked for
@@ -121,20 +123,22 @@ def seeds_needed(
     return n
 
 def visible(
-    n:int,    # random seeds
-    sd:float, # standard deviation of the paired differences over seeds, in points, >= 0
-)->float:     # points; nan for fewer than 2 seeds
+    n:int,         # random seeds
+    sd:float,      # standard deviation of the paired differences over seeds, in points, >= 0
+    df:float=None, # degrees of freedom; default n-1
+)->float:          # points; nan for fewer than 2 seeds
     "The smallest true difference that `n` random seeds see with a power of .8"
     if n < 2 or math.isnan(sd): return math.nan
     from scipy.optimize import brentq
-    return sd*brentq(lambda d: power(d, 1., n)-_SEEN, 0, 37/math.sqrt(n))
+    return sd*brentq(lambda d: power(d, 1., n, df)-_SEEN, 0, 37/math.sqrt(n))
 
-# %% ../nbs/08b_stats.ipynb #c4408c51
+# %% ../nbs/08b_stats.ipynb #1a40e8cb
 def learning_curve(
     runs:pd.DataFrame, # columns arm, n_seed (seed rows), seed (random seed), accuracy (percent); a row a training
 )->pd.DataFrame:       # a row an arm and size: seeds, mean accuracy in percent, limits of its 95 % t-interval over seeds
     "Accuracy of several arms over the number of seed rows"
-    if missing := {'arm','n_seed','seed','accuracy'} - {*runs}: raise SettingError(f"a learning curve needs the columns arm, n_seed, seed and accuracy; missing: {', '.join(sorted(missing))}")
+    if missing := sorted({'arm','n_seed','seed','accuracy'} - {*runs}):
+        raise SettingError(f"a learning curve needs the columns arm, n_seed, seed and accuracy; missing: {', '.join(missing)}")
     if not len(runs) or (runs['n_seed'] <= 0).any(): raise SettingError('a learning curve needs runs with at least one seed row each')
     by_seed = runs.groupby(['arm','n_seed','seed'])['accuracy'].mean()
     rows = [(arm, n, len(v), *mean_interval(v)) for arm in dict.fromkeys(runs['arm']) for n,v in by_seed[arm].groupby(level='n_seed')]
