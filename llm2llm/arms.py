@@ -148,11 +148,11 @@ def about(
     df = compare_table(found)
     if 'pairs' not in df or not df['pairs'].max() > 1: return ''
     n,m = int(df['pairs'].max()), int(df['p'].notna().sum())
-    kept = all(None in by_round for by_seed in found.answers.values() for by_round in by_seed.values())
+    kept = bool(found.answers) and all(None in by_round for by_seed in found.answers.values() for by_round in by_seed.values())
     if (df['over'].dropna() == 'seeds and rows').all(): over = 'random seeds and test rows'
-    else: over = 'random seeds' + (', each with test rows of its own' if kept else '; test answers are not kept for all, so the test rows count as given')
-    return (f'Differences are paired by random seed, with 95 % intervals over {over}. p is from sign flips over the seeds, on the test rows as given; with {n} seeds '
-            f'it can\'t be under {least_p(n):.3g}. Holm p allows for {m} comparison{"s"[:m-1]}. Visible: the true difference that these seeds see four times in five.')
+    else: over = 'random seeds, ' + ('each with test rows of its own' if kept else 'with the test rows as given (not all test answers are kept)')
+    return (f"Differences are paired by random seed; their 95 % intervals are over {over}. p, from sign flips over the seeds, can't be under "
+            f"{least_p(n):.3g} with {n} of them; Holm p allows for {m} comparison{'s'[:m-1]}. Visible is the true difference that these seeds see four times in five.")
 
 Comparison._repr_markdown_ = lambda self: '\n\n'.join([markdown_table(compare_summary(self)), *map(mark, filter(None, (sentence(self), about(self))))])
 Comparison.__repr__ = lambda self: '\n\n'.join(filter(None, [text_table(compare_summary(self), gap=1), sentence(self), about(self)]))
