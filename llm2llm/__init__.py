@@ -20,7 +20,7 @@ _chapters = dict(
     estimate='cost',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'loop', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'store', 'tokens'}
+_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'stats', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 

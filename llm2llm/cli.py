@@ -566,16 +566,16 @@ def _all_seeds(jobs, workers, rounds):
 # %% ../nbs/12_cli.ipynb #e48adad3
 def rounds_table(
     found, # a `Comparison` of the loop with its step-matched control
-):         # DataFrame of text, a row a round and one for each other arm
-    "Test accuracy by round with its interval over the random seeds"
+):         # DataFrame of text, a row a round and one for the control
+    "Test accuracy by round and its paired difference to the control, with 95 % intervals"
     import pandas as pd
-    from llm2llm.arms import mean_interval
     from llm2llm.show import points, span
-    control = found.ends[found.reference]['test %']
-    by_round = {f'round {k}' + (' = plain fine-tuning' if k==0 else ''): found.curves[found.main].loc[k] for k in found.curves[found.main].index}
-    rows = [dict(student=name, **{'test accuracy %': span(*mean_interval(v)), f'minus {found.reference}': '' if v is control else span(*mean_interval(v-control), points)})
-            for name,v in (by_round | {found.reference: control}).items()]
-    return pd.DataFrame(rows)
+    from llm2llm.stats import mean_interval
+    row = lambda student, acc, d=None: {'student':student, 'test accuracy %':span(*mean_interval(acc)),
+                                        f'minus {found.reference}': '' if d is None else span(*mean_interval(d), points)}
+    rows = [row(f'round {k}' + (' = plain fine-tuning' if k==0 else ''), acc, found.differences(found.main, found.reference, k))
+            for k,acc in found.curves[found.main].iterrows()]
+    return pd.DataFrame([*rows, row(found.reference, found.ends[found.reference]['test %'])])
 
 # %% ../nbs/12_cli.ipynb #82fe5ad6
 def demo(
