@@ -11,4 +11,4 @@ settings = settings['DEFAULT']
 def lines(key): return settings[key].split('\n')[1:]
 
 setup(version=settings['version'], install_requires=lines('requirements'),
-      extras_require={'dev': lines('dev_requirements'), 'serving': lines('serving_requirements')})
+      extras_require={'dev': lines('dev_requirements'), 'serving': lines('serving_requirements'), 'eda': lines('eda_requirements')})

@@ -35,7 +35,7 @@ class Dials:
     patience:int|None = None  # stop after this many rounds without a gain on dev
     pick:str|None = None      # which round is the result: 'last' or 'dev' (best on dev); None: 'dev' where there is a dev split
     test_every_round:bool = False # score the test set in every round, for plots; it never picks
-    near:float|None = None    # a new question this similar (ROUGE-L F1) to a known one is rejected; 0: only equal ones are; None: by the length of the questions, 0.85 or 0.95
+    near:float|None = None    # a new question this similar (ROUGE-L F1) to a known one is rejected; 0: only equal ones are; None: as the teacher says, or by the length of the questions, 0.85 or 0.95
     decontaminate:bool = True # reject new rows that share long runs of words with dev and test rows
     verify:int = 0            # the teacher solves each new question so often without its answer; kept if most agree
     only_wrong:bool = False   # keep only new rows that the present student gets wrong

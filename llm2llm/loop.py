@@ -218,7 +218,8 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
         if getattr(self.teacher, 'frees_student', False): self.student.free(); self._in_memory = None
-        judge = Filter(self.task, [x for x in rows if x.round], self.dials.near, self.dials.decontaminate)
+        near = getattr(self.teacher, 'near', None) if self.dials.near is None else self.dials.near
+        judge = Filter(self.task, [x for x in rows if x.round], near, self.dials.decontaminate)
         out,written = self._candidates(r, rows, asked, judge)
         still = lambda: [c for c in out if c['verdict']=='kept']
         if self.dials.verify: self._verify(still(), written)

@@ -160,6 +160,8 @@ def method(
     s = record.settings
     if s.get('shots') is not None: return 'few-shot' if s['shots'] else 'zero-shot'
     if not s.get('teacher'): return 'plain, step-matched' if s.get('match') else 'plain'
+    if s['teacher'].get('name')=='eda': return 'EDA'
+    if (s['teacher'].get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('restart')=='continuous': return 'continuous'
     if s.get('select','wrong') != 'wrong': return s['select']
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
