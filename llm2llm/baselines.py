@@ -28,7 +28,7 @@ def wordnet(): # an object with `synsets(word)`; stays in memory
     "WordNet 3.0"
     return _library()()
 
-# %% ../nbs/08_baselines.ipynb #46095d25
+# %% ../nbs/08_baselines.ipynb #1b9a19b6
 @lru_cache(maxsize=10_000)
 def synonyms(
     word:str, # any word
@@ -36,8 +36,8 @@ def synonyms(
     "The other words and phrases for the meanings of a word"
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
     if word.lower() in ENGLISH_STOP_WORDS: return ()
-    names = {l.name().replace('_', ' ') for s in wordnet().synsets(word.lower()) for l in s.lemmas()}
-    return tuple(sorted(n for n in names if n.lower() != word.lower() and re.fullmatch("[A-Za-z' -]+", n)))
+    names = {l.name().replace('_', ' ').lower() for s in wordnet().synsets(word.lower()) for l in s.lemmas()}
+    return tuple(sorted(n for n in names if n != word.lower() and re.fullmatch("[a-z' -]+", n)))
 
 # %% ../nbs/08_baselines.ipynb #81cbaaeb
 def _n(words, alpha): return max(1, int(alpha*len(words)))
