@@ -13,6 +13,7 @@ _chapters = dict(
     data='Task load_task',  # `data` gives `Task` its `from_files`
     teacher='Candidate PoolTeacher Request Teacher',
     prompts='Prompt prompt_for',
+    baselines='EDATeacher',
     llm='APITeacher LocalTeacher ReplayTeacher',
     student='Student',
     report='LLM2LLM read_run',  # `report` gives a run its `report`
@@ -36,6 +37,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .data import Task, load_task
     from .teacher import Candidate, PoolTeacher, Request, Teacher
     from .prompts import Prompt, prompt_for
+    from .baselines import EDATeacher
     from .llm import APITeacher, LocalTeacher, ReplayTeacher
     from .student import Student
     from .report import LLM2LLM, read_run

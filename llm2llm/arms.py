@@ -159,7 +159,7 @@ Comparison.__repr__ = lambda self: '\n\n'.join(filter(None, [text_table(compare_
 
 # %% ../nbs/09a_arms.ipynb #323032ae
 _SAY = {'plain':'plain fine-tuning', 'plain, step-matched':'step-matched plain fine-tuning', 'random':'random rows',
-        'base':'the base model'}
+        'zero-shot':'the base model', 'few-shot':'the base model with examples in its prompt'}
 
 def _claim(arm, d, low, high, matched, steps):
     "What the difference `d` with its interval allows to say"
@@ -196,7 +196,7 @@ def sentence(
 def _draw_arm(ax, found, arm, last, band=True):
     "One arm: a line by round, or a level line; returns where it ends"
     color,curve = METHOD_COLORS.get(arm, INK), found.curves[arm]
-    style = '--' if arm.startswith('plain') or arm=='base' else '-'
+    style = '--' if arm.startswith('plain') or arm in ('zero-shot', 'few-shot') else '-'
     if len(curve) > 1 and not curve.isna().any(axis=None):
         x,(mean,low,high) = curve.index.to_numpy(int), zip(*(mean_interval(r) for r in curve.values))
         ax.plot(x, mean, style, color=color, marker='o', lw=2, zorder=3)

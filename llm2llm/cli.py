@@ -114,7 +114,7 @@ def read_config(
     except SettingError as e: raise SettingError(f'{path}: {e}') from e
 
 # %% ../nbs/12_cli.ipynb #ec1137c0
-AUGMENT = ('api', 'local', 'replay', 'pool', 'mini', 'none')
+AUGMENT = ('api', 'local', 'replay', 'pool', 'eda', 'mini', 'none')
 MINI_TASKS = ('mini-gsm', 'mini-intent')
 
 def _own(words):
@@ -201,7 +201,7 @@ def find_student(
 
 # %% ../nbs/12_cli.ipynb #ce7cc24f
 def find_teacher(
-    augment:str=None,   # who writes new rows: api, local (a chat model on this machine), replay (recorded replies), pool (real rows held back), mini (the mini-world's), none (default: api with --teacher, mini for its own tasks, else pool)
+    augment:str=None,   # who writes new rows: api, local (a chat model on this machine), replay (recorded replies), pool (real rows held back), eda (words of the question changed), mini (the mini-world's), none (default: api with --teacher, mini for its own tasks, else pool)
     task:str='',        # the task's name
     teacher:str=None,   # the model that teaches: as the endpoint calls it; for local a folder or a name on the Hub
     base_url:str=None,  # api: the endpoint, for instance http://localhost:8000/v1 (default: OpenAI's)
@@ -224,9 +224,11 @@ def find_teacher(
     form:str=None,      # api: json (by schema), text or auto (default: auto)
     prompt:str=None,    # api, local: YAML file with parts of the prompt to replace (role, rules, about, demos, …)
     show_error:bool=True, # api, local: show the teacher the student's wrong answer
+    rephrase:bool=None, # api, local: have the row's question said in other words, its answer is kept (AugGPT)
     demos:int=None,     # api, local: seed rows shown beside the wrong one (default: 3, for casehold 1)
     protocol:str='corrected', # api, local: corrected, or official: prompt and answers as in the paper's code
     m:int=None,         # pool: draw among the m nearest rows (default: 30); 0: any row of the label
+    alpha:float=None,   # eda: share of the words that change (default: 0.1)
     noise:float=None,   # mini: share of wrong answers that it writes (default: 0)
 ):                      # a teacher, or None
     "The teacher that the words describe"
@@ -243,6 +245,7 @@ def _prompting(given, protocol):
     if 'teacher' not in given: raise SettingError('--teacher is needed: the name of the model that writes')
     parts = _prompt_file(given.pop('prompt')) if 'prompt' in given else {}
     if not given.pop('show_error', True): parts['error'] = False
+    if given.pop('rephrase', None): parts['rephrase'] = True
     if 'demos' in given: parts['demos'] = given.pop('demos')
     return dict(protocol=protocol, prompt=parts) | {k: given.pop(k) for k in ('temperature', 'top_p', 'reply_tokens', 'form') if k in given}
 
@@ -282,11 +285,15 @@ def _pool(given, protocol):
     from llm2llm.teacher import PoolTeacher
     return PoolTeacher(check_whole('m', given.get('m', 30)) or None)
 
+def _eda(given, protocol):
+    from llm2llm.baselines import EDATeacher
+    return EDATeacher(given.get('alpha', .1))
+
 def _mini(given, protocol):
     from llm2llm.mini import MiniTeacher
     return MiniTeacher(given.get('noise', 0.))
 
-_TEACHERS = dict(api=_api, local=_local, replay=_replay, pool=_pool, mini=_mini, none=lambda given, protocol: None)
+_TEACHERS = dict(api=_api, local=_local, replay=_replay, pool=_pool, eda=_eda, mini=_mini, none=lambda given, protocol: None)
 
 # %% ../nbs/12_cli.ipynb #85e5d530
 def use_threads(
@@ -312,6 +319,7 @@ def make_run(
     "The run that the words describe"
     use_threads(1 if words.get('threads') is None and words.get('student', 'mini')=='mini' else words.get('threads'))
     task = call(find_task, words)
+    if words.get('shots') is not None and 'augment' not in words: words = words | dict(augment='none')
     dials = {k:v for k,v in words.items() if k in inspect.signature(Dials).parameters}
     return LLM2LLM(task, call(find_student, words), call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
 

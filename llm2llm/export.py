@@ -54,6 +54,7 @@ def _picked(folder, r):
     "The record of a finished run, the round to export, and the folder of its student"
     record = read_run(folder)
     if not record.final: raise RunError(f"{folder}: the run is not finished; go on with the command that started it, then export")
+    if record.settings.get('shots') is not None: raise SettingError(f"{folder}: this run asked its base as it is, so there is no student to export; what it scored is {record.settings['student']['base']} itself")
     rounds = [m['round'] for m in record.rounds]
     r = record.picked if r is None else r
     if r not in rounds: raise SettingError(f"round {r!r} is not in {folder}, which has the rounds {rounds[0]} to {rounds[-1]}")

@@ -72,14 +72,15 @@ def request(self:LLMTeacher,
     demos:int=None,     # at most so many demonstrations
 )->tuple[list[dict],dict|None,dict]: # messages, schema (None for text) and sampling parameters
     "What is sent for a request of the loop"
-    schema = reply_schema(task, q.row) if form=='json' else None
-    return messages(task, q, have, self.prompt_of(task), form, demos), schema, self._sampling(task)
+    prompt = self.prompt_of(task)
+    schema = reply_schema(task, q.row, prompt.rephrase) if form=='json' else None
+    return messages(task, q, have, prompt, form, demos), schema, self._sampling(task)
 
 @patch
 def read(self:LLMTeacher, task, q, reply:Reply, key=''): # the `Candidate` of a reply
     "The candidate that a reply holds, with what it cost"
     if reply.problem: return Candidate(reason='too long for the teacher')
-    try: found = read_reply(task, q.row, reply.text, reply.finish, reply.refusal)
+    try: found = read_reply(task, q.row, reply.text, reply.finish, reply.refusal, self.prompt_of(task).rephrase)
     except (RecursionError, ValueError, TypeError) as e: found = Candidate(reason=f'the reply cannot be read: {type(e).__name__}', text=reply.text)
     return replace(found, cost=_cost(reply), row=found.row and replace(found.row, source=f'reply {key}'))
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
-from .dials import Dials, budget_of, deal, requests, targets
+from .dials import Dials, budget_of, deal, prompts, requests, shots, targets
 from .filters import Filter, reason
 from .store import RunFolder, content_digest, read_jsonl, write_json, write_jsonl
 from .tasks import Task
@@ -38,6 +38,7 @@ class LLM2LLM:
             raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
         if self.dials.select=='crossfit' and teacher and self.dials.folds > len(task.seed):
             raise SettingError(f"folds = {self.dials.folds} is more than the {len(task.seed)} seed rows")
+        if (self.dials.shots or 0) > len(task.seed): raise SettingError(f"shots = {self.dials.shots} is more than the {len(task.seed)} seed rows")
         if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
         if teacher: self._check_teacher()
         self.plan = budget_of(self.dials.match, task, self.dials.rounds) if self.dials.match else None
@@ -54,6 +55,7 @@ def _check_teacher(self:LLM2LLM):
     "What only the run and the teacher together can get wrong"
     t,d = self.teacher,self.dials
     t.check(self.task)
+    if d.shots is not None: raise SettingError("shots asks the base without training it, so new rows would serve nobody; leave out the teacher (--augment none) or shots")
     if d.verify and not hasattr(t, 'verify'): raise SettingError(f"verify needs a teacher that can solve questions, and {t.name!r} cannot; leave verify out")
     if getattr(t, 'protocol', d.protocol) != d.protocol:
         raise SettingError(f"the teacher follows the {t.protocol!r} protocol and the run the {d.protocol!r} one; give both the same protocol")
@@ -97,10 +99,10 @@ def _train(self:LLM2LLM, r, rows):
                   steps=self._steps(), before=content_digest(before) if goes_on else None)
     def make(path):
         if goes_on: self._load(before)
-        said = self._fit(rows, r, goes_on=goes_on)
-        self.student.save(path)
+        said = self._fit(rows, r, goes_on=goes_on) if self.dials.shots is None else dict(steps=0, cut=0)  # the base as it is: nothing to save
+        self.student.save(path) if said['steps'] else path.mkdir()
         write_json(path/'training.json', {k:v for k,v in said.items() if k != 'seconds'})
-        self._in_memory = self.folder/name
+        if said['steps']: self._in_memory = self.folder/name
     out = self.folder.stage(name, inputs, make, round=r, phase='train', memory=self.student.memory)
     return out, json.loads((out/'training.json').read_text())
 
@@ -120,7 +122,7 @@ def _steps(self:LLM2LLM):
 
 @patch
 def _load(self:LLM2LLM, folder):
-    if self._in_memory != folder: self.student.load(folder)
+    if self._in_memory != folder: self.student.load(folder) if self.dials.shots is None else self.student.reset()
     self._in_memory = folder
 
 # %% ../nbs/07_loop.ipynb #693210e4
@@ -129,12 +131,14 @@ OFFICIAL = dict(max_new_tokens=100, temperature=.7, top_p=.9)
 @patch
 def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Answer]:
     "The present student's answers to rows, in order; `heard` is told each as soon as it is there"
-    task,how = self.task,dict(max_new_tokens=self.student.token_limit([self.task.completion(r) for r in trained_on]), until=self.task.until)
+    task,k,trained = self.task,self.dials.shots or 0,self.dials.shots is None
+    how = dict(max_new_tokens=self.student.token_limit([task.completion(r) for r in (trained_on if trained else task.seed)]), until=task.until)
+    if not trained and task.kind=='text' and not self.student.chat: how['until'] = r'(?<=\S)(?=\s*\n\n)'  # nobody taught it to end
     if self.dials.protocol=='official': how = dict(OFFICIAL)
     if sample and not how.get('temperature'): how['temperature'] = 1.
     if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
     said = lambda r,c: replace(task.score(r, c.text, c.truncated), prompt_cut=c.cut)
-    found = self.student.answer([task.prompt(r) for r in rows], [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
+    found = self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
                                 each=heard and (lambda i,c: heard(rows[i], said(rows[i], c))), **how)
     return [said(r, c) for r,c in zip(rows, found, strict=True)]
 
@@ -214,7 +218,8 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
         if getattr(self.teacher, 'frees_student', False): self.student.free(); self._in_memory = None
-        judge = Filter(self.task, [x for x in rows if x.round], self.dials.near, self.dials.decontaminate)
+        near = getattr(self.teacher, 'near', None) if self.dials.near is None else self.dials.near
+        judge = Filter(self.task, [x for x in rows if x.round], near, self.dials.decontaminate)
         out,written = self._candidates(r, rows, asked, judge)
         still = lambda: [c for c in out if c['verdict']=='kept']
         if self.dials.verify: self._verify(still(), written)
@@ -287,7 +292,7 @@ def _round(self:LLM2LLM, r, rows, counts):
         if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
         if split=='dev' and self.dials.patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
-    m = dict(round=r, train_rows=len(rows), synthetic=len(rows)-len(self.task.seed), **training, select=self.dials.select,
+    m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.select,
              wrong=scores['seed']['n']-scores['seed']['correct'], requested=0, candidates=0, kept=0, rejected={}, scores=scores)
     new = self._augment(r, rows, said['seed'], counts, m, student, early) if more else []
     write_json(self.folder/f'round_{r:02}'/'metrics.json', m)
@@ -363,7 +368,8 @@ def fit(self:LLM2LLM,
 @patch
 def _all_rounds(self:LLM2LLM, verbose):
     "Round after round; why it ended"
-    rows,counts,self.rounds,stopped = list(self.task.seed),Counter(),[],''
+    rows = list(self.task.seed) if self.dials.shots is None else shots(self.task, self.dials.shots, self.dials.seed)[:self.dials.shots]
+    counts,self.rounds,stopped = Counter(),[],''
     while not stopped:
         m,new = self._round(len(self.rounds), rows, counts)
         self.rounds.append(m)

@@ -158,7 +158,10 @@ def method(
 )->str:               # 'LLM2LLM', 'plain', 'random', …: the names in `METHOD_COLORS`, or another value of `select`
     "The name of the method that the settings of a run amount to"
     s = record.settings
+    if s.get('shots') is not None: return 'few-shot' if s['shots'] else 'zero-shot'
     if not s.get('teacher'): return 'plain, step-matched' if s.get('match') else 'plain'
+    if s['teacher'].get('name')=='eda': return 'EDA'
+    if (s['teacher'].get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('restart')=='continuous': return 'continuous'
     if s.get('select','wrong') != 'wrong': return s['select']
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
@@ -278,7 +281,7 @@ def still_wrong(
     "Seed rows that the picked student gets wrong, most stubborn first"
     said = {m['round']:_rows(_round(record, m['round'])/'answers.jsonl') for m in record.rounds}
     train = _rows(_round(record, record.picked)/'train.jsonl') if said else []
-    seeds = {r['id']:r for r in train if not r.get('parent')}
+    seeds = {r['id']:r for r in (*_rows(record.path/'seed.jsonl'), *train) if not r.get('parent')}
     written = Counter(r['parent'] for r in train if r.get('parent'))
     times = Counter(a['id'] for rows in said.values() for a in rows if not a['correct'])
     rows = []

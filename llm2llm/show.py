@@ -88,7 +88,8 @@ def text_table(
 
 # %% ../nbs/08a_show.ipynb #7fd08a60
 METHOD_COLORS = {'LLM2LLM':'#0072B2', 'plain':'#7A7A7A', 'plain, step-matched':'#D55E00', 'random':'#009E73',
-                 'coverage':'#56B4E9', 'crossfit':'#CC79A7', 'one-shot':'#E69F00', 'continuous':'#8C6D1F', 'base':'#A9A9A9'}
+                 'coverage':'#56B4E9', 'crossfit':'#CC79A7', 'one-shot':'#E69F00', 'continuous':'#8C6D1F', 'zero-shot':'#A9A9A9',
+                 'few-shot':'#5A5A5A', 'EDA':'#B07AA1', 'AugGPT':'#4E9A9A'}
 INK = '#333333'
 
 # %% ../nbs/08a_show.ipynb #fbeeb213
