@@ -230,6 +230,8 @@ def find_teacher(
     m:int=None,         # pool: draw among the m nearest rows (default: 30); 0: any row of the label
     alpha:float=None,   # eda: share of the words that change (default: 0.1)
     noise:float=None,   # mini: share of wrong answers that it writes (default: 0)
+    copies:bool=None,   # mini: write near copies of word problems, with other numbers only
+    worked:bool=None,   # mini: write the steps of a word problem; no: the result alone (default: yes)
 ):                      # a teacher, or None
     "The teacher that the words describe"
     given = {k:v for k,v in locals().items() if k not in ('augment', 'task', 'protocol', 'show_error') and v is not None} | ({} if show_error else dict(show_error=False))
@@ -291,7 +293,7 @@ def _eda(given, protocol):
 
 def _mini(given, protocol):
     from llm2llm.mini import MiniTeacher
-    return MiniTeacher(given.get('noise', 0.))
+    return MiniTeacher(**{k: given[k] for k in ('noise', 'copies', 'worked') if k in given})
 
 _TEACHERS = dict(api=_api, local=_local, replay=_replay, pool=_pool, eda=_eda, mini=_mini, none=lambda given, protocol: None)
 

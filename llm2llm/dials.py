@@ -26,6 +26,7 @@ class Dials:
     select:str = 'wrong'      # whose examples get augmented: one of `SELECT`
     restart:str = 'scratch'   # how the student starts a round: 'scratch' (from the base) or 'continuous'
     per_round:int|None = None # new rows asked for in each round; None: one for each selected row
+    each:int = 1              # new rows asked for each selected row, >= 1
     cap:int|None = None       # most rows asked for one seed row in the whole run; None: no limit
     budget:int|None = None    # most synthetic rows in the whole run; it stops there
     match:str|None = None     # folder of another run: same rows per round and label, or without a teacher the same steps
@@ -47,7 +48,7 @@ class Dials:
         check_one_of('select', self.select, SELECT)
         check_one_of('restart', self.restart, ('scratch', 'continuous'))
         if self.pick is not None: check_one_of('pick', self.pick, ('last', 'dev'))
-        check_whole('folds', self.folds, 2), check_whole('verify', self.verify), check_whole('samples', self.samples)
+        check_whole('each', self.each, 1), check_whole('folds', self.folds, 2), check_whole('verify', self.verify), check_whole('samples', self.samples)
         if self.samples and self.select in ('crossfit', 'all', 'coverage'): raise SettingError(f'samples says which rows are wrong, and select {self.select!r} does not ask that; leave samples out')
         if self.near: check_similarity('near', self.near)
         check_one_of('protocol', self.protocol, ('corrected', 'official'))

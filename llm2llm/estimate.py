@@ -36,7 +36,7 @@ def n_requests(
     total,most = 0,math.inf if dials.cap is None else dials.cap*n_seed
     for r in range(dials.rounds):
         rate = rates[min(r, len(rates)-1)]
-        n = dials.per_round or (n_seed if dials.select=='all' else math.ceil(rate*(n_seed + (total if dials.select=='wrong-all' else 0))))
+        n = dials.per_round or dials.each*(n_seed if dials.select=='all' else math.ceil(rate*(n_seed + (total if dials.select=='wrong-all' else 0))))
         total += max(0, min(n, most-total, math.inf if dials.budget is None else dials.budget-total))
     return int(total)
 

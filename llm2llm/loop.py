@@ -266,7 +266,7 @@ def _select(self:LLM2LLM, r, rows, said, counts):
     found,n = targets(d.select, self.task.seed, written, said)
     n_wrong = sum(not said[x.id].correct for x in self.task.seed)
     left = None if d.budget is None else max(0, d.budget - len(written))
-    if not self.plan: return requests(found, min(x for x in (d.per_round or n, left) if x is not None), counts, d, r+1, said), n_wrong
+    if not self.plan: return requests(found, min(x for x in (d.per_round or n*d.each, left) if x is not None), counts, d, r+1, said), n_wrong
     out = []
     for label,n in self.plan['rows'][r].items():
         like = [x for x in found if label in ('', self.task.gold(x))]

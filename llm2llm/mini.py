@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS', 'NAMED_KINDS', 'SYLLABLES', 'ASIDES', 'solve',
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'request_for', 'part_of', 'write_row', 'mini_task',
-           'misread', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
+           'misread', 'near_copy', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
 
 # %% ../nbs/11_mini.ipynb #d86a2e79
 import dataclasses,re
 from collections import Counter
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
@@ -231,26 +232,51 @@ def misread(
         else:
             if new != int(z): return '\n'.join(lines + [f'#### {new}'])
 
+# %% ../nbs/11_mini.ipynb #89e043ba
+def _wordings(text):
+    "The texts of a family as regular expressions, one for each combination of its choices"
+    for way in product(*(p[1:-1].split('|') if p[0]=='[' else [p] for p in re.split(r'(\[[^]]*\])', text) if p)):
+        plain = re.escape(re.sub(' +', ' ', ''.join(way)))
+        yield re.sub(r'\\\{\w+\\\}', r'\\w+', re.sub(r'\\\{([abcd])\\\}', r'(?P<\1>\\d+)', plain))
+
+def near_copy(
+    question:str, # a word problem
+    family:str,   # its family
+    r,            # random generator
+)->tuple[str,str]: # question, worked answer
+    "The same text with other numbers"
+    steps,text = FAMILIES[family]
+    found = next(m for w in _wordings(text) if (m := re.fullmatch(w, question)))
+    while True:
+        numbers,lines = draw_numbers(steps, r)
+        out,at = '',0
+        for a,b,new in sorted((*found.span(k), str(v)) for k,v in numbers.items()): out,at = out+question[at:a]+new,b
+        if part_of(out+question[at:])=='train': return out+question[at:],'\n'.join(lines)
+
 # %% ../nbs/11_mini.ipynb #61129610
 class MiniTeacher:
     "Writes another example of the same family, by rule"
     name = 'mini'
     def __init__(self,
-        noise:float=0., # how often it errs, 0 to 1
+        noise:float=0.,    # how often it errs, 0 to 1
+        copies:bool=False, # word problems: write near copies, the row's own text with other numbers
+        worked:bool=True,  # word problems: write the steps, not the result alone
     ):
         if not isinstance(noise, (int, float)) or not 0 <= noise <= 1: raise SettingError(f"noise must be a number from 0 to 1, not {noise!r}")
-        self.noise = float(noise)
+        self.noise,self.copies,self.worked = float(noise),copies,worked
 
-    def settings(self)->dict: return dict(name=self.name, noise=self.noise)
+    def settings(self)->dict:
+        return dict(name=self.name, noise=self.noise) | ({'copies':True} if self.copies else {}) | ({} if self.worked else {'worked':False})
 
     def check(self, task):
+        if task.name!='mini-gsm' and (self.copies or not self.worked): raise SettingError(f"copies and worked are for the word problems of mini-gsm, not for task {task.name!r}; leave them out")
         if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher (--augment pool)")
 
     def write(self, task, requests, have): # the interface of `Teacher`
         for request in requests:
             name,family = self._origin(request.row)
             r = rng('mini', request.seed, request.round, request.row.id, request.draw)
-            yield request, [Candidate(self._example(name, family, r))]
+            yield request, [Candidate(self._example(name, family, r, request.row))]
 
     def _origin(self, row):
         name,_,family = row.source.removesuffix('/error').partition('/')
@@ -259,12 +285,13 @@ class MiniTeacher:
                                "another one; use it with mini_task, or take another teacher")
         return name,family
 
-    def _example(self, name, family, r):
+    def _example(self, name, family, r, row):
         if name=='mini-intent' and r.random() < .5: family = r.choice([f for f in _families(name) if f.split('/')[0]==family.split('/')[0] and f!=family])
         err,answer = r.random() < self.noise,None
         while answer is None:
-            question,answer = write_row(name, family, 'train', r)
+            question,answer = near_copy(row.question, family, r) if self.copies else write_row(name, family, 'train', r)
             if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
+        if not self.worked: answer = answer.splitlines()[-1]
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
 # %% ../nbs/11_mini.ipynb #f10d8826
