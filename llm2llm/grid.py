@@ -16,7 +16,7 @@ from .core import RunError, SettingError, check_whole, watched
 from .show import one, span, text_table
 from .store import whole, write_text
 
-# %% ../nbs/10_grid.ipynb #0baa46b2
+# %% ../nbs/10_grid.ipynb #b4054952
 class Table:
     "How many cells of each method are done, and how well they do so far"
     def __init__(self,
@@ -39,7 +39,7 @@ class Table:
         for m in dict.fromkeys(c.method for c in self.todo):
             names = [c.name for c in self.todo if c.method==m]
             n,test = [self.state[x] for x in names],[self.test[x] for x in names if x in self.test]
-            rows.append({'method':m, 'cells':str(len(n)), **{s:str(n.count(s)) for s in ('done', 'running', 'failed')}, 'mean test %':one(sum(test)/len(test)) if test else ''})
+            rows.append({'method':m, 'cells':str(len(n)), **{s:str(n.count(s)) for s in ('done', 'running', 'failed')}, 'test %':one(sum(test)/len(test)) if test else ''})
         return pd.DataFrame(rows)
 
 # %% ../nbs/10_grid.ipynb #ac26229d
@@ -213,15 +213,19 @@ def _work(todo, engine, table, root):
         if engine.running:
             for c in engine.ended(): end(c)
 
-# %% ../nbs/10_grid.ipynb #8a1c6dc3
+# %% ../nbs/10_grid.ipynb #3bc9d44c
 @contextlib.contextmanager
 def _held(root):
     "Hold the grid's folder for this process"
     from filelock import FileLock, Timeout
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root/'.lock', timeout=0): yield
+        lock = FileLock(root/'.lock', timeout=0)
+        lock.acquire()
     except Timeout as e: raise RunError(f"{root}: another process is running a grid in this folder; wait for it, or choose another folder") from e
+    except OSError as e: raise RunError(f"{root}: cannot use this folder: {e.strerror or e}; choose another one") from e
+    try: yield
+    finally: lock.release()
 
 # %% ../nbs/10_grid.ipynb #32daddf5
 def grid(

@@ -142,6 +142,15 @@ def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
     assert 'its process ended with -9' in json.loads((tmp_path/'out/seed_0/plain/error.json').read_text())['error']
 
 
+def test_each_worker_has_a_gpu_of_its_own(tmp_path, run):
+    "What a worker sees of two GPUs; here there are none, and the cells fail saying so"
+    (tmp_path/'sees.py').write_text('import os, time\ndef make(words):\n    time.sleep(2)\n    raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])\n')
+    run(*call(dict(seeds=4, methods=dict(plain=None)), tmp_path/'out', 'sees:make', workers=None), CUDA_VISIBLE_DEVICES='5,6',
+        PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
+    said = [json.loads(p.read_text())['error'] for p in sorted((tmp_path/'out').rglob('error.json'))]
+    assert len(said) == 4 and {*said} == {'RuntimeError: 5', 'RuntimeError: 6'}
+
+
 def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
     first = subprocess.Popen(call(PLAN, tmp_path/'out'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path/'out/.lock').exists(): time.sleep(.02)
