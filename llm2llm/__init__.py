@@ -19,9 +19,10 @@ _chapters = dict(
     report='LLM2LLM read_run',  # `report` gives a run its `report`
     arms='compare plot_compare sentence',
     estimate='cost',
+    cells='read_grid',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'stats', 'store', 'tokens'}
+_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'stats', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 
@@ -43,6 +44,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .report import LLM2LLM, read_run
     from .arms import compare, plot_compare, sentence
     from .estimate import cost
+    from .cells import read_grid
     from .mini import MiniTeacher, mini_base, mini_student, mini_task
 
 def __dir__(): return sorted({*globals(), *_home, *_modules})

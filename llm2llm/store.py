@@ -101,8 +101,9 @@ def read_jsonl(
 class RunFolder:
     "A folder that holds one run: its settings, its stages' results and its log"
     def __init__(self,
-        path, # the folder; made when it is opened
-    ): self.path = Path(path)
+        path,       # the folder; made when it is opened
+        siblings=(),# folders of other runs; a stage's result is taken over from there where its inputs are the same
+    ): self.path,self.siblings = Path(path),siblings
 
     def __truediv__(self, name): return self.path/name
     def __repr__(self): return f"RunFolder({str(self.path)!r})"
@@ -118,7 +119,7 @@ class RunFolder:
         except Timeout as e: raise RunError(f"{self.path}: another process is working in this folder; wait for it, or choose another folder") from e
         except OSError as e: raise RunError(f"{self.path}: cannot use this folder: {e.strerror or e}; choose another one") from e
         try:
-            there = [p.name for p in self.path.iterdir() if p.name not in ('.lock', '.run.json.partial')]
+            there = [p.name for p in self.path.iterdir() if p.name not in ('.lock', '.run.json.partial', 'cell.json', 'error.json')]
             if there and not (self/'run.json').exists():
                 raise RunError(f"{self.path} is not empty and holds no run ({sorted(there)[0]} is in it); choose a new folder, so that nothing of yours is overwritten")
             for p in [*self.path.glob('.*.partial'), *self.path.glob('round_*/.*.partial')]: _remove(p)
@@ -181,6 +182,25 @@ def content_digest(
         with open(f, 'rb') as io: h.update(f.relative_to(path).as_posix().encode() + hashlib.file_digest(io, 'sha256').digest())
     return h.hexdigest()[:16]
 
+# %% ../nbs/01_store.ipynb #b6fc3d5a
+def _link(src, dst):
+    "`src` again at `dst`, without taking room where the disk can do that"
+    try: os.link(src, dst)
+    except OSError: shutil.copyfile(src, dst)
+
+@patch
+def _take_over(self:RunFolder, name, inputs, path):
+    "Put a sibling's result of the same inputs at `path`; the sibling's name, or None if no sibling has it"
+    for there in map(Path, self.siblings):
+        try:
+            known = _read_json(there/'stages.json').get(name, {})
+            if known.get('inputs') != inputs: continue
+            if (there/name).is_dir(): shutil.copytree(there/name, path, copy_function=_link)
+            else: _link(there/name, path)
+            if content_digest(path) == known['content']: return there.name
+        except (FileNotFoundError, shutil.Error): pass   # not there yet, or just being made again: made here
+        _remove(path)
+
 # %% ../nbs/01_store.ipynb #7df6e1ef
 @patch
 def stage(
@@ -196,7 +216,10 @@ def stage(
     out,key = self/name, digest(inputs)
     if out.exists() and done.get(name) == dict(inputs=key, content=content_digest(out)): return out
     start = time.perf_counter()
-    with whole(out) as p: make(p)
+    with whole(out) as p:
+        lender = self._take_over(name, key, p)
+        if lender: info = {k:v for k,v in info.items() if not callable(v)} | dict(taken_from=lender)
+        else: make(p)
     done[name] = dict(inputs=key, content=content_digest(out))
     write_json(known, done)
     self.log(stage=name, **{k: v() if callable(v) else v for k,v in info.items()}, seconds=round(time.perf_counter()-start, 3))

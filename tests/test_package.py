@@ -41,7 +41,7 @@ def test_one_version(settings, root, wheel):
 
 def test_requirements_name_what_is_imported(settings, root):
     "Every module that llm2llm/ imports is of the standard library, of llm2llm itself, or of a requirement in settings.ini, extras included."
-    named = {canonicalize_name(r.name) for key in ('requirements', 'eda_requirements') for r in requirements(settings, key)}
+    named = {canonicalize_name(r.name) for key in ('requirements', 'eda_requirements', 'ray_requirements') for r in requirements(settings, key)}
     homes = packages_distributions()
     missing = set()
     for file in (root/'llm2llm').glob('*.py'):

@@ -1,0 +1,160 @@
+"Many runs: two engines with the same bytes, a grid that is killed and goes on, cells that fail while the rest finishes."
+import hashlib, json, os, signal, subprocess, sys, time
+
+import pandas as pd
+import psutil
+import pytest
+
+PLAN = dict(common=dict(student='mini', rounds=1, epochs=2., n_seed=12, pick='last'), vary=dict(task=['mini-gsm']), seeds=2,
+            methods={'plain': dict(augment='none'), 'LLM2LLM': None, 'random': dict(select='random', match='LLM2LLM')})
+CELLS = {f'mini-gsm/seed_{s}/{m}' for s in (0, 1) for m in ('plain', 'LLM2LLM', 'random')}
+DIFFERS = {'log.jsonl', '.lock'}   # seconds are in the first
+DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid import grid\n"
+          "plan,out,make,how = sys.argv[1:]\nmodule,name = make.split(':')\n"
+          "grid(json.loads(plan), out, getattr(importlib.import_module(module), name), **json.loads(how))\n")
+
+
+def call(plan, out, make='llm2llm.cli:make_run', **how):
+    return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=2) | how)]
+
+
+def content(out, cells=CELLS):
+    "Cell to its files' names and digests"
+    files = lambda c: {str(p.relative_to(out/c)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((out/c).rglob('*')) if p.is_file() and p.name not in DIFFERS}
+    return {c: files(c) for c in sorted(cells)}
+
+
+def logs(out, cells=CELLS): return {c: [json.loads(l) for l in (out/c/'log.jsonl').read_text().splitlines()] for c in cells}
+
+
+def base_trainings(out):
+    "For each random seed how many first trainings were made, and how many taken over"
+    lines = [(c.split('/')[1], 'taken_from' in l) for c, ls in logs(out).items() for l in ls if l.get('phase') == 'train' and l['round'] == 0]
+    return {s: [sum(1 for x, taken in lines if (x, taken) == (s, t)) for t in (False, True)] for s in ('seed_0', 'seed_1')}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, run):
+    "A grid that nothing interrupted, by processes"
+    out = tmp_path_factory.mktemp('grid')/'study'
+    return out, run(*call(PLAN, out))
+
+
+def test_every_cell_is_there(whole):
+    out, res = whole
+    assert res.stderr == '' and '\x1b' not in res.stdout
+    assert [l.split()[0] for l in res.stdout.splitlines()] == [f'{i}/6' for i in range(1, 7)]
+    table = pd.read_csv(out/'cells.csv').set_index('cell')
+    assert {*table.index} == CELLS and (table['state'] == 'done').all()
+    for c in CELLS:
+        final = json.loads((out/c/'final.json').read_text())['scores']['test']
+        assert (table.loc[c, 'test_correct'], table.loc[c, 'test_n']) == (final['correct'], final['n'])
+    a, b = (json.loads((out/f'mini-gsm/seed_0/{m}/round_00/metrics.json').read_text()) for m in ('LLM2LLM', 'random'))
+    assert a['kept'] and table.loc['mini-gsm/seed_0/random', 'train_rows'] == 12 + b['kept'] and b['requested'] == a['kept']
+
+
+def test_the_first_training_is_made_once(whole):
+    assert base_trainings(whole[0]) == dict(seed_0=[1, 2], seed_1=[1, 2])
+
+
+def test_a_cell_is_what_the_command_makes(whole, tmp_path, run):
+    "The command in the table, in another folder: the same bytes, with nothing taken over"
+    out, _ = whole
+    cell = 'mini-gsm/seed_1/LLM2LLM'
+    line = pd.read_csv(out/'cells.csv').set_index('cell').loc[cell, 'command']
+    words = line.split()
+    words[words.index('--out')+1] = str(tmp_path/cell)
+    run(*words)
+    a, b = content(out, [cell])[cell], content(tmp_path, [cell])[cell]
+    assert {k: v for k, v in a.items() if k != 'cell.json'} == {k: v for k, v in b.items() if not k.startswith('report.')}
+
+
+def test_the_same_call_does_nothing(whole, run):
+    out, _ = whole
+    before, stamps = content(out), {p: p.stat().st_mtime_ns for c in CELLS for p in (out/c).rglob('*')}
+    assert run(*call(PLAN, out)).stdout == ''
+    assert content(out) == before and stamps == {p: p.stat().st_mtime_ns for c in CELLS for p in (out/c).rglob('*')}
+
+
+def test_more_seeds_run_only_what_is_new(whole, tmp_path, run):
+    subprocess.run(['cp', '-r', whole[0], tmp_path/'study'], check=True)
+    res = run(*call(PLAN | dict(seeds=[0, 1, 2], methods=dict(plain=dict(augment='none'))), tmp_path/'study'))
+    assert res.stdout.splitlines()[0].startswith('3/3 mini-gsm/seed_2/plain done') and len(res.stdout.splitlines()) == 1
+
+
+def test_ray_gives_the_same_bytes(whole, tmp_path, run):
+    pytest.importorskip('ray', reason='the package ray is not installed')
+    out = tmp_path/'study'
+    res = run(*call(PLAN, out, ray='local'))
+    assert content(out) == content(whole[0])
+    assert base_trainings(out) == dict(seed_0=[1, 2], seed_1=[1, 2])
+    assert sorted(l.split()[1] for l in res.stdout.splitlines()) == sorted(CELLS)
+    assert not list(out.rglob('*.partial')) and '/tmp' not in json.dumps(logs(out))
+
+
+def test_killed_and_called_again(whole, tmp_path):
+    "Killed or interrupted as results come, and its workers with it; the last call gives the bytes of a grid that nothing interrupted"
+    out, ends = tmp_path/'study', []
+    for how, mark in ((signal.SIGKILL, 'seed_*/plain/round_00/student'), (signal.SIGINT, 'seed_*/LLM2LLM/round_01/student')):
+        p = subprocess.Popen(call(PLAN, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        children = set()
+        while p.poll() is None and not list((out/'mini-gsm').glob(mark)):
+            children |= {*psutil.Process(p.pid).children(recursive=True)}
+            time.sleep(.02)
+        p.send_signal(how)
+        ends.append(p.wait(60))
+        assert not psutil.wait_procs(children, timeout=20)[1], 'a worker outlived its parent'
+    assert ends[0] == -signal.SIGKILL and ends[1] != 0 and not list(out.rglob('error.json'))
+    subprocess.run(call(PLAN, out), check=True, stdout=subprocess.DEVNULL)
+    assert content(out) == content(whole[0])
+    assert all(made <= 1 for made, _ in base_trainings(out).values())   # a line of the log may be what the kill cost
+
+
+def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path, run):
+    "A file that is missing, a student that is none, and a cell that matches a failed one; tried again when that is mended"
+    (tmp_path/'student').mkdir()
+    own = dict(task='own', question='q', answer='a', dev='none')
+    plan = dict(common=dict(epochs=1, augment='none'), vary=dict(rows={'good': own | dict(data='good.csv'), 'gone': own | dict(data='gone.csv')}),
+                methods=dict(plain=dict(), broken=dict(student=str(tmp_path/'student')), matched=dict(match='broken')))
+    table = 'q,a\nhow much?,price\nhow many?,number\nwhat cost?,price\nwhat count?,number\n'
+    (tmp_path/'good.csv').write_text(table)
+    res = run(*call(plan, tmp_path/'out', workers=1), cwd=tmp_path)
+    states = lambda: pd.read_csv(tmp_path/'out/cells.csv').set_index('cell')['state'].to_dict()
+    assert states() == {f'{c}/seed_0/{m}': 'done' if (c, m) == ('good', 'plain') else 'failed' for c in ('good', 'gone') for m in ('plain', 'broken', 'matched')}
+    error = lambda c: json.loads((tmp_path/'out'/c/'error.json').read_text())
+    assert error('gone/seed_0/plain')['error'] == "gone.csv: no such file; did you mean 'good.csv'?" and 'config.json' in error('good/seed_0/broken')['error']
+    assert error('good/seed_0/matched')['error'] == 'good/seed_0/broken, whose budget this cell matches, failed'
+    assert str(tmp_path) not in ''.join(p.read_text() for p in (tmp_path/'out').rglob('error.json')).replace(str(tmp_path/'student'), '')
+    assert len(res.stdout.splitlines()) == 6 and 'gone/seed_0/plain failed: gone.csv: no such file' in res.stdout
+    (tmp_path/'gone.csv').write_text(table)
+    res = run(*call(plan, tmp_path/'out', workers=1), cwd=tmp_path)
+    assert states()['gone/seed_0/plain'] == 'done' and not (tmp_path/'out/gone/seed_0/plain/error.json').exists()
+    assert 'good/seed_0/plain' not in res.stdout
+
+
+def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
+    (tmp_path/'dies.py').write_text('import os\nfrom llm2llm import cli\n'
+                                    'def make(words):\n    if words["seed"] == 0: os.kill(os.getpid(), 9)\n    return cli.make_run(words)\n')
+    plan = dict(common=dict(task='mini-gsm', n_seed=4, epochs=1, augment='none'), seeds=2, methods=dict(plain=None))
+    res = run(*call(plan, tmp_path/'out', 'dies:make', workers=1), PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
+    assert [l.split()[1:3] for l in res.stdout.splitlines()] == [['seed_0/plain', 'failed:'], ['seed_1/plain', 'done:']]
+    assert 'its process ended with -9' in json.loads((tmp_path/'out/seed_0/plain/error.json').read_text())['error']
+
+
+def test_each_worker_has_a_gpu_of_its_own(tmp_path, run):
+    "What a worker sees of two GPUs; here there are none, and the cells fail saying so"
+    (tmp_path/'sees.py').write_text('import os, time\ndef make(words):\n    time.sleep(2)\n    raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])\n')
+    run(*call(dict(seeds=4, methods=dict(plain=None)), tmp_path/'out', 'sees:make', workers=None), CUDA_VISIBLE_DEVICES='5,6',
+        PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
+    said = [json.loads(p.read_text())['error'] for p in sorted((tmp_path/'out').rglob('error.json'))]
+    assert len(said) == 4 and {*said} == {'RuntimeError: 5', 'RuntimeError: 6'}
+
+
+def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
+    first = subprocess.Popen(call(PLAN, tmp_path/'out'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path/'out/.lock').exists(): time.sleep(.02)
+    time.sleep(.5)
+    res = run(*call(PLAN, tmp_path/'out'), status=1)
+    first.kill(), first.wait()
+    assert 'another process is running a grid in this folder' in res.stderr
