@@ -619,13 +619,15 @@ def demo(
 # %% ../nbs/12_cli.ipynb #6504cfc2
 def _cell_words(words):
     "A cell's settings, each checked as in a file of settings"
-    known = _known('run')
+    known,words = _known('run'),{str(k).replace('-', '_'): v for k,v in words.items()}
     if wrong := [k for k in words if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
-    return {k: config_value(k, v, _type(known[k][0])) for k,v in words.items() if v is not None}
+    found = {k: config_value(k, v, _type(known[k][0])) for k,v in words.items() if v is not None}
+    Dials(**{k:v for k,v in found.items() if k in inspect.signature(Dials).parameters})   # they must go together
+    return found
 
 def grid(
     config:str=None,     # YAML file with the plan: common, vary, seeds, methods
-    out:str='runs/grid', # the grid's folder; the same plan on it goes on
+    out:str=None,        # the grid's folder; the same plan on it goes on (default: runs/NAME OF FILE)
     workers:int=None,    # cells at a time (default: one a GPU, else 2, or with Ray one a CPU)
     ray:str=None,        # address of a Ray cluster; local starts one on this machine (default: processes)
     dry_run:bool=False,  # print the cells and run nothing
@@ -634,10 +636,11 @@ def grid(
     from llm2llm.grid import grid as many,summary
     from llm2llm.show import text_table
     if config is None: raise SettingError("--config FILE is needed: the plan, with common, vary, seeds and methods")
+    out = out or f'runs/{Path(config).stem}'
     found = many(read_yaml(config, '--config', 'a plan is wanted, with common, vary, seeds and methods'), out, make_run, _cell_words, workers, ray, dry_run)
     if found is None: return
     print(f"\n{text_table(summary(found))}\n\n{Path(out)/'cells.csv'}")
-    if n := int((found['state']!='done').sum()): raise RunError(f"{n} of {len(found)} cells have failed or wait for one that has; each has its error in error.json, and the same command tries them again")
+    if n := int((found['state']!='done').sum()): raise RunError(f"{n} of {len(found)} cells failed or wait for one that did; each has its error in error.json, and the same command tries them again")
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_student, find_teacher, Dials, _estimate_words),

@@ -71,7 +71,7 @@ class Student:
     ):
         self._check(locals())
         self.base,self.quantize,self.lora,self.revision,self.device = base,quantize,lora,revision,_device(device)
-        self.lr,self.epochs,self.steps,self.max_length = lr,10 if epochs is None else epochs,steps,max_length
+        self.lr,self.epochs,self.steps,self.max_length = lr and float(lr),float(epochs or 10),steps,max_length
         self.batch_size,self.micro_batch,self.eval_batch_size = batch_size,micro_batch or batch_size,eval_batch_size
         self.dtype,self.chat,self.continuous,self.report_to = dtype or self._dtype(),chat,continuous,report_to
         self.checkpointing = self.device=='cuda' if checkpointing is None else checkpointing

@@ -158,3 +158,19 @@ def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
     res = run(*call(PLAN, tmp_path/'out'), status=1)
     first.kill(), first.wait()
     assert 'another process is running a grid in this folder' in res.stderr
+
+
+def test_from_the_shell(tmp_path, run):
+    (tmp_path/'g.yaml').write_text('common: {student: mini, n-seed: 4, epochs: 1, augment: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n')
+    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path)
+    assert '--seed 3 --out runs/g/mini-gsm/seed_3/plain' in res.stdout and '1 cells, 1 to run' in res.stdout and not (tmp_path/'runs').exists()
+    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--workers', '1', cwd=tmp_path)
+    assert '1 of 1' in res.stdout and 'runs/g/cells.csv' in res.stdout and (tmp_path/'runs/g/mini-gsm/seed_3/plain/final.json').exists()
+    for bad, says in (('plain: {selct: random}', "mini-gsm/seed_3/plain: unknown setting 'selct'; did you mean 'select'?"), ('plain: {select: radom}', "did you mean 'random'?"),
+                      ('plain: {match: plane}', "unknown method 'plane'; did you mean 'plain'?")):
+        (tmp_path/'bad.yaml').write_text((tmp_path/'g.yaml').read_text().replace('plain:', bad))
+        err = run('llm2llm', 'grid', '--config', 'bad.yaml', cwd=tmp_path, status=2).stderr
+        assert says in err and len(err.splitlines()) == 1
+    (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: snips, data: gone}}'))
+    err = run('llm2llm', 'grid', '--config', 'g.yaml', cwd=tmp_path, status=2).stderr
+    assert '1 of 2 cells failed' in err
