@@ -184,7 +184,7 @@ def find_student(
     lora:int=None,      # rank of the adapter; 0 fine-tunes all weights (default: 16, for mini 0)
     quantize:str=None,  # nf4 (4 bits, as in QLoRA) or int8: the base in fewer bits
     lr:float=None,      # learning rate (default: by the model's width)
-    epochs:float=None,  # passes over the rows (default: 10, for the mini-world fewer)
+    epochs:float=None,  # passes over the rows (default: by their number, 20 to 3; for the mini-world 4)
     steps:int=None,     # optimiser steps, instead of epochs
     batch_size:int=None,# rows per optimiser step (default: 8)
     micro_batch:int=None, # rows per forward pass, where batch_size does not fit the memory
@@ -412,6 +412,9 @@ def _plan(words):
     length = words.get('max_length') or min(1024, limit)
     if length > limit: raise SettingError(f"max_length {length} is more than the {limit} positions of {base}; give at most {limit}")
     how |= dict(max_length=length, lora=16 if lora is None else lora or None)
+    if 'rows' in how and 'epochs' not in how:
+        from llm2llm.student import default_epochs
+        how['epochs'] = default_epochs(how['rows'])
     if how.get('tokens', 0) > length: how['tokens'] = length
     return fit(config, words['fit'], **how) if 'fit' in words else plan(config, words.get('gpu'), **how)
 
