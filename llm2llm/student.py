@@ -49,7 +49,7 @@ def default_epochs(
     n:int,  # training rows
 )->float:   # passes over them, 3 to 20
     "How long to train on so many rows"
-    return round(min(20, max(3, 120/math.sqrt(n))), 1)
+    return round(min(20, max(3, 200/math.sqrt(n))), 1)
 
 # %% ../nbs/06_student.ipynb #75bc5eb6
 class Student:
