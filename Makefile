@@ -9,7 +9,7 @@ PIP     = $(BIN)/python -m pip install -qq --disable-pip-version-check --constra
 # One torch thread is the fastest on small models and makes runs repeatable to the bit; nothing looks for a network.
 QUIET := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 MPLBACKEND=agg
 
-.PHONY: help demo test docs docs-check readme export clean lab
+.PHONY: help demo test docs docs-check readme export clean lab results results-quick
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,6 +30,15 @@ docs: $(VENV)/.dev  ## the documentation in _docs/: by Quarto, or plainly where 
 
 docs-check: $(VENV)/.dev  ## render every page and follow every internal link, without Quarto
 	@$(QUIET) $(BIN)/python tests/pages.py check
+
+results-quick: $(VENV)/.dev  ## a small part of the committed results again, and a comparison: about a minute
+	@$(QUIET) $(BIN)/python nbs/results/again.py
+
+results: $(VENV)/.dev  ## the raw results of the mini-world again: about two hours on two cores
+	@$(QUIET) $(BIN)/llm2llm grid --config nbs/results/what.yaml --out runs/what
+	@$(QUIET) LLM2LLM_WORK=$(CURDIR)/runs/what $(BIN)/nbdev-test nbs/results/what.ipynb --save
+	@$(QUIET) LLM2LLM_WORK=$(CURDIR)/runs/mini $(BIN)/nbdev-test nbs/results/mini.ipynb --save
+	@$(QUIET) $(BIN)/nbdev-test nbs/results/student_defaults.ipynb --flags slow --save
 
 readme: $(VENV)/.dev  ## README.md from nbs/index.ipynb
 	@$(BIN)/python tests/pages.py readme

@@ -98,7 +98,8 @@ def read_config(
         raise StudentError(f"there is no model folder {base}; give a folder with config.json, or a name on the Hub such as 'Qwen/Qwen3-0.6B'")
     try: config = AutoConfig.from_pretrained(place(base), revision=revision)
     except (OSError, ValueError) as e:
-        raise StudentError(f"cannot read the model {base!s}: {line(e)}; give a model folder, or the name of a "
+        hub = '' if folder.is_dir() else ' (there is no such folder here, so it is taken as a name on the Hub)'
+        raise StudentError(f"cannot read the model {base!s}{hub}: {line(e)}; give a model folder, or the name of a "
                            "model on the Hub that this machine has or can fetch") from e
     if _writes_on(config): return config
     raise StudentError(f"{base} is a model of type {config.model_type!r}, which does not write text from left to right; "

@@ -140,11 +140,11 @@ def _own(words):
 def find_task(
     task:str='',        # gsm8k, casehold, snips, trec, sst2, mini-gsm, mini-intent, or own for your own files
     data:str=None,      # folder with the task's rows (default: the Hub); for an own task the file of seed rows
-    n_seed:int=None,    # seed rows to draw (default: all training rows)
-    n_dev:int=0,        # dev rows to draw from the training rows
+    n_seed:int=None,    # built-in task: seed rows to draw (default: all training rows)
+    n_dev:int=0,        # built-in task: dev rows to draw from the training rows (default: 0)
     seed:int=0,         # of every random choice
-    dev:str=None,       # own task: file of dev rows; none: keep all rows as seed rows
-    test:str=None,      # own task: file of test rows
+    dev:str=None,       # own task: file of dev rows; none: keep all rows as seed rows (default: a fifth of the rows, where that is 20 or more)
+    test:str=None,      # own task: file of test rows (default: no test)
     pool:str=None,      # own task: file of further rows for the pool teacher
     question:str=None,  # own task: name of the question's column
     answer:str=None,    # own task: name of the answer's column
@@ -182,13 +182,13 @@ def find_student(
     student:str='mini', # model folder, name on the Hub, or mini for the one that ships with the package
     task:str='',        # the task's name
     lora:int=None,      # rank of the adapter; 0 fine-tunes all weights (default: 16, for mini 0)
-    quantize:str=None,  # nf4 (4 bits, as in QLoRA) or int8: the base in fewer bits
+    quantize:str=None,  # nf4 (4 bits, as in QLoRA) or int8: the base in fewer bits (default: as it is)
     lr:float=None,      # learning rate (default: by the model's width)
     epochs:float=None,  # passes over the rows (default: by their number, 20 to 3; for the mini-world 4)
     steps:int=None,     # optimiser steps, instead of epochs
     batch_size:int=None,# rows per optimiser step (default: 8)
-    micro_batch:int=None, # rows per forward pass, where batch_size does not fit the memory
-    max_length:int=None,# tokens of a row, prompt and completion
+    micro_batch:int=None, # rows per forward pass, where the batch does not fit the memory (default: all of it)
+    max_length:int=None,# tokens of a row, prompt and completion (default: 1024, or what the base can do)
     eval_batch_size:int=None, # prompts answered at a time (default: what fits the memory)
     dtype:str=None,     # float32, bfloat16 or float16 (default: by device)
     device:str=None,    # cpu, cuda or mps (default: cuda if there is one)
@@ -197,7 +197,7 @@ def find_student(
     checkpointing:bool=None, # recompute activations instead of keeping them (default: on a GPU)
     flash:bool=None,    # FlashAttention, and batches without padding (default: where it is installed)
     liger:bool=None,    # Liger's kernels (default: where they are installed)
-    continuous:bool=False, # answer by continuous batching
+    continuous:bool=False, # put the next prompt in the place of an answer that has ended (continuous batching)
     report_to:str=None, # experiment trackers: trackio, wandb, tensorboard
 ):                      # a `Student`
     "The student that the words describe"
@@ -363,7 +363,7 @@ def _estimate_words(
     error_rate:str=None, # share of seed rows that the student gets wrong, by round: 0.4 or 0.5,0.3,0.2 (default: 0.05 to 1, likely 0.3)
     like:str=None,       # folder of an earlier run, for its error rates and tokens a request
     gpu:str=None,        # the GPU that the student is planned for: a name such as 4090, or a size such as 24GB
-    fit:str=None,        # the same, and settings are proposed with which the student fits it
+    fit:str=None,        # a GPU as for gpu; settings are proposed with which the student fits it
     json:bool=False,     # print JSON for programs
 ): "What only `estimate` knows"
 
@@ -384,7 +384,12 @@ def estimate(**words):
     if plans: found['student'] = _plan(words)
     if 'task' in words and ('teacher' in words or not plans): found['teacher'] = _cost(words)
     if not plans and not found: raise SettingError("--task and --teacher say what to price, --student and --gpu (or --fit) what to plan")
-    print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1) if words.get('json') else '\n\n'.join(map(repr, found.values())))
+    if words.get('json'): return print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1))
+    print('\n\n'.join(map(repr, found.values())))
+    if 'fit' in words:
+        usual = dict(quantize=None, lora=16, batch_size=8, micro_batch=8, max_length=1024)
+        flags = [f"--{k.replace('_', '-')} {v or 0}" for k,v in found['student'].settings.items() if k in usual and v != usual[k]]
+        print('As flags of `llm2llm run`: ' + (' '.join(flags) or 'none are needed'))
 
 # %% ../nbs/12_cli.ipynb #02650201
 def _work(words):
@@ -471,12 +476,12 @@ def show_report(
 def _export_words(
     folder:str,        # a finished run
     out:str=None,      # the folder to make (default: FOLDER/export)
-    round:int=None,    # whose student (default: the round that the run picked)
+    round:int=None,    # whose student, from 0 (default: the round that the run picked)
     merge:bool=True,   # write the whole model beside the adapter
     onto:str='trained',# what the adapter of a quantised base is merged onto: trained (the weights it was trained on, written out in full) or base (the base's own)
     score:bool=True,   # ask the whole model the run's rows again
     dtype:str=None,    # of the whole model: float32, bfloat16 or float16 (default: as in the run)
-    device:str=None,   # where it is scored: cpu, cuda or mps
+    device:str=None,   # where it is scored: cpu, cuda or mps (default: cuda if there is one)
     student:str=None,  # the run's base: a model folder, or a name on the Hub (default: as the run names it)
 ): "What only `export` knows"
 
@@ -626,13 +631,14 @@ def _cell_words(words):
     if wrong := [k for k in words if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
     found = {k: config_value(k, v, _type(known[k][0])) for k,v in words.items() if v is not None}
     Dials(**{k:v for k,v in found.items() if k in inspect.signature(Dials).parameters})   # they must go together
+    if found.get('augment', 'none') not in AUGMENT: raise SettingError(unknown('augment', found['augment'], AUGMENT))
     return found
 
 def grid(
-    config:str=None,     # YAML file with the plan: common, vary, seeds, methods
+    config:str=None,     # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many), methods (name to settings)
     out:str=None,        # the grid's folder; the same plan on it goes on (default: runs/NAME OF FILE)
     workers:int=None,    # cells at a time (default: one a GPU, else 2, or with Ray one a CPU)
-    ray:str=None,        # address of a Ray cluster; local starts one on this machine (default: processes)
+    ray:str=None,        # address of a Ray cluster; local starts one on this machine; a task that is killed there starts again (default: processes)
     dry_run:bool=False,  # print the cells and run nothing
 ):
     "Make many runs: methods, tasks, seed sizes, random seeds"

@@ -30,7 +30,7 @@ class Dials:
     cap:int|None = None       # most rows asked for one seed row in the whole run; None: no limit
     budget:int|None = None    # most synthetic rows in the whole run; it stops there
     match:str|None = None     # folder of another run: same rows per round and label, or without a teacher the same steps
-    shots:int|None = None     # None trains the student; 0 asks the base as it is, k with k seed rows in front of each prompt
+    shots:int|None = None     # no training: 0 asks the base as it is, k puts k seed rows in front of each prompt; None: train the student
     folds:int = 5             # folds of 'crossfit', >= 2
     samples:int = 0           # answers drawn for each seed row beside the greedy one; the row counts as wrong if any of them is
     patience:int|None = None  # stop after this many rounds without a gain on dev

@@ -135,8 +135,10 @@ def _there(out, inputs):
 
 def _notes(record, inputs, scores):
     "What the user should know"
+    q = record.settings['student']['quantize']
+    if q and 'adapter' in inputs['parts']: yield f"adapter/ was trained on its base in {q}: load the base so (BitsAndBytesConfig), or its answers can differ."
     if 'model' not in inputs['parts']: yield "The adapter is the run's own, so it is not scored again."; return
-    if (q := record.settings['student']['quantize']) and inputs['onto']=='base': yield f"The student was trained on its base in {q}, and model/ has the base's own weights: its answers can differ. onto='trained' (--onto trained) and adapter/ on a base loaded in {q} are the student as it was trained."
+    if q and inputs['onto']=='base': yield f"model/ has the base's own weights in the place of those in {q}: its answers can differ. onto='trained' (--onto trained) is the student as it was trained."
     if not inputs['scored']: yield 'model/ is not scored again.'
     elif 'test' not in inputs['scored'] and record.task['test']: yield 'Not scored on the test rows: they are not in the run folder; give the task.'
     elif 'test' in inputs['scored'] and 'test' not in scores: yield f"Not scored on the test rows: the run has no test answers of round {inputs['round']}."

@@ -263,7 +263,8 @@ class GPU:
     def __str__(self): return f'{self.name} ({self.gb:g} GB)' if self.tflops else self.name
 
 GPUS = {re.sub(r'\W', '', g.name).lower(): g for g in (
-    GPU('3060', 12, 25.6, 360), GPU('3090', 24, 71, 936), GPU('4060 Ti', 16, 44, 288), GPU('4070', 12, 58.3, 504), GPU('4080', 16, 97.5, 717),
+    GPU('3060', 12, 25.6, 360), GPU('3090', 24, 71, 936), GPU('4060 Ti', 16, 44, 288), GPU('4070', 12, 58.3, 504), GPU('4070 Ti SUPER', 16, 88, 672), GPU('4080', 16, 97.5, 717),
+    GPU('5060 Ti', 16, 47, 448), GPU('5070 Ti', 16, 88, 896), GPU('5080', 16, 113, 960),
     GPU('4090', 24, 165, 1008), GPU('5090', 32, 209, 1792), GPU('T4', 15, 65, 320), GPU('L4', 22.5, 121, 300), GPU('A10', 22.5, 125, 600),
     GPU('V100', 16, 112, 900), GPU('A100', 40, 312, 1555), GPU('A100 80GB', 80, 312, 2039), GPU('H100', 80, 989, 3350), GPU('A6000', 48, 155, 768))}
 
@@ -274,9 +275,10 @@ def find_gpu(
     if isinstance(name, GPU): return name
     if m := re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*gi?b?\s*', str(name), re.I): return GPU(f'{m[1]} GB', float(m[1]))
     plain = re.sub(r'nvidia|geforce|rtx|tesla|\W', '', str(name).lower())
-    for known in (plain, re.sub(r'\d\dgb$', '', plain)):
-        if known in GPUS: return GPUS[known]
-    raise SettingError(unknown('GPU', name, [g.name for g in GPUS.values()]) + "; or give its memory, such as '24GB'")
+    if plain in GPUS: return GPUS[plain]
+    for known in sorted(GPUS, key=len, reverse=True):   # with its size behind the name
+        if plain.startswith(known) and (m := re.fullmatch(r'(\d+)gb', plain[len(known):])): return replace(GPUS[known], gb=float(m[1]))
+    raise SettingError(f"unknown GPU {name!r}; known: {', '.join(g.name for g in GPUS.values())}; or give its memory, such as '24GB'")
 
 # %% ../nbs/05b_memory.ipynb #70399149
 ASSUMED = dict(speed=(.5, .3, .15), bandwidth=(.9, .7, .5), launch=(.5e-3, 1e-3, 2e-3))  # fast, likely, slow: shares, and seconds a layer
@@ -376,6 +378,7 @@ def _says(self:Plan):
     if self.gpu: need += f'. That {"fits" if self.fits else "does not fit"} {self.gpu}'
     yield need + '.'
     if self.changes: yield 'Changed so that it fits: ' + ', '.join(self.changes) + '.'
+    if self.gpu and not self.seconds: yield "No time: a size says nothing of speed; give a GPU's name, such as 4090."
     if self.seconds: yield (f"Time of a round: {w['rows']} rows trained for {w['epochs']:g} epochs and {w['asked']} prompts answered with "
                             f"{w['new_tokens']} tokens each, of {w['tokens']} tokens a row. It rests on assumed shares of the GPU's speed.")
 

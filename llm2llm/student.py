@@ -213,14 +213,14 @@ def weights_digest(self:Student
 # %% ../nbs/06_student.ipynb #a36ef734
 @patch
 def memory(self:Student
-          )->dict: # GB: `held` now, on a GPU also `peak` since the last call
+          )->dict: # GB of 2**30 bytes: `held` now, on a GPU also `peak` since the last call
     "The memory of the student's process, on a GPU torch's share of it"
     if self.device!='cuda':
         import psutil
-        return dict(held=round(psutil.Process().memory_info().rss/1e9, 3))
+        return dict(held=round(psutil.Process().memory_info().rss/2**30, 3))
     found = dict(peak=torch.cuda.max_memory_allocated(), held=torch.cuda.memory_allocated())
     torch.cuda.reset_peak_memory_stats()
-    return {k: round(v/1e9, 3) for k,v in found.items()}
+    return {k: round(v/2**30, 3) for k,v in found.items()}
 
 # %% ../nbs/06_student.ipynb #a1dd7163
 @patch

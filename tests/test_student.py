@@ -233,7 +233,7 @@ def test_training_that_is_interrupted(base, monkeypatch):
     s.train(ROWS)
     first = s.weights_digest()
     with monkeypatch.context() as m:
-        m.setattr(SFTTrainer, 'compute_loss', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
+        m.setattr(SFTTrainer, 'training_step', lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt): s.train(ROWS)
     s.train(ROWS)
     assert s.weights_digest() == first
