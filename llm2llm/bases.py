@@ -127,7 +127,7 @@ def read_tokenizer(
                            "model that it was made from into the folder")
     try: tok = AutoTokenizer.from_pretrained(place(base), revision=revision)
     except Exception as e: raise StudentError(f"cannot read the tokenizer of {base}: {line(e)}; write its tokenizer files again") from e
-    note = mend_tokenizer(tok, base)
+    note = mend_tokenizer(tok, base, vocab_size)
     if vocab_size and max(tok.get_vocab().values()) >= vocab_size:
         raise StudentError(f"the tokenizer of {base} has more tokens than the model's {vocab_size}; they do not belong together")
     return tok,note

@@ -17,6 +17,7 @@ from .core import DataError,StudentError
 def mend_tokenizer(
     tok,          # a Hugging Face tokenizer
     name:str='',  # whose it is, for the error
+    vocab_size:int|None=None, # tokens that the model knows
 )->str:           # what was done about padding; '' if nothing had to be
     "Give `tok` a padding token if it has none; a `StudentError` if it has no end token"
     special = [str(t) for t in tok.added_tokens_decoder.values() if t.special]
@@ -25,7 +26,10 @@ def mend_tokenizer(
                            f"\"eos_token\" in its tokenizer_config.json (special tokens there: {', '.join(special) or 'none'})")
     if tok.pad_token_id is not None: return ''
     spare = [t for t in special if t not in (tok.eos_token, tok.bos_token)]
-    tok.pad_token = next((t for t in spare if 'pad' in t.lower()), None) or tok.unk_token or (spare or [tok.eos_token])[0]
+    unknown = [tok.unk_token] if tok.unk_token not in (None, tok.eos_token) else []
+    found = [t for t in spare if 'pad' in t.lower()] + unknown + spare
+    if not found and vocab_size and len(tok) < vocab_size: tok.add_special_tokens(dict(pad_token='<pad>'))   # the model has room for it
+    else: tok.pad_token = (found or [tok.eos_token])[0]
     return f"no padding token: {tok.pad_token!r} takes its place"
 
 # %% ../nbs/05a_tokens.ipynb #7b198165

@@ -53,12 +53,14 @@ def test_an_error_at_rank_0_does_not_leave_the_other_waiting(tmp_path):
     assert done.returncode != 0 and 'is not empty and holds no run' in done.stderr
 
 
-def test_drawn_answers_do_not_depend_on_the_number_of_processes(tmp_path):
+def test_drawn_answers_do_not_depend_on_the_number_of_processes_or_their_launcher(tmp_path):
     code = '''
 import sys
+from llm2llm import ranks
 from llm2llm.mini import mini_student, mini_task
 task = mini_task('mini-gsm', n_seed=16, n_test=21)
 student = mini_student(steps=4, eval_batch_size=4)
+assert ranks.world() == int(sys.argv[1])
 student.lead()
 student.train([(task.prompt(r), task.completion(r)) for r in task.seed])
 told = []
@@ -68,11 +70,12 @@ print([c.text for c in said])
 '''
     (tmp_path/'draw.py').write_text(code)
     out = []
-    for words in ([], ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']):
-        done = subprocess.run([sys.executable, *words, str(tmp_path/'draw.py')], capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    accelerate = ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+    for n, words in ((1, []), (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']), (2, accelerate)):
+        done = subprocess.run([sys.executable, *words, str(tmp_path/'draw.py'), str(n)], capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1'))
         assert done.returncode == 0, done.stderr[-3000:]
         out.append(done.stdout)
-    assert out[0] == out[1]
+    assert out[0] == out[1] == out[2]
 
 
 def test_a_sharded_student_is_refused(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def main():
     (OUT.parent/f'{OUT.name}.yaml').write_text(yaml.safe_dump(plan | dict(seeds=[0]), sort_keys=False))
     subprocess.run([sys.executable, '-m', 'llm2llm', 'grid', '--config', str(OUT.parent/f'{OUT.name}.yaml'), '--out', str(OUT)], check=True)
     old, new = (pd.read_csv(p).set_index('cell') for p in (HERE/'raw/what/cells.csv', OUT/'cells.csv'))
-    both = new.join(old, rsuffix=' before')[['method', 'test %', 'test % before', 'train_rows', 'train_rows before']]
+    both = new.join(old.add_suffix(' before'))[['method', 'test %', 'test % before', 'train_rows', 'train_rows before']]
     print(both.to_string(index=False))
     same = (both['test %'] == both['test % before']).sum()
     off = both['test %'].mean()-both['test % before'].mean()
