@@ -7,14 +7,15 @@ __all__ = ['PARTS', 'Cell', 'cells', 'command', 'commit', 'machine', 'keep_error
            'record', 'missing']
 
 # %% ../nbs/09f_cells.ipynb #9b21bd0f
-import itertools,json,os,re,shlex,shutil,subprocess,sys,traceback
+import itertools,json,os,re,shlex,subprocess,sys,traceback
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 import pandas as pd
 from .core import LLM2LLMError, RunError, SettingError, check_whole, digest, unknown
 from .report import read_run
-from .store import write_json, write_text
+from .store import read_jsonl, write_json, write_jsonl, write_text
 
 # %% ../nbs/09f_cells.ipynb #f8e92bef
 @dataclass(frozen=True)
@@ -225,33 +226,44 @@ def read_grid(
     return pd.DataFrame([_row(f, root) for f in found]).convert_dtypes()
 
 # %% ../nbs/09f_cells.ipynb #0e5498c1
+def _kept(folder, k):
+    "The rows that round k of a cell added"
+    path = folder/f'round_{k:02}'/'candidates.jsonl'
+    return [c for c in (read_jsonl(path) if path.exists() else []) if c['verdict']=='kept']
+
 def _rounds(folder):
     "A line for each round of a cell"
-    r = read_run(folder)
+    r,parents = read_run(folder),Counter()
     for m in r.rounds:
+        most = sum(sorted(parents.values())[::-1][:r.task['seed']//4])/sum(parents.values()) if parents else None   # 1/4 if spread evenly
         took = sum(e.get('seconds', 0) for e in r.log if e.get('round')==m['round'])
         right = {f'{split}_correct': m['scores'][split]['correct'] for split in ('seed', 'dev', 'test') if split in m['scores']}
-        rejected = sum((m.get('rejected') or {}).values())
-        yield dict({k: m.get(k) for k in ('round', 'train_rows', 'synthetic', 'steps', 'wrong', 'requested', 'kept')}, rejected=rejected, **right, seconds=round(took, 1))
+        yield dict({k: m.get(k) for k in ('round', 'train_rows', 'synthetic', 'steps', 'wrong', 'requested', 'kept')}, most_asked_quarter=most,
+                   rejected=sum((m.get('rejected') or {}).values()), **right, seconds=round(took, 1))
+        parents.update(c['parent'] for c in _kept(folder, m['round']))
 
 def _right(folder, picked):
     "'1' or '0' for each test row, in order of the ids; '' without test answers"
     path = folder/f'round_{picked:02}'/'test_answers.jsonl'
-    said = sorted((json.loads(l) for l in path.read_text(encoding='utf-8').splitlines()), key=lambda a: a['id']) if path.exists() else []
+    said = sorted(read_jsonl(path), key=lambda a: a['id']) if path.exists() else []
     return ''.join(str(int(a['correct'])) for a in said)
 
+# %% ../nbs/09f_cells.ipynb #ee68c02e
 def record(
-    out,     # the grid's folder
-    raw,     # where the tables go
-    name='', # what commands call the grid's folder; '': its own name below runs/
+    out,       # the grid's folder
+    raw,       # where the tables go
+    name='',   # what commands call the grid's folder; '': its own name below runs/
+    rows=None, # a method: the rows that it added with its first seed go to rows.jsonl, to be read
 ):
     "Write cells.csv, rounds.csv and answers.csv: what a grid's numbers come from"
-    found,raw = read_grid(out),Path(raw)
-    found['command'] = found['command'].str.replace(str(out), name or f'runs/{Path(out).name}', regex=False)
+    found,raw,out = read_grid(out),Path(raw),Path(out)
+    found['command'] = found['command'].str.replace(str(out), name or f'runs/{out.name}', regex=False)
     done = found[found['state']=='done']
-    rounds = pd.DataFrame([dict(cell=c, **m) for c in done['cell'] for m in _rounds(Path(out)/c)]).convert_dtypes()
-    answers = pd.DataFrame([dict(cell=c, right=_right(Path(out)/c, k)) for c,k in zip(done['cell'], done['round'])])
+    rounds = pd.DataFrame([dict(cell=c, **m) for c in done['cell'] for m in _rounds(out/c)]).convert_dtypes()
+    answers = pd.DataFrame([dict(cell=c, right=_right(out/c, k)) for c,k in zip(done['cell'], done['round'])])
     for file,table in (('cells', found), ('rounds', rounds), ('answers', answers)): write_text(raw/f'{file}.csv', table.to_csv(index=False))
+    for cell,k in done[done['method']==rows][['cell','round']].head(1).itertuples(index=False):
+        write_jsonl(raw/'rows.jsonl', [c for i in range(k) for c in _kept(out/cell, i)])
 
 # %% ../nbs/09f_cells.ipynb #dcf4559e
 def missing(
