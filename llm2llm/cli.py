@@ -233,7 +233,7 @@ def find_teacher(
     reply_tokens:int=None, # api, local: most tokens of a reply (default: by the length of the seed rows)
     form:str=None,      # api: json (by schema), text or auto (default: auto)
     prompt:str=None,    # api, local: YAML file with parts of the prompt to replace (role, rules, about, demos, …)
-    show_error:bool=True, # api, local: show the teacher the student's wrong answer
+    show_error:bool=None, # api, local, mini: show the teacher the student's wrong answer (default: yes, for mini no)
     rephrase:bool=None, # api, local: have the row's question said in other words, its answer is kept (AugGPT)
     demos:int=None,     # api, local: seed rows shown beside the wrong one (default: 3, for casehold 1)
     protocol:str='corrected', # api, local: corrected, or official: prompt and answers as in the paper's code
@@ -244,7 +244,7 @@ def find_teacher(
     worked:bool=None,   # mini: write the steps of a word problem; no: the result alone (default: yes)
 ):                      # a teacher, or None
     "The teacher that the words describe"
-    given = {k:v for k,v in locals().items() if k not in ('augment', 'task', 'protocol', 'show_error') and v is not None} | ({} if show_error else dict(show_error=False))
+    given = {k:v for k,v in locals().items() if k not in ('augment', 'task', 'protocol') and v is not None}
     augment = augment or ('api' if teacher else 'mini' if task in MINI_TASKS else 'pool')
     if augment not in AUGMENT: raise SettingError(unknown('augment', augment, AUGMENT))
     owners = {k: ((note.split(':')[0]).split(', ') if k!='teacher' else ['api', 'local']) for k,(_,_,note) in parameters(find_teacher).items()}
@@ -294,7 +294,7 @@ def _eda(given, protocol):
 
 def _mini(given, protocol):
     from llm2llm.mini import MiniTeacher
-    return MiniTeacher(**{k: given[k] for k in ('noise', 'copies', 'worked') if k in given})
+    return MiniTeacher(**{k: given[k] for k in ('noise', 'copies', 'worked', 'show_error') if k in given})
 
 _TEACHERS = dict(api=_api, local=_local, replay=_replay, pool=_pool, eda=_eda, mini=_mini, none=lambda given, protocol: None)
 

@@ -149,10 +149,11 @@ def request_for(
     label:str, # an intent
     i:int,     # which of its patterns
     r,         # random generator
-)->str:        # a request; half of them begin with an aside that names something else
+    other:str='', # the intent that an aside is to be about; '': half of the requests have one, about any other intent
+)->str:        # a request; an aside before it names something else
     "A request with an intent"
-    other = r.choice([l for l in INTENTS if l!=label])
-    aside = r.choice(ASIDES).format(w=made_up_name(other, r)) if r.random() < .5 else ''
+    drawn = r.choice([l for l in INTENTS if l!=label])
+    aside = r.choice(ASIDES).format(w=made_up_name(other or drawn, r)) if r.random() < .5 or other else ''
     return aside + INTENTS[label][i].format(v=made_up_name(label, r))
 
 # %% ../nbs/11_mini.ipynb #3ee4525b
@@ -167,13 +168,14 @@ def write_row(
     family:str, # for instance 'two_prices' or 'music/3' (label/number of the pattern)
     part:str,   # 'train', 'dev' or 'test'
     r,          # random generator
+    other:str='', # mini-intent: what an aside is to be about
 )->tuple[str,str]: # question, answer
     "A new row of a family"
     while True:
         if name=='mini-gsm': question,answer = problem(*FAMILIES[family], r)
         else:
             answer,i = family.split('/')
-            question = request_for(answer, int(i), r)
+            question = request_for(answer, int(i), r, other)
         if part_of(question)==part: return question,answer
 
 # %% ../nbs/11_mini.ipynb #80728c93
@@ -281,22 +283,24 @@ class MiniTeacher:
         noise:float=0.,    # how often it errs, 0 to 1
         copies:bool=False, # word problems: write near copies, the row's own text with other numbers
         worked:bool=True,  # word problems: write the steps, not the result alone
+        show_error:bool=False, # requests: read the student's wrong answer, and name a thing of that intent beside the right one
     ):
         if not isinstance(noise, (int, float)) or not 0 <= noise <= 1: raise SettingError(f"noise must be a number from 0 to 1, not {noise!r}")
-        self.noise,self.copies,self.worked = float(noise),copies,worked
+        self.noise,self.copies,self.worked,self.show_error = float(noise),copies,worked,show_error
 
     def settings(self)->dict:
-        return dict(name=self.name, noise=self.noise) | ({'copies':True} if self.copies else {}) | ({} if self.worked else {'worked':False})
+        return dict(name=self.name, noise=self.noise) | ({'copies':True} if self.copies else {}) | ({} if self.worked else {'worked':False}) | ({'show_error':True} if self.show_error else {})
 
     def check(self, task):
         if task.name!='mini-gsm' and (self.copies or not self.worked): raise SettingError(f"copies and worked are for the word problems of mini-gsm, not for task {task.name!r}; leave them out")
+        if task.name=='mini-gsm' and self.show_error: raise SettingError("show_error is for the requests of mini-intent: this teacher can't read a wrong solution of a word problem; leave it out")
         if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher (--augment pool)")
 
     def write(self, task, requests, have): # the interface of `Teacher`
         for request in requests:
             name,family = self._origin(request.row)
             r = rng('mini', request.seed, request.round, request.row.id, request.draw)
-            yield request, [Candidate(self._example(name, family, r, request.row))]
+            yield request, [Candidate(self._example(name, family, r, request))]
 
     def _origin(self, row):
         name,_,family = row.source.removesuffix('/error').partition('/')
@@ -305,11 +309,12 @@ class MiniTeacher:
                                "another one; use it with mini_task, or take another teacher")
         return name,family
 
-    def _example(self, name, family, r, row):
+    def _example(self, name, family, r, request):
         if name=='mini-intent' and r.random() < .5: family = r.choice([f for f in _families(name) if f.split('/')[0]==family.split('/')[0] and f!=family])
         err,answer = r.random() < self.noise,None
+        said = request.answer.prediction if self.show_error and request.answer and not request.answer.correct else ''
         while answer is None:
-            question,answer = near_copy(row.question, family, r) if self.copies else write_row(name, family, 'train', r)
+            question,answer = near_copy(request.row.question, family, r) if self.copies else write_row(name, family, 'train', r, said)
             if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
         if not self.worked: answer = answer.splitlines()[-1]
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
