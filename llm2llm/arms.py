@@ -203,7 +203,7 @@ def _cells(raw, where):
     found = pd.read_csv(raw/'cells.csv')
     for k,v in where.items():
         if k not in found: raise SettingError(unknown('column of cells.csv', k, found.columns))
-        if not len(found := found[found[k]==v]): raise SettingError(f"no cell of {raw} has {k} = {v!r}")
+        if not len(found := found[found[k].isin(v if isinstance(v, list) else [v])]): raise SettingError(f"no cell of {raw} has {k} = {v!r}")
     found = found[found['state']=='done'].merge(pd.read_csv(raw/'answers.csv', dtype={'right':str}), on='cell', how='left')
     if len(tasks := found['task'].unique()) != 1: raise SettingError(f"{raw} holds tasks {', '.join(tasks)}; compare one at a time, for instance task={tasks[0]!r}")
     if (twice := found[found.duplicated(['method','seed'])])['cell'].any():
@@ -214,7 +214,7 @@ def recorded(
     raw,                # a folder with the tables of `record`
     main:str=None,      # arm in question; default 'LLM2LLM', or the first
     reference:str=None, # arm to measure against; default step-matched plain fine-tuning, or plain
-    **where,            # which cells: a column of cells.csv and its value, for instance task='snips'
+    **where,            # which cells: a column of cells.csv and its value, or a list of values, for instance task='snips'
 )->Comparison:
     "The methods of a recorded grid, side by side"
     table = _cells(raw, where)
@@ -223,7 +223,7 @@ def recorded(
         if name is not None and name not in names: raise SettingError(unknown('arm', name, names))
     main = main or _default(names, ['LLM2LLM'])
     reference = reference or _default(names, ['plain, step-matched','plain'], main)
-    rounds = pd.read_csv(Path(raw)/'rounds.csv') if (Path(raw)/'rounds.csv').exists() else pd.DataFrame(columns=['cell','round','test_correct'])
+    rounds = pd.read_csv(Path(raw)/'rounds.csv').reindex(columns=['cell','round','test_correct'])   # no round's test score if none was asked for
     ends,curves,answers = {},{},{}
     for arm,mine in table.groupby('method', sort=False):
         mine = mine.set_index('seed').sort_index()
