@@ -34,11 +34,15 @@ docs-check: $(VENV)/.dev  ## render every page and follow every internal link, w
 results-quick: $(VENV)/.dev  ## a small part of the committed results again, and a comparison: about a minute
 	@$(QUIET) $(BIN)/python nbs/results/again.py
 
-results: $(VENV)/.dev  ## the raw results of the mini-world again: about two hours on two cores
-	@$(QUIET) $(BIN)/llm2llm grid --config nbs/results/what.yaml --out runs/what
-	@$(QUIET) LLM2LLM_WORK=$(CURDIR)/runs/what $(BIN)/nbdev-test nbs/results/what.ipynb --save
-	@$(QUIET) LLM2LLM_WORK=$(CURDIR)/runs/mini $(BIN)/nbdev-test nbs/results/mini.ipynb --save
-	@$(QUIET) $(BIN)/nbdev-test nbs/results/student_defaults.ipynb --flags slow --save
+# What the grids need comes first: the bases, then the learning rates, then the rest.
+STUDIES := what mini_gsm mini_intent seed_sizes student_lr student_sizes $(if $(DATA),real)
+AGAIN    = $(QUIET) LLM2LLM_WORK=$(CURDIR)/runs $(if $(DATA),LLM2LLM_DATA=$(abspath $(DATA))) $(BIN)/nbdev-test --save
+results: $(VENV)/.dev  ## the raw results again: about four hours on two cores; `make results DATA=FOLDER` adds the real rows
+	@$(AGAIN) nbs/results/bases.ipynb
+	@$(if $(DATA),ln -sfn $(abspath $(DATA)) runs/data)
+	@for s in $(STUDIES); do $(QUIET) $(BIN)/llm2llm grid --config nbs/results/$$s.yaml --out runs/$$s || exit 1; done
+	@for n in what mini sizes $(if $(DATA),real); do $(AGAIN) nbs/results/$$n.ipynb || exit 1; done
+	@$(AGAIN) nbs/results/student_defaults.ipynb --flags slow
 
 readme: $(VENV)/.dev  ## README.md from nbs/index.ipynb
 	@$(BIN)/python tests/pages.py readme

@@ -29,7 +29,7 @@ def parameters(
     for part in parts:
         said = docments(part)
         for name,p in inspect.signature(part).parameters.items():
-            if p.kind is not p.VAR_KEYWORD: out.setdefault(name, (p.annotation, p.default, (said.get(name) or '').replace('`SELECT`', ', '.join(SELECT))))
+            if p.kind is not p.VAR_KEYWORD: out.setdefault(name, (p.annotation, p.default, (said.get(name) or '').replace('one of `SELECT`', ', '.join(f'{k} ({v})' for k,v in SELECT.items()))))
     return out
 
 def call(

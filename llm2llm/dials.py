@@ -17,7 +17,10 @@ from .tasks import Task
 from .teacher import Request
 
 # %% ../nbs/06b_dials.ipynb #a20e59d8
-SELECT = ('wrong', 'wrong-all', 'random', 'coverage', 'all', 'crossfit', 'crossfit-label', 'learnable', 'margin')
+SELECT = {'wrong':'seed rows answered wrongly, as in the paper', 'wrong-all':'synthetic ones too', 'random':'any seed rows, as many',
+          'coverage':'seed rows with the fewest new ones', 'all':'every seed row', 'crossfit':'wrong for a student that has not seen them',
+          'crossfit-label':'as many of each label as crossfit finds wrong', 'learnable':'now right, now wrong over samples',
+          'margin':'the right label least ahead'}
 
 @dataclass(frozen=True)
 class Dials:
@@ -45,7 +48,7 @@ class Dials:
 
     def __post_init__(self):
         check_whole('rounds', self.rounds, 1, 'for plain fine-tuning leave out the teacher (--augment none)')
-        check_one_of('select', self.select, SELECT)
+        check_one_of('select', self.select, [*SELECT])
         check_one_of('restart', self.restart, ('scratch', 'continuous'))
         if self.pick is not None: check_one_of('pick', self.pick, ('last', 'dev'))
         check_whole('each', self.each, 1), check_whole('folds', self.folds, 2), check_whole('verify', self.verify), check_whole('samples', self.samples)
