@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Comparison', 'compare', 'compare_table', 'compare_summary', 'about', 'sentence', 'recorded', 'plot_compare',
-           'plot_differences']
+           'plot_differences', 'plot_cost']
 
 # %% ../nbs/09a_arms.ipynb #b4bab8e1
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from matplotlib import rc_context
-from .core import RunError, SettingError, unknown
+from .core import RunError, SettingError, check_one_of, unknown
 from .report import read_run
 from .show import INK, METHOD_COLORS, RC, Picture, mark, markdown_table, name_lines, one, panels
 from .show import percent_axis, points, round_axis, span, text_table
@@ -28,7 +28,7 @@ class Comparison:
     task:str        # name of the task
     main:str        # the arm in question
     reference:str|None # the arm that it is measured against
-    ends:dict       # arm -> DataFrame: a row a random seed; test %, train rows, steps
+    ends:dict       # arm -> DataFrame: a row a random seed; test %, train rows, steps, seconds, usd
     curves:dict     # arm -> DataFrame: a row a round, a column a random seed; test accuracy in percent
     answers:dict = field(default_factory=dict) # arm -> random seed -> round, None for the one picked -> Series: 100 or 0 by test row
 
@@ -38,12 +38,13 @@ class Comparison:
 
 # %% ../nbs/09a_arms.ipynb #cece2c7f
 def _end(r):
-    "Test accuracy, training rows and steps of a finished run"
+    "Test accuracy, training rows, steps and cost of a finished run"
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
     c,ms = r.score(r.picked, 'test'), [m for m in r.rounds if m['round'] <= r.picked]
     if not c: raise RunError(f"{r.path}: this run has no test score; its task has no test rows")
     steps = sum(m['steps'] for m in ms) if r.settings.get('restart')=='continuous' else ms[-1]['steps']
-    return {'test %':100*c['correct']/c['n'], 'train rows':ms[-1]['train_rows'], 'steps':steps}
+    took = dict(seconds=sum(e.get('seconds', 0) for e in r.log), usd=sum(m.get('usd') or 0 for m in r.rounds))
+    return {'test %':100*c['correct']/c['n'], 'train rows':ms[-1]['train_rows'], 'steps':steps, **took}
 
 def _curve(runs):
     "Test accuracy by round; a run that stopped early keeps its last student"
@@ -227,7 +228,7 @@ def recorded(
     ends,curves,answers = {},{},{}
     for arm,mine in table.groupby('method', sort=False):
         mine = mine.set_index('seed').sort_index()
-        ends[arm] = mine[['test %','train_rows','steps']].rename(columns={'train_rows':'train rows'}).astype(float)
+        ends[arm] = mine[['test %','train_rows','steps','seconds','usd']].rename(columns={'train_rows':'train rows'}).astype(float)
         by_round = rounds[rounds['cell'].isin(mine['cell'])].merge(mine.reset_index()[['cell','seed','test_n']], on='cell').dropna(subset='test_correct')
         curves[arm] = (100*by_round['test_correct']/by_round['test_n']).groupby([by_round['round'], by_round['seed']]).first().unstack().ffill()
         answers[arm] = {s:{None:pd.Series([100.*int(x) for x in r])} for s,r in mine['right'].dropna().items() if r}
@@ -287,4 +288,30 @@ def plot_differences(
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(-.6, len(arms)-.3)
         ax.set_xlabel(f'test accuracy minus that of {found.reference}, points')
+    return fig
+
+# %% ../nbs/09a_arms.ipynb #2fd35aef
+def plot_cost(
+    found:Comparison,      # from `compare` or `recorded`; with a reference
+    by:str='seconds',      # 'seconds', 'usd', 'steps' or 'train rows' of a run, its mean over the seeds
+    size:tuple=(5.6,3.1),  # inches
+)->Picture:
+    "What each arm adds to the reference, over what it costs"
+    if not found.reference: raise SettingError('there is no other arm to measure against; give a comparison of two arms or more')
+    check_one_of('by', by, ['seconds','usd','steps','train rows'])
+    table = compare_table(found)
+    cost = pd.Series({a:e[by].mean() for a,e in found.ends.items()})
+    fig,(ax,) = panels(1, f"{found.task}: accuracy minus that of {found.reference} over {by} of {', '.join(cost.index)}", size)
+    ends = []
+    with rc_context(RC):
+        ax.axhline(0, color=INK, lw=.8, alpha=.5)
+        for a,x in cost.items():
+            d,low,high = (0., 0., 0.) if a==found.reference else (float(v) for v in table.loc[a, ['difference','difference low','difference high']])
+            ax.errorbar(x, d, yerr=[[d-low], [high-d]], fmt='o', color=METHOD_COLORS.get(a, INK), capsize=2, elinewidth=1)
+            ends.append((x, d, a))
+        if cost.min() > 0 and cost.max() > 10*cost.min(): ax.set_xscale('log')
+        ax.margins(x=.12)
+        for x,d,a in ends: ax.annotate(a, (x, d), (5, 3), textcoords='offset points', fontsize=8, color=METHOD_COLORS.get(a, INK))
+        ax.set_xlabel({'usd':'USD for the teacher, a run', 'seconds':'seconds, a run'}.get(by, f'{by}, a run'))
+        ax.set_ylabel('points gained')
     return fig
