@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from .core import Example, SettingError, check_one_of, rng
 from .tasks import question_key
-from .teacher import Candidate
+from .teacher import Candidate, shown
 
 # %% ../nbs/08_baselines.ipynb #120d2f26
 WORD = re.compile(r"(?<![\w<$£€-])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![\w>%])")
@@ -96,6 +96,7 @@ class EDATeacher:
         self.alpha = float(alpha)
 
     def settings(self)->dict: return dict(name=self.name, alpha=self.alpha, wordnet='3.0')
+    __repr__ = shown
     def check(self, task): _library()
 
     def write(self, task, requests, have): # the interface of `Teacher`

@@ -54,6 +54,8 @@ class Example:
     source:str = ''             # what it was made from: a pool row's id, a family of the mini-world
     cause:str = ''              # the student's wrong completion that caused it
 
+    def __repr__(self): return f"Example({', '.join(f'{k}={v!r}' for k,v in to_dict(self).items())})"  # what it says, no empty fields
+
 # %% ../nbs/00_core.ipynb #750e6d60
 @dataclass(frozen=True)
 class Answer:

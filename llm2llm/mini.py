@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
-from .teacher import Candidate
+from .teacher import Candidate, shown
 
 # %% ../nbs/11_mini.ipynb #3b9fd066
 _divide = lambda a,b: a//b if a%b==0 else 0
@@ -290,6 +290,8 @@ class MiniTeacher:
 
     def settings(self)->dict:
         return dict(name=self.name, noise=self.noise) | ({'copies':True} if self.copies else {}) | ({} if self.worked else {'worked':False}) | ({'show_error':True} if self.show_error else {})
+
+    __repr__ = shown
 
     def check(self, task):
         if task.name!='mini-gsm' and (self.copies or not self.worked): raise SettingError(f"copies and worked are for the word problems of mini-gsm, not for task {task.name!r}; leave them out")
