@@ -640,13 +640,14 @@ def grid(
     workers:int=None,    # cells at a time (default: one a GPU, else 2, or with Ray one a CPU)
     ray:str=None,        # address of a Ray cluster; local starts one on this machine; a task that is killed there starts again (default: processes)
     dry_run:bool=False,  # print the cells and run nothing
+    max_usd:float=None,  # cap on the teachers' money of all cells together, beside the cap of each
 ):
     "Make many runs: methods, tasks, seed sizes, random seeds"
     from llm2llm.grid import grid as many,summary
     from llm2llm.show import text_table
     if config is None: raise SettingError("--config FILE is needed: the plan, with common, vary, seeds and methods")
     out = out or f'runs/{Path(config).stem}'
-    found = many(read_yaml(config, '--config', 'a plan is wanted, with common, vary, seeds and methods'), out, make_run, _cell_words, workers, ray, dry_run)
+    found = many(read_yaml(config, '--config', 'a plan is wanted, with common, vary, seeds and methods'), out, make_run, _cell_words, workers, ray, dry_run, max_usd)
     if found is None: return
     print(f"\n{text_table(summary(found))}\n\n{Path(out)/'cells.csv'}")
     if n := int((found['state']!='done').sum()): raise RunError(f"{n} of {len(found)} cells failed or wait for one that did; each has its error in error.json, and the same command tries them again")

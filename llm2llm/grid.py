@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .arms import mean_interval
 from .cells import Cell, cells, command, keep_error, missing, read_grid, run_cell, state, write_cell
 from .core import RunError, SettingError, check_whole, watched
+from .report import read_run
 from .show import one, span, text_table
 from .store import whole, write_text
 
@@ -193,21 +194,31 @@ class Ray:
         if self.ours: self.ray.shutdown()
 
 # %% ../nbs/10_grid.ipynb #cf3dfc68
-def _work(todo, engine, table, root):
-    "Run cells, each when those that it depends on have ended"
+def _spent(cell, root):
+    "USD that a cell has spent on its teacher; of one that is not done, what it may spend"
+    if state(root/cell.name)=='done': return sum(m.get('usd') or 0 for m in read_run(root/cell.name).rounds)
+    return cell.words.get('max_usd') or 0.
+
+def _work(todo, engine, table, root, cap=None):
+    "Run cells, each when those that it depends on have ended and the money allows it"
     left,lost = {c.name:c for c in todo},set()
-    unfinished = set(left)
+    unfinished,paid = set(left),{c.name: _spent(c, root) for c in table.todo if state(root/c.name)!='waiting'}
     def end(c):
         unfinished.discard(c.name)
+        paid[c.name] = _spent(c, root)
         error = json.loads((root/c.name/'error.json').read_text(encoding='utf-8'))['error'] if state(root/c.name)=='failed' else ''
         if error: lost.add(c.name)
         table.show(c, 'failed' if error else 'done', error)
+    def refuse(c, why): write_cell(left.pop(c.name), root), keep_error(c, root, why), end(c)
     while left or engine.running:
         for c in [*left.values()]:
-            if c.needs in lost:
-                write_cell(left.pop(c.name), root), keep_error(c, root, f"{c.needs}, whose budget this cell matches, failed")
-                end(c)
+            if c.needs in lost: refuse(c, f"{c.needs}, whose budget this cell matches, failed")
             elif engine.free() and not unfinished & {c.needs, c.after}:
+                may,others = c.words.get('max_usd') or 0,sum(v for n,v in paid.items() if n!=c.name)
+                if cap is not None and may and others+may > cap:   # what is under way may end cheaper
+                    if not engine.running: refuse(c, f"max_usd = {cap:g} for the grid: ${others:.2f} are spent, and this cell may spend {may:g}; the same command with a higher max_usd goes on")
+                    continue
+                paid[c.name] = may
                 table.show(left.pop(c.name), 'running')
                 engine.start(c)
         if engine.running:
@@ -236,18 +247,26 @@ def grid(
     workers:int=None, # cells at a time; None: one a GPU, else 2, or with Ray one a CPU
     ray:str=None,     # address of a Ray cluster; 'local' starts one on this machine; None: processes
     dry_run:bool=False, # print the cells and run nothing
+    max_usd:float=None, # cap on the teachers' money of all cells together, beside the cap of each
 )->pd.DataFrame|None: # see `read_grid`; None for a dry run
     "Run what a plan asks for and is still missing"
     root,todo = Path(out),cells(plan, check)
+    if max_usd is not None: _check_money(todo, max_usd)
     if dry_run: return _said(todo, missing(todo, root), out)
     with _held(root):
         if left := missing(todo, root):
             engine = Ray(root, make, ray, workers) if ray else Processes(root, make, workers)
-            try: _work(left, engine, Table(todo, root, left), root)
+            try: _work(left, engine, Table(todo, root, left), root, max_usd)
             finally: engine.close()
         found = read_grid(root)
         write_text(root/'cells.csv', found.to_csv(index=False))
     return found
+
+def _check_money(todo, cap):
+    "A cap on the whole needs one on each cell that costs money"
+    if isinstance(cap, bool) or not isinstance(cap, (int, float)) or cap < 0: raise SettingError(f"max_usd must be a number of at least 0, not {cap!r}")
+    if open_ended := [c.name for c in todo if c.words.get('teacher') and c.words.get('augment', 'api')=='api' and c.words.get('max_usd') is None]:
+        raise SettingError(f"max_usd for the grid needs max_usd for each cell with an API teacher, and {open_ended[0]} has none; put max_usd into common")
 
 def _said(todo, left, out):
     "What would be run"

@@ -174,3 +174,25 @@ def test_from_the_shell(tmp_path, run):
     (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: snips, data: gone}}'))
     err = run('llm2llm', 'grid', '--config', 'g.yaml', cwd=tmp_path, status=2).stderr
     assert '1 of 2 cells failed' in err
+
+
+def test_the_money_of_all_cells_has_a_cap(tmp_path, run):
+    from stub_server import Stub
+    teach = dict(teacher='stub', form='text', price='1000,1000', max_usd=100, concurrency=1)
+    with Stub() as s:
+        plan = dict(common=dict(task='mini-gsm', student='mini', rounds=1, epochs=1., n_seed=4, select='all', pick='last', near=0), seeds=3,
+                    methods={'plain': dict(augment='none'), 'LLM2LLM': teach | dict(base_url=s.url)})
+        go = lambda cap: run(*call(plan, tmp_path/'g', max_usd=cap, workers=1), OPENAI_API_KEY='none')
+        read = lambda: pd.read_csv(tmp_path/'g/cells.csv').set_index('cell')
+        go(100)
+        found = read()
+        state = found[found['method'] == 'LLM2LLM']['state'].to_list()
+        usd = found['usd'].sum()
+        assert state == ['done', 'failed', 'failed'] and 0 < usd < 100 and (found[found['method'] == 'plain']['state'] == 'done').all()
+        error = json.loads((tmp_path/'g/seed_1/LLM2LLM/error.json').read_text())['error']
+        assert error.startswith(f'max_usd = 100 for the grid: ${usd:.2f} are spent, and this cell may spend 100')
+        asked = s.stats()
+        go(100)   # nothing more can be afforded, and nothing is asked
+        assert s.stats() == asked
+        go(1000)
+        assert (read()['state'] == 'done').all()
