@@ -61,6 +61,13 @@ def _axis(name, values):
     if not isinstance(values, list) or not values: raise SettingError(f"vary {name}: a list of values is wanted, or names with settings, not {values!r:.60}")
     return [(v, _slug(v) if isinstance(v, str) else f'{name}_{_slug(v)}', {name: v}) for v in values]
 
+def _wanted(method, only, labels, axes):
+    "Is an arm run for these values of what varies?"
+    if only is None: return True
+    only,known = list(map(str, only if isinstance(only, list) else [only])),[str(l) for a in axes.values() for l,*_ in a]
+    if wrong := [x for x in only if x not in known]: raise SettingError(f"method {method}: only: {unknown('value of what varies', wrong[0], known)}")
+    return bool({*only} & {*map(str, labels.values())})
+
 # %% ../nbs/09f_cells.ipynb #e74351cb
 def cells(
     plan:dict,  # common, vary, seeds, methods
@@ -70,11 +77,13 @@ def cells(
     plan,out = _checked(plan),[]
     axes = {k: _axis(k, v) for k,v in plan['vary'].items()}
     for values in itertools.product(*axes.values()):
+        labels = {k:label for k,(label,*_) in zip(axes, values)}
+        methods = {m: w for m,w in plan['methods'].items() if _wanted(m, w.get('only'), labels, axes)}
         words = dict(threads=1) | plan['common']
         for _,_,w in values: words |= w
         for seed in plan['seeds']:
             place = '/'.join([*(f for _,f,_ in values), f'seed_{seed}'])
-            out += _group(place, {k:label for k,(label,*_) in zip(axes, values)}, seed, words, plan['methods'], check)
+            out += _group(place, labels, seed, words, methods, check)
     names = [c.name for c in out]
     if twice := [n for n in names if names.count(n) > 1]: raise SettingError(f"two cells have the folder {twice[0]}; give what varies, or the methods, other names")
     return out
@@ -87,7 +96,7 @@ def _group(place, axes, seed, words, methods, check):
     first = next((m for m in methods if match[m] is None), None)
     out = []
     for m in _ordered(match):
-        own = words | methods[m]
+        own = words | {k:v for k,v in methods[m].items() if k != 'only'}
         if wrong := [k for k in ('out', 'seed', 'dry_run') if k in own]: raise SettingError(f"{wrong[0]} is set by the grid; leave it out")
         try: own = check(own | dict(seed=seed))
         except SettingError as e: raise SettingError(f"{name[m]}: {e}") from e

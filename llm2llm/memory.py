@@ -308,7 +308,7 @@ def phase_seconds(
         steps = work['rows']*work['epochs']/settings['micro_batch']
         return steps*_pass_seconds(gpu, count, settings['micro_batch']*work['tokens'], 3 if settings['lora'] else 4, 3, i)
     def answers(i):
-        rows = min(settings['eval_batch_size'], work['asked'])
+        rows = max(1, min(settings['eval_batch_size'], work['asked']))
         step = max(own/(ASSUMED['bandwidth'][i]*gpu.gbs*1e9), ASSUMED['launch'][i]*count['layers'])
         return work['asked']/rows*(_pass_seconds(gpu, count, rows*work['tokens'], 1, 1, i) + work['new_tokens']*step)
     return dict(training=tuple(training(i) for i in range(3)), answers=tuple(answers(i) for i in range(3)))
@@ -325,6 +325,7 @@ class Plan:
     work:dict            # rows, epochs, asked, tokens, new_tokens: of a round
     seconds:dict|None    # fast, likely and slow by phase; None: no GPU is named
     changes:tuple = ()   # what `fit` changed
+    count:dict|None = None # weights that multiply a token, those of them that are quantised, and layers
 
     @property
     def peak(self): # bytes in use at most
@@ -429,7 +430,7 @@ def plan(
     seconds = phase_seconds(gpu, count, own['weights']+own['quantisation'], settings, work) if gpu and gpu.tflops else None
     name = Path(str(getattr(config, '_name_or_path', '') or config.model_type)).name
     return Plan(f'{name}, {size/1e9:.2f} B parameters', settings, training, own | answer_bytes(config, eval_batch_size, max_length, width, bool(lora)),
-                gpu, work, seconds)
+                gpu, work, seconds, count=count)
 
 # %% ../nbs/05b_memory.ipynb #f783a256
 def _check(quantize, lora, dtype, whole):
@@ -441,6 +442,18 @@ def _check(quantize, lora, dtype, whole):
     elif quantize: raise SettingError("quantised weights cannot be trained; give lora=16 (--lora 16), or quantize=None")
     if whole['batch_size'] % whole['micro_batch']:
         raise SettingError(f"batch_size {whole['batch_size']} must be a multiple of micro_batch {whole['micro_batch']}")
+
+# %% ../nbs/05b_memory.ipynb #b3e9354f
+@patch
+def seconds_for(self:Plan,
+    rows:int=0,      # trained on, >= 0
+    epochs:float=1., # passes over them
+    asked:int=0,     # prompts answered, >= 0
+)->dict[str,tuple]:  # seconds, fast, likely and slow: training, answers
+    "How long so much work takes with this student"
+    if not self.seconds: raise SettingError("a time needs a GPU of known speed; give its name to plan, such as '4090'")
+    own = sum(self.training[k] for k in ('weights','quantisation'))
+    return phase_seconds(self.gpu, self.count, own, self.settings, self.work | dict(rows=rows, epochs=epochs, asked=asked))
 
 # %% ../nbs/05b_memory.ipynb #2f8e9aa4
 def _ways(s):
