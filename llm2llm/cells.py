@@ -267,7 +267,7 @@ def record(
     "Write cells.csv, rounds.csv and answers.csv: what a grid's numbers come from"
     found,raw,out = read_grid(out),Path(raw),Path(out)
     found['command'] = found['command'].str.replace(str(out), name or f'runs/{out.name}', regex=False)
-    done = found[found['state']=='done']
+    done = found[found['state']=='done'].reindex(columns=['cell','method','round'])
     rounds = pd.DataFrame([dict(cell=c, **m) for c in done['cell'] for m in _rounds(out/c)]).convert_dtypes()
     answers = pd.DataFrame([dict(cell=c, right=_right(out/c, k)) for c,k in zip(done['cell'], done['round'])])
     for file,table in (('cells', found), ('rounds', rounds), ('answers', answers)): write_text(raw/f'{file}.csv', table.to_csv(index=False))
