@@ -1,6 +1,6 @@
 """Turn a few labelled examples into a better fine-tuned language model"""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -17,9 +17,9 @@ _chapters = dict(
     llm='APITeacher LocalTeacher ReplayTeacher',
     student='Student',
     report='LLM2LLM read_run',  # `report` gives a run its `report`
-    arms='compare plot_compare sentence',
+    arms='compare plot_compare plot_cost plot_differences recorded sentence',
     estimate='cost',
-    cells='read_grid',
+    cells='read_grid record',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
 _modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'stats', 'store', 'tokens'}
@@ -42,9 +42,9 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .llm import APITeacher, LocalTeacher, ReplayTeacher
     from .student import Student
     from .report import LLM2LLM, read_run
-    from .arms import compare, plot_compare, sentence
+    from .arms import compare, plot_compare, plot_cost, plot_differences, recorded, sentence
     from .estimate import cost
-    from .cells import read_grid
+    from .cells import read_grid, record
     from .mini import MiniTeacher, mini_base, mini_student, mini_task
 
 def __dir__(): return sorted({*globals(), *_home, *_modules})
