@@ -16,7 +16,8 @@ _chapters = dict(
     baselines='EDATeacher',
     llm='APITeacher LocalTeacher ReplayTeacher',
     student='Student',
-    report='LLM2LLM read_run',  # `report` gives a run its `report`
+    report='read_run',
+    ledger='LLM2LLM write_ledger',  # `report` and `ledger` give a run methods of these names
     arms='compare plot_compare plot_cost plot_differences recorded sentence',
     estimate='cost',
     cells='read_grid record',
@@ -41,7 +42,8 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .baselines import EDATeacher
     from .llm import APITeacher, LocalTeacher, ReplayTeacher
     from .student import Student
-    from .report import LLM2LLM, read_run
+    from .report import read_run
+    from .ledger import LLM2LLM, write_ledger
     from .arms import compare, plot_compare, plot_cost, plot_differences, recorded, sentence
     from .estimate import cost
     from .cells import read_grid, record

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'MINI_TASKS', 'COMMANDS', 'parameters', 'call', 'command_parser', 'Parser', 'config_value', 'read_yaml',
            'read_config', 'find_task', 'find_student', 'find_teacher', 'use_threads', 'make_run', 'run', 'prompt',
-           'estimate', 'check', 'report', 'show_report', 'export', 'score', 'tasks', 'demo_seed', 'rounds_table',
-           'demo', 'grid', 'overview', 'dispatch', 'main']
+           'estimate', 'check', 'report', 'show_report', 'ledger', 'export', 'score', 'tasks', 'demo_seed',
+           'rounds_table', 'demo', 'grid', 'overview', 'dispatch', 'main']
 
 # %% ../nbs/12_cli.ipynb #4f182530
 import argparse,inspect,json,os,re,shlex,sys,types,typing
@@ -472,6 +472,15 @@ def show_report(
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
 
+# %% ../nbs/12_cli.ipynb #056d62d5
+def ledger(
+    folder:str, # a run's folder
+):
+    "Write a run's ledger.html: every seed row, its answers, and what was written about it"
+    from llm2llm.ledger import ledger as shown, write_ledger
+    path = write_ledger(folder)
+    print(f'{shown(folder)}\n\n{path}')
+
 # %% ../nbs/12_cli.ipynb #f980fa3d
 def _export_words(
     folder:str,        # a finished run
@@ -611,6 +620,7 @@ def demo(
     print(f"{task}: {seeds} random seeds of {check_whole('rounds', rounds, 1)} rounds and a step-matched control, in {workers} processes.", flush=True)
     _all_seeds([(out, task, s, rounds) for s in range(seeds)], workers, rounds)
     from llm2llm.arms import compare, plot_compare, sentence
+    from llm2llm.ledger import write_ledger
     from llm2llm.report import write_report
     from llm2llm.show import text_table
     runs = {arm: [Path(out)/f'seed_{s}'/name for s in range(seeds)] for arm,name in (('LLM2LLM', 'llm2llm'), ('plain, step-matched', 'step-matched'))}
@@ -619,8 +629,9 @@ def demo(
     for path in (Path(out)/'accuracy_by_round.png', Path(out)/'accuracy_by_round.svg'):
         plot_compare(found).savefig(path, dpi=200)
         print(path)
-    for s in range(seeds): write_report(Path(out)/f'seed_{s}'/'llm2llm')
-    print(f"{Path(out)/'seed_0'/'llm2llm'/'report.html'} (and one for each other seed)\n\n"
+    for s in range(seeds): write_ledger(Path(out)/f'seed_{s}'/'llm2llm'), write_report(Path(out)/f'seed_{s}'/'llm2llm')
+    for name in ('report', 'ledger'): print(Path(out)/'seed_0'/'llm2llm'/f'{name}.html', '(and one for each other seed)')
+    print('\n'
           'This does not show that aiming at mistakes is what helped. The control for that is a run with --select random\nand --match FOLDER; in the results notebooks it did as well or better.\n'
           'Your own rows: llm2llm run --task own --data FILE --question COLUMN --answer COLUMN --student MODEL')
 
@@ -654,7 +665,7 @@ def grid(
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_student, find_teacher, Dials, _estimate_words),
-                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), export=(export, _export_words, find_task), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
+                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), ledger=(ledger,), export=(export, _export_words, find_task), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
 
 def _known(name): return parameters(*COMMANDS[name][1:] or COMMANDS[name])
 

@@ -27,6 +27,16 @@ def test_it_ends_with_a_report(done):
     assert final['scores']['test']['n'] == 105 and final['picked_round'] == 1
 
 
+def test_its_ledger(done, run):
+    "The page of the shell is that of the function; a report written after it links to it"
+    out, _ = done
+    res = run('llm2llm', 'ledger', out)
+    assert '28 seed rows' in res.stdout and str(out/'ledger.html') in res.stdout and 'crossfit' not in res.stderr
+    assert all(r['id'] in (out/'ledger.html').read_text() for r in rows(out/'seed.jsonl'))
+    run('llm2llm', 'report', out)
+    assert 'href="ledger.html"' in (out/'report.html').read_text()
+
+
 def test_new_rows_are_real_rows_of_the_pool(done):
     "Each new row is a training row of the same label that is neither a seed nor a test row, and knows the mistake it was drawn for"
     out, _ = done
