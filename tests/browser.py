@@ -1,5 +1,5 @@
 "A page in a headless Chromium, driven through the pipe of the Chrome DevTools Protocol; needs nothing beside the browser."
-import base64, json, os, select, shutil, subprocess, time
+import base64, fcntl, json, os, select, shutil, signal, time
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
 
@@ -7,11 +7,12 @@ class Browser:
     def __init__(self, profile):
         to_read, self.write = os.pipe()
         self.read, to_write = os.pipe()
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_read, to_write)]  # out of the way of 3 and 4, which the browser reads and writes
         flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-sync', '--disable-component-update', '--disable-features=IsolateSandboxedIframes',
                  '--hide-scrollbars', '--host-resolver-rules=MAP * ~NOTFOUND', f'--user-data-dir={profile}', '--remote-debugging-pipe', 'about:blank']
-        self.process = subprocess.Popen(['sh', '-c', f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', CHROMIUM, *flags], pass_fds=(to_read, to_write),
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(to_read); os.close(to_write)
+        null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+        self.pid = os.posix_spawn(CHROMIUM, [CHROMIUM, *flags], os.environ, file_actions=null + [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(ends, 3)])
+        for fd in (to_read, to_write, *ends): os.close(fd)
         self.n, self.buffer, self.events, self.session = 0, b'', [], None
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         self.session = self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
@@ -21,7 +22,7 @@ class Browser:
         until = time.monotonic() + seconds
         while b'\0' not in self.buffer:
             if not select.select([self.read], [], [], max(0, until - time.monotonic()))[0]: raise TimeoutError('the browser does not answer')
-            if not (more := os.read(self.read, 1 << 20)): raise RuntimeError(f'the browser ended with {self.process.wait()}')
+            if not (more := os.read(self.read, 1 << 20)): raise RuntimeError('the browser has ended')
             self.buffer += more
         message, self.buffer = self.buffer.split(b'\0', 1)
         return json.loads(message)
@@ -77,7 +78,11 @@ class Browser:
         return [m['params'] for m in self.events if m.get('method') == 'Runtime.exceptionThrown' or m.get('method') == 'Log.entryAdded' and m['params']['entry']['level'] == 'error']
 
     def close(self):
-        os.close(self.write)
-        try: self.process.wait(10)
-        except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
+        os.close(self.write)  # which ends it
+        for _ in range(200):
+            if os.waitpid(self.pid, os.WNOHANG)[0]: break
+            time.sleep(.05)
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         os.close(self.read)
