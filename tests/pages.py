@@ -149,7 +149,7 @@ def resolve(body, rel, pages):
 def render(proc, site):
     "Processed notebooks in `proc` -> plain pages in `site`; the list of pages"
     pages, index, known = {}, [], names(proc.parent)
-    files = sorted(f for f in proc.rglob('*') if f.suffix in ('.ipynb', '.md') and not any(p[0] in '._' for p in f.relative_to(proc).parts))
+    files = sorted(f for f in proc.rglob('*') if f.suffix in ('.ipynb', '.qmd') and not any(p[0] in '._' for p in f.relative_to(proc).parts))
     for file in files:
         rel = file.relative_to(proc)
         front, md, pictures = source(file, f'{rel.stem}_files')

@@ -24,7 +24,7 @@ def test_every_page_is_there(site, root):
 
 def files(root):
     "Every notebook and every Markdown file that becomes a page, as the sidebar names it."
-    found = [p.relative_to(root/'nbs') for p in (root/'nbs').rglob('*') if p.suffix in ('.ipynb', '.md')]
+    found = [p.relative_to(root/'nbs') for p in (root/'nbs').rglob('*') if p.suffix in ('.ipynb', '.qmd')]
     return sorted(p.as_posix() for p in found if not any(part[0] in '._' for part in p.parts))
 
 
@@ -73,7 +73,7 @@ def test_names_lead_to_their_documentation(site, root):
     rendered, folder = site
     links = {(page, name): href for page in rendered for href, name in NAME.findall((folder/page).read_text(encoding='utf-8'))}
     assert len(links) > 90
-    assert {'Student', 'LLM2LLM', 'Task.from_files'} <= {name for _, name in links}
+    assert {'LLM2LLM', 'Task.from_files', 'Student.train', 'SettingError'} <= {name for _, name in links}
     assert not [href for href in links.values() if href.startswith('/')]
     faq = (folder/'faq.html').read_text(encoding='utf-8')
     assert 'href="/' not in faq and 'src="/' not in faq
