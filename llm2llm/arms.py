@@ -215,19 +215,19 @@ def recorded(
     raw,                # a folder with the tables of `record`
     main:str=None,      # arm in question; default 'LLM2LLM', or the first
     reference:str=None, # arm to measure against; default step-matched plain fine-tuning, or plain
-    **where,            # which cells: a column of cells.csv and its value, or a list of values, for instance task='snips'
+    **where,            # which cells: a column of cells.csv and its value, or a list of values, for instance task='snips'; a list of `method` is their order, too
 )->Comparison:
     "The methods of a recorded grid, side by side"
     table = _cells(raw, where)
-    names = list(dict.fromkeys(table['method']))
+    names = list(dict.fromkeys(table['method'])) if not isinstance(where.get('method'), list) else where['method']
     for name in (main, reference):
         if name is not None and name not in names: raise SettingError(unknown('arm', name, names))
     main = main or _default(names, ['LLM2LLM'])
     reference = reference or _default(names, ['plain, step-matched','plain'], main)
     rounds = pd.read_csv(Path(raw)/'rounds.csv').reindex(columns=['cell','round','test_correct'])   # no round's test score if none was asked for
     ends,curves,answers = {},{},{}
-    for arm,mine in table.groupby('method', sort=False):
-        mine = mine.set_index('seed').sort_index()
+    for arm in names:
+        mine = table[table['method']==arm].set_index('seed').sort_index()
         ends[arm] = mine[['test %','train_rows','steps','seconds','usd']].rename(columns={'train_rows':'train rows'}).astype(float)
         by_round = rounds[rounds['cell'].isin(mine['cell'])].merge(mine.reset_index()[['cell','seed','test_n']], on='cell').dropna(subset='test_correct')
         curves[arm] = (100*by_round['test_correct']/by_round['test_n']).groupby([by_round['round'], by_round['seed']]).first().unstack().ffill()

@@ -400,6 +400,7 @@ def blocks(
     who = {'task':t.get('name','?'), 'student':short(s.get('student')), 'teacher':short(s.get('teacher')), 'method':method(record),
            'random seed':record.seed, **{f'{k} rows':t[k] for k in ('seed','dev','test','pool') if t.get(k)}}
     out = [('title', f"{who['task']}: {who['method']}"), ('para', headline(record)), ('list', notes(record)), ('pairs', who),
+           *[('link', ('ledger.html', 'Every seed row, its answers and what was written about it'))]*(record.path/'ledger.html').exists(),
            ('head','By round'), ('table', summary(record)), ('plots', record)]
     if len(wrong):
         first = f", the first {most}" if len(wrong) > most else ''
@@ -417,7 +418,7 @@ def markdown(
 )->str:
     "The report of a run as Markdown"
     lines = lambda xs: '\n'.join(f'- {x}' for x in xs)
-    show = {'title':lambda x: f'# {mark(x)}', 'head':lambda x: f'## {mark(x)}', 'para':mark, 'list':lambda x: lines(map(mark, x)),
+    show = {'title':lambda x: f'# {mark(x)}', 'head':lambda x: f'## {mark(x)}', 'para':mark, 'list':lambda x: lines(map(mark, x)), 'link':lambda x: f'[{mark(x[1])}]({x[0]})',
             'pairs':lambda d: lines(f'{mark(k)}: {mark(v)}' for k,v in d.items()), 'table':markdown_table,
             'plots':lambda r: f'![Accuracy and errors by round]({picture})' if picture and r.rounds else ''}
     return '\n\n'.join(text for kind,x in blocks(record) if (text := show[kind](x))) + '\n'
@@ -453,7 +454,7 @@ _show = lambda x: escape(clean(x))
 _HTML = {'title':lambda x: f'<h1>{_show(x)}</h1>', 'head':lambda x: f'<h2>{_show(x)}</h2>', 'para':lambda x: f'<p>{_show(x)}</p>',
          'list':lambda x: '<ul>' + ''.join(f'<li>{_show(i)}</li>' for i in x) + '</ul>' if x else '',
          'pairs':lambda d: '<dl>' + ''.join(f'<dt>{_show(k)}</dt><dd>{_show(v)}</dd>' for k,v in d.items()) + '</dl>',
-         'table':html_table, 'plots':_html_plots}
+         'link':lambda x: f'<p><a href="{x[0]}">{_show(x[1])}</a></p>', 'table':html_table, 'plots':_html_plots}
 
 # %% ../nbs/09_report.ipynb #431a866a
 def html(

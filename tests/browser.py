@@ -1,0 +1,83 @@
+"A page in a headless Chromium, driven through the pipe of the Chrome DevTools Protocol; needs nothing beside the browser."
+import base64, json, os, select, shutil, subprocess, time
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
+
+class Browser:
+    def __init__(self, profile):
+        to_read, self.write = os.pipe()
+        self.read, to_write = os.pipe()
+        flags = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-sync', '--disable-component-update', '--disable-features=IsolateSandboxedIframes',
+                 '--hide-scrollbars', '--host-resolver-rules=MAP * ~NOTFOUND', f'--user-data-dir={profile}', '--remote-debugging-pipe', 'about:blank']
+        self.process = subprocess.Popen(['sh', '-c', f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', CHROMIUM, *flags], pass_fds=(to_read, to_write),
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(to_read); os.close(to_write)
+        self.n, self.buffer, self.events, self.session = 0, b'', [], None
+        target = self.call('Target.createTarget', url='about:blank')['targetId']
+        self.session = self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']
+        for domain in ('Page', 'Runtime', 'Network', 'Log'): self.call(f'{domain}.enable')
+
+    def _message(self, seconds):
+        until = time.monotonic() + seconds
+        while b'\0' not in self.buffer:
+            if not select.select([self.read], [], [], max(0, until - time.monotonic()))[0]: raise TimeoutError('the browser does not answer')
+            if not (more := os.read(self.read, 1 << 20)): raise RuntimeError(f'the browser ended with {self.process.wait()}')
+            self.buffer += more
+        message, self.buffer = self.buffer.split(b'\0', 1)
+        return json.loads(message)
+
+    def call(self, method, seconds=30, **params):
+        "The result of a command"
+        self.n += 1
+        os.write(self.write, json.dumps(dict(id=self.n, method=method, params=params) | (dict(sessionId=self.session) if self.session else {})).encode() + b'\0')
+        while True:
+            m = self._message(seconds)
+            if m.get('id') == self.n:
+                if 'error' in m: raise RuntimeError(f"{method}: {m['error']['message']}")
+                return m['result']
+            self.events.append(m)
+
+    def open(self, url):
+        "Go to a page and wait until it has loaded"
+        self.events.clear()
+        self.call('Page.navigate', url='about:blank')
+        self.call('Page.navigate', url=str(url))
+        self.until("document.readyState==='complete' && location.href!=='about:blank'")
+        return self
+
+    def js(self, code):
+        "The JSON-able value of an expression; promises are waited for"
+        r = self.call('Runtime.evaluate', expression=code, returnByValue=True, awaitPromise=True, userGesture=True)
+        if 'exceptionDetails' in r: raise AssertionError(r['exceptionDetails'].get('exception', {}).get('description', r['exceptionDetails']['text']))
+        return r['result'].get('value')
+
+    def until(self, code, seconds=20):
+        "Wait until an expression holds"
+        end = time.monotonic() + seconds
+        while not self.js(code):
+            if time.monotonic() > end: raise AssertionError(f'never true: {code}')
+            time.sleep(.03)
+
+    def size(self, width, height, dark=False, scale=1):
+        self.call('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=scale, mobile=False)
+        self.call('Emulation.setEmulatedMedia', features=[dict(name='prefers-color-scheme', value='dark' if dark else 'light')])
+
+    def key(self, key, code='', text=None):
+        for kind in ('keyDown', 'keyUp'): self.call('Input.dispatchKeyEvent', type=kind, key=key, code=code or key, **(dict(text=text) if text and kind == 'keyDown' else {}))
+
+    def picture(self, path):
+        with open(path, 'wb') as f: f.write(base64.b64decode(self.call('Page.captureScreenshot', format='png')['data']))
+
+    @property
+    def requests(self): return [m['params']['request']['url'] for m in self.events if m.get('method') == 'Network.requestWillBeSent']
+    @property
+    def errors(self):
+        "What the console says in red"
+        self.js('1')
+        return [m['params'] for m in self.events if m.get('method') == 'Runtime.exceptionThrown' or m.get('method') == 'Log.entryAdded' and m['params']['entry']['level'] == 'error']
+
+    def close(self):
+        os.close(self.write)
+        try: self.process.wait(10)
+        except subprocess.TimeoutExpired: self.process.kill(); self.process.wait()
+        os.close(self.read)
