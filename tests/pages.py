@@ -170,16 +170,16 @@ def render(proc, site):
         page, front, md = pages[rel]
         up = '../' * len(rel.parent.parts)
         meta = json.dumps({k: front[k] for k in ('title', 'description') if front.get(k)})
-        made = pandoc(f'---\n{meta}\n---\n\n{md}', '-t', 'html5', '-s', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', '--template', PARTS/'parts.html',
-                      '--lua-filter', proc/'site.lua', cwd=(site/rel).parent)
+        made = pandoc(f'---\n{meta}\n---\n\n{md}', '-t', 'html5', '-s', '--toc', '--toc-depth=3', '--mathml', '--wrap=none',
+                      '--template', PARTS/'parts.html', '--lua-filter', proc/'site.lua', cwd=(site/rel).parent)
         title, subtitle, toc, body = made.split('<!--part-->')
         name = plain(title)
         index.append([name, page.as_posix(), '', 'page'])
         for anchor, heading in re.findall(r'<h[23][^>]* id="([^"]+)"[^>]*>(.*?)</h[23]>', body, re.S):
             where = f'{page.as_posix()}#{anchor}'
             index.append([plain(heading), where, name, 'name' if where in known else 'heading'])
-        parts = dict(name=html.escape(name if name == 'llm2llm' else f'{name} – llm2llm'), up=up, title=title.strip(), subtitle=subtitle.strip(), toc=toc.strip(),
-                     body=resolve(body, rel, pages), menu=menu(pages, sections, rel, up), turn=turn(pages, order, rel, up), versions=said)
+        parts = dict(name=html.escape(name if name == 'llm2llm' else f'{name} – llm2llm'), up=up, title=title.strip(), subtitle=subtitle.strip(),
+                     toc=toc.strip(), body=resolve(body, rel, pages), menu=menu(pages, sections, rel, up), turn=turn(pages, order, rel, up), versions=said)
         (site/page).write_text(re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]] if m[1] in parts else m[0], frame), encoding='utf-8')
     for file in ('site.css', 'site.js'): shutil.copy(PARTS/file, site/file)
     (site/'search-index.js').write_text(f'const INDEX = {json.dumps(index, ensure_ascii=False)}\n', encoding='utf-8')

@@ -40,7 +40,8 @@ def box(name):
     lines = [line for line in lines if line]
     top = y+H/2+6-8.5*len(lines)
     said = ''.join(f'<text x="{x+W/2}" y="{top+19+16*i}">{escape(line)}</text>' for i, line in enumerate(lines))
-    return f'<g class="{kind}"><rect x="{x}" y="{y}" width="{W}" height="{H}" rx="9"/><text class="name" x="{x+W/2}" y="{top}">{escape(title)}</text>{said}</g>'
+    return (f'<g class="{kind}"><rect x="{x}" y="{y}" width="{W}" height="{H}" rx="9"/>'
+            f'<text class="name" x="{x+W/2}" y="{top}">{escape(title)}</text>{said}</g>')
 
 def arrow(a, b): # from the edge of one box to the edge of the next
     (x, y), (u, v) = corner(a), corner(b)
@@ -54,7 +55,8 @@ def draw():
     notes = [(u+W/2+10, y+H/2-8, 'start', 'kept examples:'), (u+W/2+10, y+H/2+10, 'start', 'the next round')]
     words = ''.join(f'<text class="page" x="{a}" y="{b}" style="text-anchor:{how}">{text}</text>' for a, b, how, text in notes)
     wide, high = 2*EDGE+3*W+2*ACROSS, 2*EDGE+3*H+2*DOWN
-    tip = '<defs><marker id="tip" viewBox="0 0 10 10" refX="1" refY="5" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L10 5L0 10z"/></marker></defs>'
+    tip = ('<defs><marker id="tip" viewBox="0 0 10 10" refX="1" refY="5" markerWidth="11" markerHeight="11" '
+           'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L10 5L0 10z"/></marker></defs>')
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(ALT)}">',
              f'<title>The loop</title><style>{STYLE}\n</style>', tip, *(arrow(*a) for a in ARROWS), back, words, *map(box, BOXES), '</svg>']
     return '\n'.join(parts)+'\n'
