@@ -28,7 +28,7 @@ docs: $(VENV)/.dev  ## the documentation in _docs/: by Quarto, or plainly where 
 	else echo "Quarto is not installed: writing plain pages."; $(QUIET) $(BIN)/python tests/pages.py site _docs; fi
 	@echo "Open _docs/index.html."
 
-docs-check: $(VENV)/.dev  ## render every page and follow every internal link, without Quarto
+docs-check: $(VENV)/.dev  ## render every page and follow every link within them and README.md, without Quarto
 	@$(QUIET) $(BIN)/python tests/pages.py check
 
 results-quick: $(VENV)/.dev  ## a small part of the committed results again, and a comparison: about a minute
@@ -44,18 +44,18 @@ results: $(VENV)/.dev  ## the raw results again: about four hours on two cores; 
 	@for n in what mini sizes $(if $(DATA),real); do $(AGAIN) nbs/results/$$n.ipynb || exit 1; done
 	@$(AGAIN) nbs/results/student_defaults.ipynb --flags slow
 
-readme: $(VENV)/.dev  ## README.md from nbs/index.ipynb
+readme: $(VENV)/.dev  ## README.md from nbs/index.ipynb, and the versions that the pages name
 	@$(BIN)/python tests/pages.py readme
 
 export: $(VENV)/.dev  ## llm2llm/ from the notebooks, and the notebooks cleaned for git
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
 
-lab: $(VENV)/.dev  ## JupyterLab on the notebooks
-	@$(BIN)/python -m jupyterlab nbs
+lab: $(VENV)/.dev  ## JupyterLab on the tutorials, the other notebooks beside them
+	@$(BIN)/python -m jupyterlab nbs $(if $(wildcard nbs/tutorials),--LabApp.default_url=/lab/tree/tutorials) $(ARGS)
 
 clean:  ## remove what was built; the environment in .venv and the runs in runs/ stay
-	@rm -rf build dist _docs _proc *.egg-info .pytest_cache nbs/sidebar.yml
+	@rm -rf build dist _docs _proc *.egg-info .pytest_cache
 	@find llm2llm nbs tests -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 	@echo "Removed what was built. To remove the environment too: rm -rf $(VENV)"
 

@@ -1,9 +1,12 @@
-"The documentation: every page renders, every internal link leads somewhere, and README.md is what the index notebook says."
-import re
+"The documentation: every page renders, every link leads somewhere, and README.md is what the index notebook says."
+import json, re, runpy, shlex, shutil
 
 import pytest
+import yaml
 
 import pages
+
+NAME = re.compile(r'<a href="([^"]+)"[^>]*><code>([^<]+)</code></a>')
 
 
 @pytest.fixture(scope='session')
@@ -15,23 +18,122 @@ def site(tmp_path_factory):
 
 def test_every_page_is_there(site, root):
     rendered, folder = site
-    notebooks = [p for p in (root/'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(root).parts)]
-    assert len(rendered) == len(notebooks) and 'index.html' in map(str, rendered)
-    assert not [p for p in rendered if len((folder/p).read_text(encoding='utf-8')) < 2000], 'pages that say nothing'
+    assert len(rendered) == len(files(root)) and str(rendered[0]) == 'index.html'
+    assert not [p for p in rendered if len(pages.plain((folder/p).read_text(encoding='utf-8').split('<main>')[1])) < 500], 'pages that say nothing'
+
+
+def files(root):
+    "Every notebook and every Markdown file that becomes a page, as the sidebar names it."
+    found = [p.relative_to(root/'nbs') for p in (root/'nbs').rglob('*') if p.suffix in ('.ipynb', '.qmd')]
+    return sorted(p.as_posix() for p in found if not any(part[0] in '._' for part in p.parts))
+
+
+def test_the_sidebar_lists_every_page_once(root):
+    listed = [file for _, part in pages.sidebar((root/'_quarto.yml').read_text(encoding='utf-8')) for file in part]
+    assert len(listed) == len(set(listed))
+    assert sorted(listed) == files(root), 'mend `sidebar` in _quarto.yml'
 
 
 def test_links(site):
     bad, n = pages.broken(site[1])
     assert not bad
-    assert n > 100
+    assert n > 1000
+
+
+def test_links_in_the_repository(root):
+    assert not pages.broken_in_repository(root)
 
 
 def test_the_link_check_sees_what_is_broken(tmp_path):
     (tmp_path/'a.html').write_text('<h2 id="here">A</h2><a href="#here">1</a><a href="#gone">2</a><a href="b.html">3</a>'
-                                   '<a href="/a.html#here">4</a><img src="no.png"><a href="https://example.org/x">5</a>', encoding='utf-8')
+                                   '<a href="/a.html#here">4</a><img src="no.png"><a href="https://example.org/x">5</a>'
+                                   '<a href="https://example org">6</a><a href="htp://example.org">7</a><a href="">8</a>', encoding='utf-8')
     bad, n = pages.broken(tmp_path)
-    assert (len(bad), n) == (3, 5)
-    assert [re.search(r': (\S+)', b)[1] for b in bad] == ['#gone', 'b.html', 'no.png']
+    assert (len(bad), n) == (6, 6)
+    assert [re.search(r': (.*?) (is|has) ', b)[1] for b in bad] == ['#gone', 'b.html', 'no.png', 'https://example org', 'htp://example.org', '']
+    for name, md in dict(README='[a](#there) [b](#not-there) [c](nbs/gone.ipynb)\n\n# There', CHANGELOG='[d](README.md)', CONTRIBUTING='![e](no.png)').items():
+        (tmp_path/f'{name}.md').write_text(md)
+    assert [b.split()[1] for b in pages.broken_in_repository(tmp_path)] == ['#not-there', 'nbs/gone.ipynb', 'no.png']
+
+
+def test_the_check_fails(site, monkeypatch, capsys):
+    "`make docs-check` ends with an error if a link is broken. The pages are not rendered again for this."
+    monkeypatch.setattr(pages, 'copy_project', lambda work: work)
+    monkeypatch.setattr(pages, 'process', lambda work: work)
+    monkeypatch.setattr(pages, 'render', lambda proc, to: shutil.copytree(site[1], to) and site[0])
+    monkeypatch.setattr(pages, 'broken', lambda folder: (['core.html: #gone has no such anchor'], 1))
+    with pytest.raises(SystemExit) as e: pages.main('check')
+    assert e.value.code and 'core.html: #gone' in capsys.readouterr().out
+
+
+# ---- the plain site
+
+def test_names_lead_to_their_documentation(site, root):
+    "A public name in backticks is a link to the entry that documents it, on every page, and relative, so that pages open from a folder."
+    rendered, folder = site
+    links = {(page, name): href for page in rendered for href, name in NAME.findall((folder/page).read_text(encoding='utf-8'))}
+    assert len(links) > 90
+    assert {'LLM2LLM', 'Task.from_files', 'Student.train', 'SettingError'} <= {name for _, name in links}
+    assert not [href for href in links.values() if href.startswith('/')]
+    faq = (folder/'faq.html').read_text(encoding='utf-8')
+    assert 'href="/' not in faq and 'src="/' not in faq
+
+
+def test_search_finds_pages_headings_and_names(site):
+    rendered, folder = site
+    index = json.loads((folder/'search-index.js').read_text(encoding='utf-8').removeprefix('const INDEX ='))
+    kinds = {kind: [(text, address) for text, address, _, k in index if k == kind] for kind in ('page', 'heading', 'name')}
+    assert {a for _, a in kinds['page']} == {p.as_posix() for p in rendered}
+    assert ('LLM2LLM.fit', 'loop.html#llm2llm.fit') in kinds['name'] and len(kinds['name']) > 200
+    ids = {page.as_posix(): pages.Page((folder/page).read_text(encoding='utf-8')).ids for page in rendered}
+    assert not [a for _, a in kinds['heading'] + kinds['name'] if a.split('#')[1] not in ids[a.split('#')[0]]]
+
+
+def test_a_page_has_its_place(site, root):
+    "The section of the sidebar is open, the page before and the page after are one click away, and the versions are named."
+    page = (site[1]/'loop.html').read_text(encoding='utf-8')
+    [here] = re.findall(r'<details open><summary>(.*?)</summary><ul>(.*?)</ul>', page)
+    assert here[0] == 'The loop' and 'href="loop.html" aria-current' in here[1]
+    assert '← The dials' in page and 'Baselines →' in page
+    assert pages.versions() in page
+    assert f"llm2llm {re.search(r'^version = (.*)', (root/'settings.ini').read_text(), re.M)[1]}, torch " in pages.versions()
+    assert (root/'nbs/versions.yml').read_text(encoding='utf-8') == pages.versions_yml(), 'run `make readme`'
+
+
+def test_plots_take_the_ink_of_the_page(site):
+    page = (site[1]/'show.html').read_text(encoding='utf-8')
+    assert 'currentColor' in page and '<svg role="img" aria-label=' in page
+
+
+def test_changelog_is_a_page(site):
+    "One source: CHANGELOG.md, whose links begin at the repository's top."
+    page = (site[1]/'changelog.html').read_text(encoding='utf-8')
+    assert '<h1>Changelog</h1>' in page and 'id="section' in page and 'href="results/mini.html"' in page and 'nbs/' not in page.split('<main>')[1]
+
+
+def test_the_loop_is_drawn_by_its_script(root):
+    drawn = runpy.run_path(str(root/'nbs/images/loop.py'))
+    assert (root/'nbs/images/loop.svg').read_text(encoding='utf-8') == drawn['draw'](), 'run nbs/images/loop.py, and the notebook'
+    index = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']
+    [cell] = [c for c in index if c['cell_type'] == 'code' and 'images/loop.svg' in ''.join(c['source'])]
+    assert f'#| fig-alt: "{drawn["ALT"]}"' in ''.join(cell['source'])
+    said = ''.join(cell['outputs'][0]['data']['image/svg+xml'])
+    assert re.findall(r'>([^<>]+)</text>', said) == re.findall(r'>([^<>]+)</text>', drawn['draw']())
+
+
+def test_workflows(root):
+    "What GitHub runs: actions of a fixed major version, and commands that the Makefile has."
+    made = set(re.findall(r'^([a-z-]+|\$\(BIN\)/python):', (root/'Makefile').read_text(), re.M)) | {'.venv/bin/python'}
+    versions = re.findall(r'Python :: (3\.\d+)', (root/'pyproject.toml').read_text())
+    found = {p.stem: yaml.safe_load(p.read_text(encoding='utf-8')) for p in (root/'.github/workflows').glob('*.yml')}
+    assert set(found) == {'test', 'docs'} and found['test']['jobs']['test']['strategy']['matrix']['python'] == versions
+    for workflow in found.values():
+        assert workflow[True] and workflow['permissions'] == {'contents': 'read'}  # YAML 1.1 reads `on` as true
+        for step in (s for job in workflow['jobs'].values() for s in job['steps']):
+            if 'uses' in step: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@v\d+', step['uses'])
+            else:
+                command = shlex.split(step['run'])
+                assert command[0] == '.venv/bin/python' or command[0] == 'make' and command[1] in made
 
 
 def words(md):
@@ -47,13 +149,6 @@ def test_readme_is_the_index_notebook(root):
     assert pictures, 'the first screen needs its picture'
     for name, data in pictures.items():
         if name in kept: assert (root/name).read_bytes() == data, f'{name} is not the picture of nbs/index.ipynb: run `make readme`'
-
-
-def test_readme_leads_somewhere(root):
-    md = (root/'README.md').read_text(encoding='utf-8')
-    links = re.findall(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', md)
-    local = [a or b for a, b in links if not re.match(r'[a-z]+:|#', a or b)]
-    assert local and not [l for l in local if l.startswith('/') or not (root/l.split('#')[0]).exists()]
 
 
 def test_readme_begins_with_what_a_newcomer_needs(root):
