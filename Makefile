@@ -36,7 +36,7 @@ results-quick: $(VENV)/.dev  ## a small part of the committed results again, and
 
 # What the grids need comes first: the bases, then the learning rates, then the rest.
 STUDIES := what mini_gsm mini_intent seed_sizes student_lr student_sizes $(if $(DATA),real)
-AGAIN    = $(QUIET) LLM2LLM_WORK=$(CURDIR)/runs $(if $(DATA),LLM2LLM_DATA=$(abspath $(DATA))) $(BIN)/nbdev-test --save
+AGAIN    = $(QUIET) LLM2LLM_WORK=runs $(if $(DATA),LLM2LLM_DATA=$(abspath $(DATA))) $(BIN)/nbdev-test --save
 results: $(VENV)/.dev  ## the raw results again: about four hours on two cores; `make results DATA=FOLDER` adds the real rows
 	@$(AGAIN) nbs/results/bases.ipynb
 	@$(if $(DATA),ln -sfn $(abspath $(DATA)) runs/data)
