@@ -147,24 +147,6 @@ def choose(self:Decoder,
         if cache is not None and todo: cache.batch_select_indices(torch.tensor(stay, device=self.device)); seen = seen[stay]
     return [(said[o][tuple(p)], False) for o,p in zip(options, paths)]
 
-# %% ../nbs/05c_decoding.ipynb #823bc6b6
-@patch
-def likelihoods(self:Decoder,
-    ids:list[list[int]],          # n prompts
-    options:list[tuple[str,...]], # the completions of each
-)->list[tuple[float,...]]:        # n, the log-probability of each option in nats, its end included
-    "How likely the options of one batch are"
-    known = {o: encode_completions(self.tok, o, self.end) for o in set(options)}
-    rows = [(i, c) for i,o in zip(ids, options) for c in known[o]]
-    x,mask,positions = left_pad([i+c for i,c in rows], self.tok.pad_token_id, self.device)
-    longest = max(len(c) for _,c in rows)
-    extra = dict(position_ids=positions, logits_to_keep=longest+1)
-    logits = self.model(input_ids=x, attention_mask=mask, use_cache=False, **{k:v for k,v in extra.items() if k in self._knows}).logits
-    self.forwards += len(rows)
-    each = logits[:, -longest-1:-1].float().log_softmax(-1).gather(-1, x[:, -longest:, None])[..., 0].cpu()
-    sums = iter([float(p[-len(c):].sum()) for (_,c),p in zip(rows, each)])
-    return [tuple(next(sums) for _ in known[o]) for o in options]
-
 # %% ../nbs/05c_decoding.ipynb #f8deef4e
 @patch
 def write_continuously(self:Decoder,

@@ -125,7 +125,7 @@ def _notes(teacher, usd, rates, found, tokens, k, dials):
     if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.'
     if not rates and not found: yield 'Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every round. Give error_rate, or an earlier run (like).'
     if dials.match: yield 'The budget of the matched run is not taken into account.'
-    if dials.select.startswith('crossfit') and not found: yield 'crossfit finds more wrong rows than the student gets wrong among those it was trained on.'
+    if dials.select=='crossfit' and not found: yield 'crossfit finds more wrong rows than the student gets wrong among those it was trained on.'
     if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
     else: yield 'Tokens are counted by characters (about four to a token); the high end has every reply as long as it may be.'
     if k: yield f'Each new row is solved {k} more time{"s" if k > 1 else ""} by the teacher.'

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
-from .dials import Dials, budget_of, deal, learnable, prompts, requests, shares, shots, targets
+from .dials import Dials, budget_of, deal, prompts, requests, shots, targets
 from .filters import Filter, reason
 from .store import RunFolder, content_digest, read_jsonl, write_json, write_jsonl
 from .tasks import Task
@@ -36,9 +36,8 @@ class LLM2LLM:
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
         if (self.dials.patience or self.dials.pick=='dev') and not task.dev:
             raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
-        if self.dials.select.startswith('crossfit') and teacher and self.dials.folds > len(task.seed):
+        if self.dials.select=='crossfit' and teacher and self.dials.folds > len(task.seed):
             raise SettingError(f"folds = {self.dials.folds} is more than the {len(task.seed)} seed rows")
-        if self.dials.select in ('margin', 'crossfit-label') and task.kind != 'label': raise SettingError(f"select {self.dials.select!r} is for tasks with labels, and {task.name!r} is of kind {task.kind!r}; take crossfit, or learnable with samples")
         if (self.dials.shots or 0) > len(task.seed): raise SettingError(f"shots = {self.dials.shots} is more than the {len(task.seed)} seed rows")
         if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
         if teacher: self._check_teacher()
@@ -171,30 +170,18 @@ def _crossfit(self:LLM2LLM, r, rows, heard=None):
 
 # %% ../nbs/07_loop.ipynb #7b6a0762
 @patch
-def _sampled(self:LLM2LLM, r, student, rows):
-    "The wrong ones of the answers drawn for each seed row, id to a list"
+def _sampled(self:LLM2LLM, r, student, rows, said):
+    "The answers `said`, wrong ones in the place of right ones where a draw was wrong; id to `Answer`"
     k,seed = self.dials.samples,self.task.seed
     def make(path):
         self._load(student)
         drawn = self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True)
         write_jsonl(path, drawn)
     out = self.folder.stage(f'round_{r:02}/samples.jsonl', dict(student=content_digest(student), rows=digest(*seed), samples=k), make, round=r, phase='samples', memory=self.student.memory)
-    wrong = {x.id:[] for x in seed}
+    wrong = {}
     for d in map(answer, read_jsonl(out)):
-        if not d.correct: wrong[d.id].append(d)
-    return wrong
-
-@patch
-def _margins(self:LLM2LLM, r, student):
-    "How far each seed row's right label is ahead of the likeliest other, in nats; below 0 where it is behind"
-    task,seed = self.task,self.task.seed
-    def make(path):
-        self._load(student)
-        found = self.student.likelihoods([task.prompt(x) for x in seed], [task.options(x) for x in seed])
-        right = lambda x, p: p.pop(task.options(x).index(task.completion(x))) - max(p)
-        write_jsonl(path, [dict(id=x.id, margin=round(right(x, list(p)), 5)) for x,p in zip(seed, found)])
-    out = self.folder.stage(f'round_{r:02}/margins.jsonl', dict(student=content_digest(student), rows=digest(*seed)), make, round=r, phase='margins', memory=self.student.memory)
-    return {d['id']: d['margin'] for d in read_jsonl(out)}
+        if not d.correct: wrong.setdefault(d.id, []).append(d)
+    return {i: wrong[i][0] if a.correct and i in wrong else a for i,a in said.items()}, sum(map(len, wrong.values()))/(k*len(seed))
 
 # %% ../nbs/07_loop.ipynb #ebd4d373
 @patch
@@ -273,21 +260,18 @@ def kept(
 
 # %% ../nbs/07_loop.ipynb #af92b4a7
 @patch
-def _select(self:LLM2LLM, r, rows, said, counts, rank={}):
+def _select(self:LLM2LLM, r, rows, said, counts):
     "The requests after round r, and how many rows the rule found wrong"
     d,written = self.dials,[x for x in rows if x.round]
-    found,n = targets(d.select, self.task.seed, written, said, rank)
-    wrong = [x for x in self.task.seed if not said[x.id].correct]
+    found,n = targets(d.select, self.task.seed, written, said)
+    n_wrong = sum(not said[x.id].correct for x in self.task.seed)
     left = None if d.budget is None else max(0, d.budget - len(written))
-    by_label = self.plan['rows'][r] if self.plan else None
-    if d.select=='crossfit-label' and wrong and not self.plan:
-        by_label = shares(d.per_round or len(wrong)*d.each, Counter(self.task.gold(x) for x in wrong))
-    if by_label is None: return requests(found, min(x for x in (d.per_round or n*d.each, left) if x is not None), counts, d, r+1, said, rank), len(wrong)
+    if not self.plan: return requests(found, min(x for x in (d.per_round or n*d.each, left) if x is not None), counts, d, r+1, said), n_wrong
     out = []
-    for label,n in by_label.items():
+    for label,n in self.plan['rows'][r].items():
         like = [x for x in found if label in ('', self.task.gold(x))]
-        out += requests(like, n if left is None else min(n, left-len(out)), counts, d, r+1, said, rank)
-    return out, len(wrong)
+        out += requests(like, n if left is None else min(n, left-len(out)), counts, d, r+1, said)
+    return out, n_wrong
 
 # %% ../nbs/07_loop.ipynb #ecb28d05
 def score(
@@ -304,7 +288,7 @@ def _round(self:LLM2LLM, r, rows, counts):
     student,training = self._train(r, rows)
     said,early,more = {},self._early(r, rows, counts),r < self.n_rounds
     for split in [*(('dev', 'seed') if self.dials.patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
-        hear = early if split=='seed' and more and not self.dials.select.startswith('crossfit') else None
+        hear = early if split=='seed' and more and self.dials.select!='crossfit' else None
         if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
         if split=='dev' and self.dials.patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
@@ -324,21 +308,16 @@ def _stuck(self:LLM2LLM, rounds):
 @patch
 def _augment(self:LLM2LLM, r, rows, said, counts, m, student, early):
     "The rows that join after round r; fills in the metrics"
-    d,rank = self.dials,{}
-    if d.select in ('crossfit', 'crossfit-label'):
+    if self.dials.select=='crossfit':
         said = self._crossfit(r, rows, early)
         m['crossfit'] = score(said.values())
-    if d.samples:
-        wrong = self._sampled(r, student, rows)
-        m['sampled_error'] = sum(map(len, wrong.values()))/(d.samples*len(wrong))
-        if d.select=='learnable': rank = learnable({i: len(w) for i,w in wrong.items()}, d.samples)
-        said = {i: wrong[i][0] if a.correct and wrong.get(i) else a for i,a in said.items()}
-    if d.select=='margin': rank = self._margins(r, student)
-    if d.select=='wrong-all' and len(rows) > len(self.task.seed):
+    if self.dials.samples:
+        said,m['sampled_error'] = self._sampled(r, student, rows, said)
+    if self.dials.select=='wrong-all' and len(rows) > len(self.task.seed):
         said = said | self._answers(r, student, 'train', [x for x in rows if x.round], rows)
-    asked,m['wrong'] = self._select(r, rows, said, counts, rank)
+    asked,m['wrong'] = self._select(r, rows, said, counts)
     if not asked: return []
-    candidates = self._write(r, rows, asked, None if d.budget is None else d.budget - m['synthetic'], student)
+    candidates = self._write(r, rows, asked, None if self.dials.budget is None else self.dials.budget - m['synthetic'], student)
     new = kept(candidates)
     no = Counter(reason(c['verdict']) for c in candidates if c['verdict']!='kept')
     m |= dict(requested=len(asked), candidates=sum(reason(c['verdict']) not in ('nothing written', 'not asked', 'not recorded') for c in candidates), kept=len(new), rejected=dict(sorted(no.items())))
@@ -360,10 +339,10 @@ def _why_stop(self:LLM2LLM, m, new):
 def _notes(self:LLM2LLM, stopped, scores):
     "What the user should know about this end"
     out,last = [],self.rounds[-1]
-    if stopped=='nothing wrong' and last['round']==0 and not self.dials.select.startswith('crossfit'):
+    if stopped=='nothing wrong' and last['round']==0 and self.dials.select!='crossfit':
         out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
                    "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
-                   "(each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='margin' or 'random', or fewer epochs.")
+                   "(each row is answered by a student that has not seen it), samples (answers are drawn), or fewer epochs.")
     if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if n := sum(m['rejected'].get('not asked', 0) for m in self.rounds):
         limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)

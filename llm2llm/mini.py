@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS', 'NAMED_KINDS', 'SYLLABLES', 'ASIDES', 'solve',
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'request_for', 'part_of', 'write_row', 'mini_task',
-           'misread', 'near_copy', 'right_answer', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
+           'misread', 'near_copy', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
 
 # %% ../nbs/11_mini.ipynb #d86a2e79
 import dataclasses,re
 from collections import Counter
-from functools import lru_cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -254,25 +253,6 @@ def near_copy(
         for a,b,new in sorted((*found.span(k), str(v)) for k,v in numbers.items()): out,at = out+question[at:a]+new,b
         if part_of(out+question[at:])=='train': return out+question[at:],'\n'.join(lines)
 
-# %% ../nbs/11_mini.ipynb #72437229
-@lru_cache
-def _readings():
-    "Every text of the two worlds as a regular expression, with its program or its label"
-    named = lambda text: re.escape(text).replace(r'\{v\}', r'\w+').replace(r'\{w\}', r'\w+')
-    aside = f"(?:{'|'.join(map(named, ASIDES))})?"
-    return {'mini-gsm': [(re.compile(w), steps) for steps,text in FAMILIES.values() for w in _wordings(text)],
-            'mini-intent': [(re.compile(aside+named(p)), label) for label,patterns in INTENTS.items() for p in patterns]}
-
-def right_answer(
-    name:str,     # 'mini-gsm' or 'mini-intent'
-    question:str, # of that world
-)->str|None:      # the worked answer or the label; None for a text that is none of its questions
-    "The answer of a question of the mini-world"
-    for text,means in _readings()[name]:
-        if not (m := text.fullmatch(question)): continue
-        if name=='mini-intent': return means
-        if lines := solve(means, {k:int(v) for k,v in m.groupdict().items()}): return '\n'.join(lines)
-
 # %% ../nbs/11_mini.ipynb #61129610
 class MiniTeacher:
     "Writes another example of the same family, by rule"
@@ -313,17 +293,6 @@ class MiniTeacher:
             if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
         if not self.worked: answer = answer.splitlines()[-1]
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
-
-    def verify(self, task, rows, k): # the interface of `Teacher`: it solves each question k times, and errs as often as when it writes
-        out = {}
-        for row in rows:
-            name,r,said = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),[]
-            for _ in range(k):
-                answer = right_answer(name, row.question)
-                if r.random() < self.noise: answer = misread(row.question, answer, r) or answer if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
-                said.append(task.gold(dataclasses.replace(row, answer=answer)))
-            out[row.id] = said.count(task.gold(row)),{}
-        return out
 
 # %% ../nbs/11_mini.ipynb #f10d8826
 def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'shared_rows', 'command', 'dataset_card', 'model_card', 'Listing', 'push', 'share']
 
-# %% ../nbs/09e_share.ipynb #b0886a59
+# %% ../nbs/09e_share.ipynb #81d98f5e
 import json,os,re,shlex
 from contextlib import contextmanager
 from dataclasses import dataclass,fields,replace
@@ -21,7 +21,7 @@ from .show import clean,mark,markdown_table,one
 from .store import RunFolder,_link,content_digest,read_jsonl,whole,write_json
 from .tasks import TASKS,Task
 
-# %% ../nbs/09e_share.ipynb #8a414d1f
+# %% ../nbs/09e_share.ipynb #d4a77906
 def _finished(folder):
     "The record of a run that has something to share"
     record = read_run(folder)
@@ -44,10 +44,12 @@ def shared_rows(
     if not new: raise SettingError(f"{folder}: all rows of this run are seed rows, so nothing is left without them")
     return rows.select(new).remove_columns('cause')
 
-# %% ../nbs/09e_share.ipynb #18f051a9
+# %% ../nbs/09e_share.ipynb #73908aa8
 _RULES = dict(pool='no model: real rows of the task that were held back', eda='no model: seed questions with words changed by rule', mini='no model: rules that know the answers')
 _SELECT = {'wrong': 'that the student got wrong', 'wrong-all': 'and new rows that the student got wrong', 'random': 'drawn at random',
-           'coverage': 'in turn, whether right or wrong', 'all': 'whether right or wrong', 'crossfit': 'that a student trained without them got wrong'}
+           'coverage': 'in turn, whether right or wrong', 'all': 'whether right or wrong', 'crossfit': 'that a student trained without them got wrong',
+           'crossfit-label': 'with the labels of those that a student trained without them got wrong', 'learnable': 'that the student got right in some samples and wrong in others',
+           'margin': 'whose right label was least ahead'}
 
 def _teacher(record):
     "Who wrote the new rows, in words; and whether it is a model with terms of use"
@@ -63,7 +65,7 @@ def _new(record):
     name = (record.settings.get('teacher') or {}).get('name')
     return 'further real rows' if name=='pool' else 'synthetic rows'
 
-# %% ../nbs/09e_share.ipynb #ca009d9b
+# %% ../nbs/09e_share.ipynb #18637080
 def _to_confirm(record, kind, license, seeds):
     "What only the user knows, as a list of boxes"
     base,(who,model) = mark(record.settings['student']['base']),_teacher(record)
@@ -78,7 +80,7 @@ def _to_confirm(record, kind, license, seeds):
 
 def _boxes(*args): return "Nothing here was looked up. Whoever shares it ticks what holds.\n\n" + '\n'.join(f'- [ ] {x}' for x in _to_confirm(*args))
 
-# %% ../nbs/09e_share.ipynb #43dacb8a
+# %% ../nbs/09e_share.ipynb #cd67abca
 def _near(record):
     "The similarity from which two questions of the run were near-duplicates; 0: only equal ones"
     s,t = record.settings,record.task
@@ -99,7 +101,7 @@ def _passed(record):
     if k := s.get('verify'): yield f"The teacher solved its question {k} times without the answer, and more than half of the solutions agreed with it."
     if s.get('only_wrong'): yield 'The student of that round got it wrong.'
 
-# %% ../nbs/09e_share.ipynb #c9e4b652
+# %% ../nbs/09e_share.ipynb #ca4d4263
 _ABOUT = dict(test='', dev=' This split also picked the round, so the number is likely too high.', seed=' These are the rows that it was trained on.')
 
 def _scored(record, scores):
@@ -112,7 +114,7 @@ def _scored(record, scores):
     if not scores.get('test'): yield '- There is no score on test rows.'
     yield f"\nThe intervals are Wilson's, over the rows asked. They do not cover the random seed: this is one run, with seed {record.seed}, and another seed gives other numbers."
 
-# %% ../nbs/09e_share.ipynb #6cbbbc8a
+# %% ../nbs/09e_share.ipynb #26a79026
 def _task_words(t):
     "The flags of a task; files in capitals"
     n = dict(n_seed=t['seed'], n_dev=t.get('dev') or None)
@@ -141,7 +143,7 @@ def _teacher_words(t):
     how = {k: t[k] for k,usual in dict(temperature=1., top_p=1., reply_tokens=None, form='auto').items() if t.get(k, usual) != usual}
     return dict(augment=kind, teacher=t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}", teacher_quantize=t.get('quantize')) | own | said | {k: prompt[k] for k in ('rephrase', 'demos') if k in prompt} | how
 
-# %% ../nbs/09e_share.ipynb #c6d5f025
+# %% ../nbs/09e_share.ipynb #c517eeb2
 def command(
     record:RunRecord, # from `read_run`
 )->str:               # a line for a shell
@@ -152,7 +154,7 @@ def command(
     flag = lambda k,v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}" + ('' if isinstance(v, bool) else f' {shlex.quote(str(v))}')
     return ' '.join(['llm2llm run', *(flag(k, v) for k,v in words.items() if v is not None)])
 
-# %% ../nbs/09e_share.ipynb #008076f2
+# %% ../nbs/09e_share.ipynb #7d23ef0a
 def _again(record):
     "How to make the run again, and what made it"
     s,later = record.settings,[e['versions'] for e in record.log if 'versions' in e]
@@ -169,7 +171,7 @@ def _settings(record):
     s = record.settings | dict(student=record.settings['student'], teacher=hidden(record.settings.get('teacher') or {}), match=bool(record.settings.get('match')))
     return markdown_table(pd.DataFrame([(k, clean(v)) for k,v in _flat(s) if v not in ('[]', '')], columns=['setting', 'value']))
 
-# %% ../nbs/09e_share.ipynb #9fb569f6
+# %% ../nbs/09e_share.ipynb #3c766060
 def _by_round(record):
     "The yield of each round"
     rounds = summary(record).drop(columns='seconds', errors='ignore')
@@ -179,7 +181,8 @@ def _by_round(record):
 def _came(record):
     "How the new rows came about"
     if not record.settings.get('teacher'): return _by_round(record)
-    asked = f"For seed rows {_SELECT[record.settings.get('select', 'wrong')]}, a teacher ({_teacher(record)[0]}) gave new ones."
+    how = record.settings.get('select', 'wrong')
+    asked = f"For seed rows {_SELECT.get(how, f'selected by {how!r}')}, a teacher ({_teacher(record)[0]}) gave new ones."
     return '\n\n'.join([asked, _by_round(record), 'A new row was kept if all of this holds:', '\n'.join(f'- {x}' for x in _passed(record))])
 
 def _card(kind, data, title, lead, parts):
@@ -194,7 +197,7 @@ def _checked(license, language):
     if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license): raise SettingError(f"license must be an identifier of the Hub such as apache-2.0, cc-by-4.0 or other, not {license!r}")
     if language is not None and not re.fullmatch(r'[a-z]{2,3}', language): raise SettingError(f"language must be a code such as en, not {language!r}")
 
-# %% ../nbs/09e_share.ipynb #b65166cf
+# %% ../nbs/09e_share.ipynb #2d76ab05
 _CATEGORY = dict(label='text-classification', choice='multiple-choice', number='text-generation', text='text-generation')
 
 def _columns(names):
@@ -229,7 +232,7 @@ def dataset_card(
         (f"What the student scores", f"{mark(record.settings['student']['base'])}, fine-tuned on these rows{' and the seed rows' if without_seed else ''}:\n\n{said}"),
         ('Make it again', _again(record)), ('Settings', _settings(record))])
 
-# %% ../nbs/09e_share.ipynb #7620a8af
+# %% ../nbs/09e_share.ipynb #bd90868e
 def _exported(record, kind, exported):
     "What export.json says, and the folder of the part"
     folder = Path(exported or record.path/'export')
@@ -254,7 +257,7 @@ def _check_repo(repo):
     except HFValidationError as e: raise SettingError(str(e)) from None
     if '/' not in repo: raise SettingError(f"the name on the Hub must be OWNER/NAME, not {repo!r}")
 
-# %% ../nbs/09e_share.ipynb #d796bfb2
+# %% ../nbs/09e_share.ipynb #995e4171
 def _use(record, kind, repo):
     "Code that asks the model one question"
     s,t = record.settings['student'],record.task
@@ -269,7 +272,7 @@ def _use(record, kind, repo):
     if kind=='adapter' and s['quantize']: says.append(f"The adapter was trained on its base in {s['quantize']}; load the base so (`BitsAndBytesConfig`), or the answers can differ.")
     return '\n\n'.join(says)
 
-# %% ../nbs/09e_share.ipynb #9b7f143e
+# %% ../nbs/09e_share.ipynb #47e131c8
 def _model_scores(record, kind, said):
     "Counts by split of what is shared, and a sentence about whose they are"
     r = said['inputs']['round']
@@ -287,7 +290,7 @@ def _results(record, scores, name):
     return [EvalResult(task_type='text-generation', dataset_type=record.task['name'], dataset_name=record.task['name'], dataset_split='test',
                        metric_type='accuracy', metric_name=about, metric_value=round(c['correct']/c['n'], 4))]
 
-# %% ../nbs/09e_share.ipynb #7f0c1ee9
+# %% ../nbs/09e_share.ipynb #bafadddc
 def model_card(
     folder:str|Path,         # of a finished run
     repo:str='OWNER/NAME',   # name on the Hub
@@ -313,7 +316,7 @@ def model_card(
         ('Scores', whose + '\n\n' + '\n'.join(_scored(record, scores))), ('How its training rows came about', _came(record)),
         ('Make it again', _again(record)), ('Settings', _settings(record))])
 
-# %% ../nbs/09e_share.ipynb #b9072678
+# %% ../nbs/09e_share.ipynb #d49b5fee
 def _fill_dataset(out, folder, card, without_seed):
     import pyarrow.parquet as pq
     rows = shared_rows(folder, without_seed)
@@ -330,7 +333,7 @@ def _fill_model(out, source, card, base, revision):
     if (config := out/'adapter_config.json').exists(): write_json(config, _json(config) | dict(base_model_name_or_path=base, revision=revision))
     card.save(out/'README.md')
 
-# %% ../nbs/09e_share.ipynb #f6fa4bd8
+# %% ../nbs/09e_share.ipynb #c31af5e1
 _KEY = re.compile(r'\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b')
 
 def _secrets():
@@ -346,7 +349,7 @@ def _paths(text):
     "Absolute paths in a text that exist on this machine"
     return [p for p in re.findall(r'(?<![\w.:/])/(?:[\w.@+-]+/)+[\w.@+-]+|\b[A-Z]:\\[^\s"\']+', text) if Path(p).exists()]
 
-# %% ../nbs/09e_share.ipynb #6087e9b6
+# %% ../nbs/09e_share.ipynb #8fe8a9eb
 @dataclass(frozen=True, repr=False)
 class Listing:
     "What would be sent, or was"
@@ -374,7 +377,7 @@ def _files(path):
     "Every file under a folder: name, bytes, digest of its content"
     return tuple((p.relative_to(path).as_posix(), p.stat().st_size, content_digest(p)) for p in sorted(path.rglob('*')) if p.is_file())
 
-# %% ../nbs/09e_share.ipynb #5ef2cc33
+# %% ../nbs/09e_share.ipynb #fcfd35a2
 def _facts(record, kind, private, without_seed, base):
     "What to know of what is shared"
     seeds,new = record.task['seed'],_new(record)
@@ -404,7 +407,7 @@ def _read_card(out, kind):
     try: return (DatasetCard if kind=='dataset' else ModelCard).load(out/'README.md')
     except (ValueError, YAMLError, OSError) as e: raise RunError(f"{out/'README.md'}: its metadata cannot be read ({type(e).__name__}: {clean(e, 200)}); mend it, or remove {out} and it is written again") from None
 
-# %% ../nbs/09e_share.ipynb #e2656c80
+# %% ../nbs/09e_share.ipynb #3aa85116
 def _keep_or_fill(out, inputs, fill):
     "Digests by name of the files that were written to `out`, now unless they are there for the same inputs"
     book = out.with_name(f'{out.name}.json')
@@ -419,7 +422,7 @@ def _keep_or_fill(out, inputs, fill):
     write_json(book, dict(inputs=inputs, made=made, listed=None))
     return made
 
-# %% ../nbs/09e_share.ipynb #3d6e9b7e
+# %% ../nbs/09e_share.ipynb #f0de3c32
 @contextmanager
 def _hub(found, token):
     "Errors of the Hub as sentences, without a token in them"
@@ -454,7 +457,7 @@ def push(
         if lost := {n for n,*_ in found.files} - {*api.list_repo_files(**where)}: raise RunError(f"the Hub left out {', '.join(sorted(lost))}: a .gitignore of the repository names it")
     return replace(found, url=made.commit_url)
 
-# %% ../nbs/09e_share.ipynb #1282ecb8
+# %% ../nbs/09e_share.ipynb #94905195
 def _plan(record, kind, words, exported):
     "What makes the folder's content; how to fill it; the base's name on the Hub"
     from llm2llm import __version__
@@ -468,7 +471,7 @@ def _plan(record, kind, words, exported):
     fill = lambda p: _fill_model(p, source, model_card(record.path, kind=kind, exported=exported, **words), on or record.settings['student']['base'], commit)
     return inputs | dict(base=on, content=said['content'][kind]), fill, on
 
-# %% ../nbs/09e_share.ipynb #102e4afe
+# %% ../nbs/09e_share.ipynb #630a8893
 SHARED = ('dataset', 'adapter', 'model')
 
 def share(

@@ -481,23 +481,6 @@ def _collect(self:Student, jobs, tokens, completion, label, each):
     if failed: raise failed
     return [out[i] for i in range(len(out))]
 
-# %% ../nbs/06_student.ipynb #ee07ac1e
-@patch
-def likelihoods(self:Student,
-    prompts:list[str]|list[list[dict]], # n prompts, or n chats
-    options:list[tuple[str,...]],       # the completions to judge for each prompt
-    label:str='likelihoods',            # shown beside the progress bar
-)->list[list[float]]:                   # n, the log-probability of each option in nats, its end included
-    "How likely the student finds each option"
-    options = _options(len(prompts), options)
-    if any(not o for o in options): raise DataError('every prompt needs options to judge; give a tuple of texts for each')
-    ids = [cut_left(self.tok, p, self._room(o, 1)) for p,o in zip(read_prompts(self.tok, prompts, self.turn), options)]
-    self.load_base()
-    decoder = Decoder(self.model.eval(), self.tok, self.ends, self.turn)
-    def judge(piece): return decoder.likelihoods([ids[i] for i in piece], [options[i] for i in piece])
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    return self._collect([(judge, order, True)], lambda i: (len(ids[i])+8)*len(options[i]), lambda i, *p: list(p), label, None)
-
 # %% ../nbs/06_student.ipynb #287d9b5a
 @contextmanager
 def disk_errors():
@@ -554,4 +537,4 @@ def load(self:Student,
     self.trained = None
 
 # %% ../nbs/06_student.ipynb #28dfe25e
-for name in ('train','answer','likelihoods','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))
+for name in ('train','answer','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))

@@ -9,11 +9,12 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
 from llm2llm import cli
 from llm2llm.core import Example, RunError, SettingError
+from llm2llm.dials import SELECT
 from llm2llm.export import export
 from llm2llm.loop import LLM2LLM
 from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
 from llm2llm.report import read_run
-from llm2llm.share import command, dataset_card, push, share, shared_rows
+from llm2llm.share import _SELECT, command, dataset_card, push, share, shared_rows
 from llm2llm.store import read_jsonl, write_json, write_jsonl
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
@@ -244,6 +245,9 @@ def test_cards_of_other_runs(made, tmp_path, who):
     if who == 'api': assert (words['teacher'], words['show_error'], words['demos'], words['temperature'], words['form'], words['verify']) == ('gpt-x', False, 1, .7, 'json', 3)
     if who == 'local': assert (words['teacher_quantize'], words['prompt'], words['reply_tokens']) == ('nf4', 'PROMPT.yaml', 64)
     if who in ('pool', 'eda'): assert cli.call(cli.find_teacher, words).settings() == TEACHERS[who]
+
+
+def test_every_rule_of_selection_has_words(): assert set(SELECT) <= set(_SELECT)
 
 
 def test_choices_and_missing_values_keep_their_types(made, tmp_path):
