@@ -1,0 +1,261 @@
+"What nbs/09e_share.ipynb cannot show: a folder sent over HTTP, a connection that breaks at every step, keys that stay where they are, and the card's command in a shell."
+import base64, json, os, shlex, sys, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
+
+from llm2llm import cli
+from llm2llm.core import Example, RunError, SettingError
+from llm2llm.dials import SELECT
+from llm2llm.export import export
+from llm2llm.loop import LLM2LLM
+from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.report import read_run
+from llm2llm.share import _SELECT, command, dataset_card, push, share, shared_rows
+from llm2llm.store import read_jsonl, write_json, write_jsonl
+
+TOKEN = 'hf_' + 'thisIsNoToken'*3
+
+
+class Hub:
+    "The five answers of the Hub that a commit of small files needs, on loopback. `fault`: (part of a path, what happens there: 'cut', or a status)"
+    def __init__(self):
+        self.repos, self.files, self.asked, self.fault, self.public = {}, {}, [], None, False
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+            def log_message(self, *a): pass
+            def do_GET(self): hub.answer(self, b'')
+            def do_POST(self): hub.answer(self, self.rfile.read(int(self.headers.get('Content-Length', 0))))
+
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.url = f'http://127.0.0.1:{self.server.server_port}'
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, h, body):
+        path = h.path.split('?')[0]
+        self.asked.append(path)
+        if h.headers.get('Authorization') != f'Bearer {TOKEN}': return self.say(h, 401, dict(error=f"bad token {h.headers.get('Authorization')}"))
+        if self.fault and self.fault[0] in path:
+            if self.fault[1] == 'cut': h.close_connection = True; return h.connection.close()
+            return self.say(h, self.fault[1], dict(error=f"no, and your header was {h.headers['Authorization']}"))
+        self.say(h, *self.at(path, body))
+
+    def say(self, h, status, value):
+        text = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+        h.send_response(status)
+        h.send_header('Content-Type', 'application/json')
+        h.send_header('Content-Length', str(len(text)))
+        h.end_headers()
+        h.wfile.write(text)
+
+    def at(self, path, body):
+        parts = path.strip('/').split('/')
+        if path == '/api/validate-yaml': return 200, dict(errors=[], warnings=[])
+        if path == '/api/repos/create':
+            said = json.loads(body)
+            name = f"{said['organization']}/{said['name']}"
+            if name in self.repos: return 409, dict(error='You already created this repo', url=f'{self.url}/{name}')
+            self.repos[name] = said.get('visibility') == 'private' and not self.public
+            return 200, dict(url=f'{self.url}/{said["type"]}s/{name}' if said.get('type') == 'dataset' else f'{self.url}/{name}')
+        name, rest = '/'.join(parts[2:4]), parts[4:]
+        if name not in self.repos: return 404, dict(error='Repository not found')
+        if not rest: return 200, dict(id=name, private=self.repos[name], sha='a'*40, siblings=[])
+        if rest[0] == 'preupload': return 200, dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False) for f in json.loads(body)['files']])
+        if rest[0] == 'tree': return 200, [dict(type='file', path=p, size=len(b), oid='0'*40) for p, b in self.files.get(name, {}).items()]
+        assert rest[0] == 'commit'
+        for line in map(json.loads, body.splitlines()):
+            if line['key'] == 'file': self.files.setdefault(name, {})[line['value']['path']] = base64.b64decode(line['value']['content'])
+        return 200, dict(success=True, commitOid='b'*40, commitUrl=f'{self.url}/{name}/commit/{"b"*40}')
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr('huggingface_hub.utils._http.time.sleep', lambda s: None)
+    hub = Hub()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    "A run and its export"
+    at, task = tmp_path_factory.mktemp('share'), mini_task(n_seed=32, n_dev=20)
+    run = LLM2LLM(task, mini_student(lora=8, lr=5e-3), MiniTeacher(), at/'run', rounds=1).fit(verbose=False)
+    export(at/'run', at/'run'/'export', base=mini_base(), task=task)
+    return at/'run', run
+
+
+def on_disk(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize('kind', ['dataset', 'adapter', 'model'])
+def test_exactly_what_was_listed_arrives(made, hub, tmp_path, kind):
+    folder, run = made
+    found = share(folder, 'me/mine', kind, license='mit', out=tmp_path/'out')
+    assert not hub.asked, 'a listing asks nobody'
+    (tmp_path/'out.json').write_text((tmp_path/'out.json').read_text())  # beside the folder, so not in it
+    sent = push(found, HfApi(hub.url, token=TOKEN))
+    assert hub.repos == {'me/mine': True} and hub.files['me/mine'] == on_disk(tmp_path/'out')
+    assert sorted(hub.files['me/mine']) == sorted(n for n, *_ in found.files) and sent.url.endswith('b'*40)
+    assert TOKEN not in str(sent) and not any(TOKEN.encode() in b for b in [*on_disk(tmp_path).values(), *on_disk(folder).values()])
+
+
+def test_the_repository_is_the_folder_and_loads(made, hub, tmp_path):
+    folder, run = made
+    push(share(folder, 'me/mine', out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    for name, content in hub.files['me/mine'].items():
+        (tmp_path/'clone'/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/'clone'/name).write_bytes(content)
+    there = load_dataset(str(tmp_path/'clone'), split='train', cache_dir=str(tmp_path/'cache'))
+    assert there.to_list() == run.dataset().to_list() and there.features == shared_rows(folder).features
+
+
+@pytest.mark.parametrize('step', ['/repos/create', '/datasets/me/mine', '/validate-yaml', '/preupload', '/commit', '/tree'])
+@pytest.mark.parametrize('how', ['cut', 403, 500])
+def test_a_fault_at_any_step_says_so_and_the_same_call_goes_on(made, hub, tmp_path, step, how):
+    found = share(made[0], 'me/mine', out=tmp_path/'out')
+    before = on_disk(tmp_path)
+    hub.fault = step, how
+    with pytest.raises(RunError) as e: push(found, HfApi(hub.url, token=TOKEN))
+    assert 'is kept in' in str(e.value) and TOKEN not in str(e.value) and e.value.__cause__ is None and e.value.__suppress_context__
+    assert ('does not let this token write' if how == 403 else 'status 500' if how == 500 else 'not reached to the end') in str(e.value)
+    assert on_disk(tmp_path) == before and hub.files.get('me/mine', {}) in ({}, on_disk(tmp_path/'out'))
+    hub.fault = None
+    push(found, HfApi(hub.url, token=TOKEN))
+    assert hub.files['me/mine'] == on_disk(tmp_path/'out')
+
+
+def test_a_wrong_token_no_token_no_network(made, hub, tmp_path, monkeypatch):
+    found = share(made[0], 'me/mine', out=tmp_path/'out')
+    with pytest.raises(RunError, match='does not accept the token') as e: push(found, HfApi(hub.url, token=TOKEN[:-4]))
+    assert TOKEN[:-4] not in str(e.value)
+    with pytest.raises(RunError, match='not reached to the end'): push(found, HfApi('http://127.0.0.1:9', token=TOKEN))  # nobody listens there
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(RunError, match='HF_HUB_OFFLINE is set'): push(found, HfApi(hub.url, token=TOKEN))
+    for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path/'none'))
+    with pytest.raises(SettingError, match='there is no token for the Hub'): push(found)
+
+
+def test_not_into_a_repository_that_all_can_read(made, hub, tmp_path):
+    hub.public = True
+    with pytest.raises(SettingError, match='me/mine exists and is public; nothing was sent'): push(share(made[0], 'me/mine', out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    assert not hub.files and not any('commit' in a for a in hub.asked)
+    push(share(made[0], 'me/mine', private=False, out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    assert hub.files
+
+
+YES = '''
+import sys
+from llm2llm.core import LLM2LLMError
+from llm2llm.share import share
+try: print(share(sys.argv[1], 'me/mine', out=sys.argv[2], yes=sys.argv[3]=='yes', without_seed=sys.argv[4]=='less'))
+except LLM2LLMError as e: print('ERROR', e)
+'''
+
+
+def test_nothing_goes_before_it_was_listed(made, hub, tmp_path, run):
+    "As two commands, with the token in the environment"
+    env = dict(HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE='0', HF_HOME=str(tmp_path/'home'))
+    do = lambda *words: run(sys.executable, '-c', YES, made[0], tmp_path/'out', *words, **env)
+    assert 'has not been listed yet' in do('yes', '').stdout and not hub.asked
+    assert 'Nothing was sent.' in do('no', '').stdout and not hub.asked
+    assert 'has not been listed yet' in do('yes', 'less').stdout and not hub.asked  # what was listed is something else
+    do('no', '')
+    (tmp_path/'out'/'README.md').open('a').write('\nMine.\n')
+    assert 'has not been listed yet, or has changed' in do('yes', '').stdout and not hub.asked
+    assert 'Not as it was written, and kept as it is: README.md' in do('no', '').stdout
+    sent = do('yes', '')
+    assert 'Sent: ' in sent.stdout and hub.files['me/mine'] == on_disk(tmp_path/'out') and hub.files['me/mine']['README.md'].endswith(b'\nMine.\n')
+    assert TOKEN not in sent.stdout + sent.stderr
+
+
+def test_no_secret_and_no_path_in_what_is_shared(made, tmp_path, monkeypatch):
+    folder, _ = made
+    for kind in ('dataset', 'adapter', 'model'):
+        text = b''.join(on_disk(share(folder, 'me/mine', kind, out=tmp_path/kind).path).values())
+        for place in (str(folder.parent), str(mini_base()), str(Path.home()) + '/', os.getcwd()): assert place.encode() not in text
+    monkeypatch.setenv('SOME_API_KEY', 'the-very-secret-value')
+    (tmp_path/'dataset'/'README.md').open('a').write('the-very-secret-value')
+    with pytest.raises(ValueError, match='holds what looks like a key') as e: share(folder, 'me/mine', out=tmp_path/'dataset')
+    assert 'secret-value' not in str(e.value)
+
+
+def test_the_cards_load_and_the_model_answers(made, tmp_path):
+    "The code in the cards is run as it stands there, with the folder in the place of the repository"
+    folder, run = made
+    for kind in ('adapter', 'model'):
+        out = share(folder, 'me/mine', kind, license='mit', language='en', out=tmp_path/kind, base='me/base').path
+        card = ModelCard.load(out/'README.md')
+        assert (card.data.license, card.data.base_model, card.data.language) == ('mit', 'me/base', 'en')
+        code = card.text.split('```python\n')[1].split('\n```')[0]
+        if kind == 'adapter':
+            config = json.loads((out/'adapter_config.json').read_text())
+            write_json(out/'adapter_config.json', config | dict(base_model_name_or_path=str(mini_base())))
+        said = []
+        question = run.task.test[0].question
+        exec(code.replace("'me/mine'", repr(str(out))).replace("question = '…'", f'question = {question!r}'), dict(print=said.append))
+        assert said == [a['completion'] for a in read_jsonl(folder/'round_01'/'test_answers.jsonl') if a['id'] == run.task.test[0].id]
+    data = DatasetCard(str(dataset_card(folder, 'me/rows', 'cc0-1.0'))).data
+    assert data.license == 'cc0-1.0' and data.task_categories == ['text-generation']
+
+
+def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
+    folder, _ = made
+    line = shlex.split(command(read_run(folder)))
+    run(*line, '--out', tmp_path/'again', timeout=300)
+    again, first = (json.loads((f/'run.json').read_text())['settings'] for f in (tmp_path/'again', folder))
+    assert again == first
+    assert shared_rows(tmp_path/'again').to_list() == shared_rows(folder).to_list()
+
+
+TEACHERS = dict(
+    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., reply_tokens=None, form='json', body=dict(user='someone private')),
+    local=dict(name='Chat-4B', kind='local', protocol='corrected', prompt=dict(about='Own words'), temperature=1., top_p=1., reply_tokens=64, form='auto', base_digest='0', quantize='nf4', dtype='bfloat16'),
+    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., reply_tokens=None, form='auto', replies='0'),
+    pool=dict(name='pool', m=None), eda=dict(name='eda', alpha=.2, wordnet='3.0'))
+
+
+@pytest.mark.parametrize('who', TEACHERS)
+def test_cards_of_other_runs(made, tmp_path, who):
+    "An own label task on a base of the Hub: what the folder would say, its card, and a command that the command line knows"
+    folder, _ = made
+    head = json.loads((folder/'run.json').read_text())
+    head['settings'] |= dict(teacher=TEACHERS[who], select='random', verify=3 if who=='api' else 0, near=.8)
+    head['settings']['task'] |= dict(name='intents', kind='label', labels=['Play', 'Book'], template='{question}\nIntent:', test=0)
+    head['settings']['student'] |= dict(base='some/base', base_digest='c'*40, quantize='nf4', chat=True)
+    write_json(tmp_path/'run'/'run.json', head)
+    for name in ('final.json', 'seed.jsonl', *(f'round_0{r}/{f}' for r in (0, 1) for f in ('metrics.json', 'train.jsonl'))):
+        (tmp_path/'run'/name).parent.mkdir(exist_ok=True)
+        (tmp_path/'run'/name).write_bytes((folder/name).read_bytes())
+    text = str(dataset_card(tmp_path/'run', 'me/rows'))
+    assert ('- [ ] Teacher: ' in text) == (who in ('api', 'local', 'replay')) and ('- synthetic' in text) == (who != 'pool')
+    assert 'someone private' not in text and ('the fields user' in text) == (who == 'api')
+    assert 'There were **no test rows** to filter against' in text and ('ROUGE-L F1 of 0.8' in text) and ('solved its question 3 times' in text) == (who == 'api')
+    line = shlex.split(command(read_run(tmp_path/'run')))
+    words = cli._parser('run').parse(line[2:])
+    assert (words['augment'], words['revision'], words['labels'], words['chat'], words['select'], words['lora']) == (who, 'c'*40, 'Play,Book', True, 'random', 8)
+    if who == 'api': assert (words['teacher'], words['show_error'], words['demos'], words['temperature'], words['form'], words['verify']) == ('gpt-x', False, 1, .7, 'json', 3)
+    if who == 'local': assert (words['teacher_quantize'], words['prompt'], words['reply_tokens']) == ('nf4', 'PROMPT.yaml', 64)
+    if who in ('pool', 'eda'): assert cli.call(cli.find_teacher, words).settings() == TEACHERS[who]
+
+
+def test_every_rule_of_selection_has_words(): assert set(SELECT) <= set(_SELECT)
+
+
+def test_choices_and_missing_values_keep_their_types(made, tmp_path):
+    folder, _ = made
+    for name in ('run.json', 'final.json', 'seed.jsonl', 'round_01/metrics.json', 'round_00/metrics.json'):
+        (tmp_path/'run'/name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path/'run'/name).write_bytes((folder/name).read_bytes())
+    write_jsonl(tmp_path/'run'/'round_01'/'train.jsonl', [Example('a', 'Which?', 'x', ('x', 'ÿ \U0001F600'))])
+    found = share(tmp_path/'run', 'me/x')
+    there = load_dataset(str(found.path), split='train', cache_dir=str(tmp_path/'cache'))
+    assert there.features == shared_rows(folder).features and there[0]['choices'] == ['x', 'ÿ \U0001F600'] and there[0]['parent'] is None
