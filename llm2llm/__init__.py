@@ -23,7 +23,7 @@ _chapters = dict(
     cells='read_grid record',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'similar', 'stats', 'store', 'tokens'}
+_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'share', 'similar', 'stats', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 

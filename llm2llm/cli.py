@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'MINI_TASKS', 'COMMANDS', 'parameters', 'call', 'command_parser', 'Parser', 'config_value', 'read_yaml',
            'read_config', 'find_task', 'find_student', 'find_teacher', 'use_threads', 'make_run', 'run', 'prompt',
-           'estimate', 'check', 'report', 'show_report', 'ledger', 'export', 'score', 'tasks', 'demo_seed',
+           'estimate', 'check', 'report', 'show_report', 'ledger', 'export', 'share', 'score', 'tasks', 'demo_seed',
            'rounds_table', 'demo', 'grid', 'overview', 'dispatch', 'main']
 
 # %% ../nbs/12_cli.ipynb #4f182530
@@ -502,6 +502,24 @@ def export(**words):
     base = mini_base() if words.get('student')=='mini' else words.get('student')
     print(call(write, dict(out=str(Path(words['folder'])/'export')) | words | dict(task=task, base=base)))
 
+# %% ../nbs/12_cli.ipynb #ef1a7ba5
+def share(
+    folder:str,         # a finished run
+    repo:str,           # name on the Hub: OWNER/NAME
+    kind:str='dataset', # dataset (the training rows), adapter or model (of an export)
+    yes:bool=False,     # send what the same call has listed before
+    private:bool=True,  # only its owner can read it
+    license:str=None,   # identifier, for instance cc-by-4.0 (default: the card says that it is not set)
+    language:str=None,  # code of the rows' language, for instance en
+    without_seed:bool=False, # dataset: leave out the seed rows and the column cause
+    exported:str=None,  # adapter, model: the folder that export made (default: FOLDER/export)
+    base:str=None,      # adapter, model: the base's name on the Hub, where the run was given a folder
+    out:str=None,       # the folder to make (default: FOLDER/share/KIND)
+):
+    "List what of a run would be sent to the Hub, with its card; with --yes, send it"
+    from llm2llm.share import share as listed
+    print(listed(folder, repo, kind, yes, private, license, language, without_seed, exported, base, out))
+
 # %% ../nbs/12_cli.ipynb #13ab4a7b
 def score(
     task:str,     # gsm8k, casehold, snips, trec or sst2
@@ -665,7 +683,7 @@ def grid(
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_student, find_teacher, Dials, _estimate_words),
-                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), ledger=(ledger,), export=(export, _export_words, find_task), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
+                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), ledger=(ledger,), export=(export, _export_words, find_task), share=(share,), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
 
 def _known(name): return parameters(*COMMANDS[name][1:] or COMMANDS[name])
 

@@ -259,3 +259,10 @@ def test_choices_and_missing_values_keep_their_types(made, tmp_path):
     found = share(tmp_path/'run', 'me/x')
     there = load_dataset(str(found.path), split='train', cache_dir=str(tmp_path/'cache'))
     assert there.features == shared_rows(folder).features and there[0]['choices'] == ['x', 'ÿ \U0001F600'] and there[0]['parent'] is None
+
+
+def test_from_the_shell(tmp_path, run):
+    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--n-seed', 7, '--epochs', 1, '--rounds', 1, '--out', tmp_path/'run')
+    said = run('llm2llm', 'share', tmp_path/'run', 'me/rows').stdout
+    assert 'me/rows' in said and 'README.md' in said and (tmp_path/'run/share/dataset/README.md').exists()
+    assert 'has not been listed yet' in run('llm2llm', 'share', tmp_path/'run', 'me/rows', '--without-seed', '--yes', '--out', tmp_path/'other', status=2).stderr
