@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'shared_rows', 'command', 'dataset_card', 'model_card', 'Listing', 'push', 'share']
 
-# %% ../nbs/09e_share.ipynb #81d98f5e
+# %% ../nbs/09e_share.ipynb #5d58a00e
 import json,os,re,shlex
 from contextlib import contextmanager
 from dataclasses import dataclass,fields,replace
@@ -21,7 +21,7 @@ from .show import clean,mark,markdown_table,one
 from .store import RunFolder,_link,content_digest,read_jsonl,whole,write_json
 from .tasks import TASKS,Task
 
-# %% ../nbs/09e_share.ipynb #d4a77906
+# %% ../nbs/09e_share.ipynb #f47fcd9f
 def _finished(folder):
     "The record of a run that has something to share"
     record = read_run(folder)
@@ -44,7 +44,7 @@ def shared_rows(
     if not new: raise SettingError(f"{folder}: all rows of this run are seed rows, so nothing is left without them")
     return rows.select(new).remove_columns('cause')
 
-# %% ../nbs/09e_share.ipynb #73908aa8
+# %% ../nbs/09e_share.ipynb #0c9edb07
 _RULES = dict(pool='no model: real rows of the task that were held back', eda='no model: seed questions with words changed by rule', mini='no model: rules that know the answers')
 _SELECT = {'wrong': 'that the student got wrong', 'wrong-all': 'and new rows that the student got wrong', 'random': 'drawn at random',
            'coverage': 'in turn, whether right or wrong', 'all': 'whether right or wrong', 'crossfit': 'that a student trained without them got wrong',
@@ -65,7 +65,7 @@ def _new(record):
     name = (record.settings.get('teacher') or {}).get('name')
     return 'further real rows' if name=='pool' else 'synthetic rows'
 
-# %% ../nbs/09e_share.ipynb #18637080
+# %% ../nbs/09e_share.ipynb #94f83801
 def _to_confirm(record, kind, license, seeds):
     "What only the user knows, as a list of boxes"
     base,(who,model) = mark(record.settings['student']['base']),_teacher(record)
@@ -75,12 +75,13 @@ def _to_confirm(record, kind, license, seeds):
     else: yield 'Seed rows: they are left out, and the rows here were made from them and can resemble them. Their licence, and the people in them, allow that.'
     if kind!='dataset': yield f"Base model: {base}. Its licence allows that a model made from it is published."
     elif seeds: yield f"Base model: {base}. The column `cause` holds what it wrote after fine-tuning; its licence allows that this is published."
-    if model: yield f"Teacher: {who}. Its licence or its provider's terms allow that its output is published, and that models are trained with it. Some forbid it for models that compete with theirs."
+    if model: yield (f"Teacher: {who}. Its licence or its provider's terms allow that its output is published, and that models are trained with it. "
+                     "Some forbid it for models that compete with theirs.")
     if _new(record)=='further real rows': yield 'Further real rows: the same holds for them as for the seed rows.'
 
 def _boxes(*args): return "Nothing here was looked up. Whoever shares it ticks what holds.\n\n" + '\n'.join(f'- [ ] {x}' for x in _to_confirm(*args))
 
-# %% ../nbs/09e_share.ipynb #cd67abca
+# %% ../nbs/09e_share.ipynb #e5970ba0
 def _near(record):
     "The similarity from which two questions of the run were near-duplicates; 0: only equal ones"
     s,t = record.settings,record.task
@@ -101,7 +102,7 @@ def _passed(record):
     if k := s.get('verify'): yield f"The teacher solved its question {k} times without the answer, and more than half of the solutions agreed with it."
     if s.get('only_wrong'): yield 'The student of that round got it wrong.'
 
-# %% ../nbs/09e_share.ipynb #ca4d4263
+# %% ../nbs/09e_share.ipynb #3c236235
 _ABOUT = dict(test='', dev=' This split also picked the round, so the number is likely too high.', seed=' These are the rows that it was trained on.')
 
 def _scored(record, scores):
@@ -114,7 +115,7 @@ def _scored(record, scores):
     if not scores.get('test'): yield '- There is no score on test rows.'
     yield f"\nThe intervals are Wilson's, over the rows asked. They do not cover the random seed: this is one run, with seed {record.seed}, and another seed gives other numbers."
 
-# %% ../nbs/09e_share.ipynb #26a79026
+# %% ../nbs/09e_share.ipynb #72afb1f2
 def _task_words(t):
     "The flags of a task; files in capitals"
     n = dict(n_seed=t['seed'], n_dev=t.get('dev') or None)
@@ -124,6 +125,7 @@ def _task_words(t):
     return dict(task='own') | files | dict(question='question', answer='answer', choices='choices' if t['kind']=='choice' else None,
                                             kind=t['kind'], labels=labels, template=t['template'].replace('\n', '\\n'))
 
+# %% ../nbs/09e_share.ipynb #5d68a3f9
 def _student_words(s):
     "The flags of a student; a base that was a folder is in capitals"
     hub = '/' in s['base']
@@ -141,9 +143,10 @@ def _teacher_words(t):
     own = dict(prompt='PROMPT.yaml') if {*prompt} - {'error', 'rephrase', 'demos'} else {}
     said = dict(show_error=False) if prompt.get('error') is False else {}
     how = {k: t[k] for k,usual in dict(temperature=1., top_p=1., reply_tokens=None, form='auto').items() if t.get(k, usual) != usual}
-    return dict(augment=kind, teacher=t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}", teacher_quantize=t.get('quantize')) | own | said | {k: prompt[k] for k in ('rephrase', 'demos') if k in prompt} | how
+    who = dict(teacher=t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}", teacher_quantize=t.get('quantize'))
+    return dict(augment=kind) | who | own | said | {k: prompt[k] for k in ('rephrase', 'demos') if k in prompt} | how
 
-# %% ../nbs/09e_share.ipynb #c517eeb2
+# %% ../nbs/09e_share.ipynb #37aacc8b
 def command(
     record:RunRecord, # from `read_run`
 )->str:               # a line for a shell
@@ -154,7 +157,7 @@ def command(
     flag = lambda k,v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}" + ('' if isinstance(v, bool) else f' {shlex.quote(str(v))}')
     return ' '.join(['llm2llm run', *(flag(k, v) for k,v in words.items() if v is not None)])
 
-# %% ../nbs/09e_share.ipynb #7d23ef0a
+# %% ../nbs/09e_share.ipynb #b805f4b8
 def _again(record):
     "How to make the run again, and what made it"
     s,later = record.settings,[e['versions'] for e in record.log if 'versions' in e]
@@ -171,7 +174,7 @@ def _settings(record):
     s = record.settings | dict(student=record.settings['student'], teacher=hidden(record.settings.get('teacher') or {}), match=bool(record.settings.get('match')))
     return markdown_table(pd.DataFrame([(k, clean(v)) for k,v in _flat(s) if v not in ('[]', '')], columns=['setting', 'value']))
 
-# %% ../nbs/09e_share.ipynb #3c766060
+# %% ../nbs/09e_share.ipynb #2bef48b3
 def _by_round(record):
     "The yield of each round"
     rounds = summary(record).drop(columns='seconds', errors='ignore')
@@ -194,10 +197,11 @@ def _card(kind, data, title, lead, parts):
 
 def _checked(license, language):
     "A licence and a language as the Hub writes them"
-    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license): raise SettingError(f"license must be an identifier of the Hub such as apache-2.0, cc-by-4.0 or other, not {license!r}")
+    if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
+        raise SettingError(f"license must be an identifier of the Hub such as apache-2.0, cc-by-4.0 or other, not {license!r}")
     if language is not None and not re.fullmatch(r'[a-z]{2,3}', language): raise SettingError(f"language must be a code such as en, not {language!r}")
 
-# %% ../nbs/09e_share.ipynb #2d76ab05
+# %% ../nbs/09e_share.ipynb #9d1df929
 _CATEGORY = dict(label='text-classification', choice='multiple-choice', number='text-generation', text='text-generation')
 
 def _columns(names):
@@ -207,6 +211,7 @@ def _columns(names):
 
 def _size(n): return next(s for most,s in ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'), (9e99, '1M<n<10M')) if n < most)
 
+# %% ../nbs/09e_share.ipynb #adcbd30b
 def dataset_card(
     folder:str|Path,         # of a finished run
     repo:str='OWNER/NAME',   # name on the Hub
@@ -223,7 +228,7 @@ def dataset_card(
     when = 'round 1' if last==1 else f'rounds 1 to {last}'
     data = DatasetCardData(license=license, language=language, tags=['llm2llm', *['synthetic']*(made > 0 and new=='synthetic rows')], size_categories=_size(len(rows)),
                            task_categories=[_CATEGORY[t['kind']]], configs=[dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])])
-    lead = f"{len(rows)} training rows of the task `{t['name']}`: {f'{seeds} seed rows' if seeds else 'no seed rows'} and {made} {new} that llm2llm added in {when}." if made else f"{len(rows)} seed rows of the task `{t['name']}`."
+    lead = f"{len(rows)} training rows of the task `{t['name']}`: {seeds or 'no'} seed rows" + (f' and {made} {new} that llm2llm added in {when}.' if made else '.')
     said = '\n'.join(_scored(record, record.rounds[record.picked]['scores']))
     return _card('dataset', data, f"{mark(t['name'])}: training rows of an llm2llm run", lead, [
         ('To confirm', _boxes(record, 'dataset', license, seeds)),
@@ -232,7 +237,7 @@ def dataset_card(
         (f"What the student scores", f"{mark(record.settings['student']['base'])}, fine-tuned on these rows{' and the seed rows' if without_seed else ''}:\n\n{said}"),
         ('Make it again', _again(record)), ('Settings', _settings(record))])
 
-# %% ../nbs/09e_share.ipynb #bd90868e
+# %% ../nbs/09e_share.ipynb #6127279a
 def _exported(record, kind, exported):
     "What export.json says, and the folder of the part"
     folder = Path(exported or record.path/'export')
@@ -257,22 +262,24 @@ def _check_repo(repo):
     except HFValidationError as e: raise SettingError(str(e)) from None
     if '/' not in repo: raise SettingError(f"the name on the Hub must be OWNER/NAME, not {repo!r}")
 
-# %% ../nbs/09e_share.ipynb #995e4171
+# %% ../nbs/09e_share.ipynb #1af64232
 def _use(record, kind, repo):
     "Code that asks the model one question"
     s,t = record.settings['student'],record.task
-    what,auto = ('peft', 'AutoPeftModelForCausalLM') if kind=='adapter' else ('transformers', 'AutoModelForCausalLM')
-    fill = ".replace('{question}', question)" + (".replace('{choices}', 'A. …\\nB. …')" if t['kind']=='choice' else '')
-    turn = "prompt = tok.apply_chat_template([dict(role='user', content=prompt)], add_generation_prompt=True, tokenize=False)\n" if s.get('chat') else ''
-    code = (f"from {what} import {auto}\nfrom transformers import AutoTokenizer, GenerationConfig\n\nrepo = '{repo}'\ntok, how = AutoTokenizer.from_pretrained(repo), GenerationConfig.from_pretrained(repo)\n"
-            f"model = {auto}.from_pretrained(repo)\nquestion = '…'\nprompt = {t['template']!r}{fill}\n{turn}"
-            f"x = tok(prompt, return_tensors='pt'{', add_special_tokens=False' if turn else ''}).to(model.device)\nprint(tok.decode(model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:], skip_special_tokens=True))")
-    says = [f"```python\n{code}\n```"]
-    if t['kind'] in ('label', 'choice'): says.append('In the run the student picked among the options' + (f" ({', '.join(map(mark, t['labels']))})" if t['labels'] else '') + '; a program that generates freely can get something else.')
-    if kind=='adapter' and s['quantize']: says.append(f"The adapter was trained on its base in {s['quantize']}; load the base so (`BitsAndBytesConfig`), or the answers can differ.")
-    return '\n\n'.join(says)
+    library,auto = ('peft', 'AutoPeftModelForCausalLM') if kind=='adapter' else ('transformers', 'AutoModelForCausalLM')
+    fill = ".replace('{question}', question)" + (r".replace('{choices}', 'A. …\nB. …')" if t['kind']=='choice' else '')
+    turn = ["prompt = tok.apply_chat_template([dict(role='user', content=prompt)], add_generation_prompt=True, tokenize=False)"]*bool(s.get('chat'))
+    code = [f'from {library} import {auto}', 'from transformers import AutoTokenizer, GenerationConfig', '', f"repo = '{repo}'",
+        f'model, tok, how = {auto}.from_pretrained(repo), AutoTokenizer.from_pretrained(repo), GenerationConfig.from_pretrained(repo)',
+        "question = '…'", f"prompt = {t['template']!r}{fill}", *turn,
+        f"x = tok(prompt, return_tensors='pt'{', add_special_tokens=False' if turn else ''}).to(model.device)",
+        'said = model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:]', 'print(tok.decode(said, skip_special_tokens=True))']
+    says,among = ['```python', *code, '```'],f" ({', '.join(map(mark, t['labels']))})" if t['labels'] else ''
+    if t['kind'] in ('label', 'choice'): says += ['', f'In the run the student picked among the options{among}; a program that generates freely can get something else.']
+    if kind=='adapter' and s['quantize']: says += ['', f"The adapter was trained on its base in {s['quantize']}; load the base so (`BitsAndBytesConfig`), or the answers can differ."]
+    return '\n'.join(says)
 
-# %% ../nbs/09e_share.ipynb #47e131c8
+# %% ../nbs/09e_share.ipynb #9ac485da
 def _model_scores(record, kind, said):
     "Counts by split of what is shared, and a sentence about whose they are"
     r = said['inputs']['round']
@@ -281,7 +288,7 @@ def _model_scores(record, kind, said):
     if not said['scores']: return run, f"Answers of the student of round {r}, in the run; the merged model was not asked again."
     return {s: c['exported'] for s,c in said['scores'].items()}, 'Answers of this model, asked again after the export.'
 
-def _results(record, scores, name):
+def _results(record, scores):
     "The score on test rows for the metadata"
     from huggingface_hub import EvalResult
     if not (c := scores.get('test')): return None
@@ -290,7 +297,7 @@ def _results(record, scores, name):
     return [EvalResult(task_type='text-generation', dataset_type=record.task['name'], dataset_name=record.task['name'], dataset_split='test',
                        metric_type='accuracy', metric_name=about, metric_value=round(c['correct']/c['n'], 4))]
 
-# %% ../nbs/09e_share.ipynb #bafadddc
+# %% ../nbs/09e_share.ipynb #b1a9699c
 def model_card(
     folder:str|Path,         # of a finished run
     repo:str='OWNER/NAME',   # name on the Hub
@@ -308,15 +315,17 @@ def model_card(
     (on,_),t,r = _base(record, base),record.task,said['inputs']['round']
     scores,whose = _model_scores(record, kind, said)
     m = next(m for m in record.rounds if m['round']==r)
-    data = ModelCardData(license=license, language=language, base_model=on, base_model_relation=('adapter' if kind=='adapter' else 'finetune') if on else None, tags=['llm2llm'], pipeline_tag='text-generation',
-                         library_name='peft' if kind=='adapter' else 'transformers', model_name=repo.split('/')[-1], eval_results=_results(record, scores, repo))
-    lead = f"{mark(record.settings['student']['base'])}, fine-tuned for the task `{t['name']}` on {m['train_rows']} rows: {m['train_rows']-m['synthetic']} seed rows and {m['synthetic']} {_new(record)}."
+    library,how = ('peft', 'adapter') if kind=='adapter' else ('transformers', 'finetune')
+    data = ModelCardData(license=license, language=language, base_model=on, base_model_relation=how if on else None, tags=['llm2llm'], library_name=library,
+                         pipeline_tag='text-generation', model_name=repo.split('/')[-1], eval_results=_results(record, scores))
+    seeds = m['train_rows']-m['synthetic']
+    lead = f"{mark(record.settings['student']['base'])}, fine-tuned for the task `{t['name']}` on {m['train_rows']} rows: {seeds} seed rows and {m['synthetic']} {_new(record)}."
     return _card(kind, data, f"{mark(t['name'])}: {'an adapter' if kind=='adapter' else 'a model'} of an llm2llm run", lead, [
-        ('To confirm', _boxes(record, kind, license, m['train_rows']-m['synthetic'])), ('Use', _use(record, kind, repo)),
+        ('To confirm', _boxes(record, kind, license, seeds)), ('Use', _use(record, kind, repo)),
         ('Scores', whose + '\n\n' + '\n'.join(_scored(record, scores))), ('How its training rows came about', _came(record)),
         ('Make it again', _again(record)), ('Settings', _settings(record))])
 
-# %% ../nbs/09e_share.ipynb #d49b5fee
+# %% ../nbs/09e_share.ipynb #ab4f859f
 def _fill_dataset(out, folder, card, without_seed):
     import pyarrow.parquet as pq
     rows = shared_rows(folder, without_seed)
@@ -333,7 +342,7 @@ def _fill_model(out, source, card, base, revision):
     if (config := out/'adapter_config.json').exists(): write_json(config, _json(config) | dict(base_model_name_or_path=base, revision=revision))
     card.save(out/'README.md')
 
-# %% ../nbs/09e_share.ipynb #c31af5e1
+# %% ../nbs/09e_share.ipynb #2785d896
 _KEY = re.compile(r'\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b')
 
 def _secrets():
@@ -343,13 +352,14 @@ def _secrets():
     return [v for v in (*named, get_token() or '') if len(v) >= 12]
 
 def _no_keys(place, text):
-    if _KEY.search(text) or any(v in text for v in _secrets()): raise DataError(f"{place} holds what looks like a key or token; nothing is shared. Take it out first, and revoke it if others have seen it")
+    if _KEY.search(text) or any(v in text for v in _secrets()):
+        raise DataError(f"{place} holds what looks like a key or token; nothing is shared. Take it out first, and revoke it if others have seen it")
 
 def _paths(text):
     "Absolute paths in a text that exist on this machine"
     return [p for p in re.findall(r'(?<![\w.:/])/(?:[\w.@+-]+/)+[\w.@+-]+|\b[A-Z]:\\[^\s"\']+', text) if Path(p).exists()]
 
-# %% ../nbs/09e_share.ipynb #8fe8a9eb
+# %% ../nbs/09e_share.ipynb #c4f5969f
 @dataclass(frozen=True, repr=False)
 class Listing:
     "What would be sent, or was"
@@ -373,11 +383,12 @@ class Listing:
         return '\n'.join([head, *(f'  {n:{wide}} {s:>12,}' for n,s,_ in self.files), *(f'- {n}' for n in self.notes), end])
     def __str__(self): return repr(self) if self.url else f"{self.card}\n{'-'*60}\n{self!r}"
 
+# %% ../nbs/09e_share.ipynb #ae94ef99
 def _files(path):
     "Every file under a folder: name, bytes, digest of its content"
     return tuple((p.relative_to(path).as_posix(), p.stat().st_size, content_digest(p)) for p in sorted(path.rglob('*')) if p.is_file())
 
-# %% ../nbs/09e_share.ipynb #fcfd35a2
+# %% ../nbs/09e_share.ipynb #a00e4ae9
 def _facts(record, kind, private, without_seed, base):
     "What to know of what is shared"
     seeds,new = record.task['seed'],_new(record)
@@ -389,6 +400,7 @@ def _facts(record, kind, private, without_seed, base):
     else: yield 'Your seed rows are left out, but the other rows are real rows of yours too.'
     if kind=='adapter' and base is None: yield "The base was a folder, and others find the base of an adapter only by a name on the Hub: base=… (--base OWNER/NAME)."
 
+# %% ../nbs/09e_share.ipynb #9eefdde2
 def _found(out, kind, made):
     "What to know of the files as they lie there"
     card,files = _read_card(out, kind),_files(out)
@@ -405,9 +417,10 @@ def _read_card(out, kind):
     from huggingface_hub import DatasetCard,ModelCard
     from yaml import YAMLError
     try: return (DatasetCard if kind=='dataset' else ModelCard).load(out/'README.md')
-    except (ValueError, YAMLError, OSError) as e: raise RunError(f"{out/'README.md'}: its metadata cannot be read ({type(e).__name__}: {clean(e, 200)}); mend it, or remove {out} and it is written again") from None
+    except (ValueError, YAMLError, OSError) as e:
+        raise RunError(f"{out/'README.md'}: its metadata cannot be read ({type(e).__name__}: {clean(e, 200)}); mend it, or remove {out} and it is written again") from None
 
-# %% ../nbs/09e_share.ipynb #3aa85116
+# %% ../nbs/09e_share.ipynb #cd9cc606
 def _keep_or_fill(out, inputs, fill):
     "Digests by name of the files that were written to `out`, now unless they are there for the same inputs"
     book = out.with_name(f'{out.name}.json')
@@ -422,7 +435,7 @@ def _keep_or_fill(out, inputs, fill):
     write_json(book, dict(inputs=inputs, made=made, listed=None))
     return made
 
-# %% ../nbs/09e_share.ipynb #f0de3c32
+# %% ../nbs/09e_share.ipynb #dd60953a
 @contextmanager
 def _hub(found, token):
     "Errors of the Hub as sentences, without a token in them"
@@ -441,6 +454,7 @@ def _hub(found, token):
     except json.JSONDecodeError: raise RunError(f'the Hub answered with something that is not JSON; {kept}') from None
     except ValueError as e: raise RunError(f"the Hub takes something in README.md for wrong: {clean(e, 300)}; mend it in {found.path} and list it again") from None
 
+# %% ../nbs/09e_share.ipynb #b63054d0
 def push(
     found:Listing, # from `share`
     api=None,      # a `huggingface_hub.HfApi`; None: the Hub's, with the token of this machine
@@ -452,12 +466,14 @@ def push(
     where = dict(repo_id=found.repo, repo_type='dataset' if found.kind=='dataset' else 'model')
     with _hub(found, api.token):
         api.create_repo(**where, private=found.private, exist_ok=True)
-        if (there := api.repo_info(**where).private) != found.private: raise SettingError(f"{found.repo} exists and is {'private' if there else 'public'}; nothing was sent. Take another name, or {'leave out private=False (--no-private)' if there else 'private=False (--no-private) if everybody may read it'}")
+        if (there := api.repo_info(**where).private) != found.private:
+            way = 'leave out private=False (--no-private)' if there else 'give private=False (--no-private) if everybody may read it'
+            raise SettingError(f"{found.repo} exists and is {'private' if there else 'public'}; nothing was sent. Take another name, or {way}")
         made = api.create_commit(**where, operations=[CommitOperationAdd(n, str(found.path/n)) for n,*_ in found.files], commit_message=f'{found.kind} of an llm2llm run, {found.digest}')
         if lost := {n for n,*_ in found.files} - {*api.list_repo_files(**where)}: raise RunError(f"the Hub left out {', '.join(sorted(lost))}: a .gitignore of the repository names it")
     return replace(found, url=made.commit_url)
 
-# %% ../nbs/09e_share.ipynb #94905195
+# %% ../nbs/09e_share.ipynb #c8c658a1
 def _plan(record, kind, words, exported):
     "What makes the folder's content; how to fill it; the base's name on the Hub"
     from llm2llm import __version__
@@ -471,7 +487,7 @@ def _plan(record, kind, words, exported):
     fill = lambda p: _fill_model(p, source, model_card(record.path, kind=kind, exported=exported, **words), on or record.settings['student']['base'], commit)
     return inputs | dict(base=on, content=said['content'][kind]), fill, on
 
-# %% ../nbs/09e_share.ipynb #630a8893
+# %% ../nbs/09e_share.ipynb #be4a6182
 SHARED = ('dataset', 'adapter', 'model')
 
 def share(
@@ -495,5 +511,6 @@ def share(
     made,book = _keep_or_fill(out, inputs, fill),out.with_name(f'{out.name}.json')
     found = Listing(out, repo, kind, private, _files(out), (*_facts(record, kind, private, without_seed, on), *_found(out, kind, made)))
     if not yes: write_json(book, _json(book) | dict(listed=found.digest)); return found
-    if _json(book)['listed'] != found.digest: raise RunError(f"what is in {out} has not been listed yet, or has changed since; run the same without yes (--yes), read what it lists, then send it")
+    if _json(book)['listed'] != found.digest:
+        raise RunError(f"what is in {out} has not been listed yet, or has changed since; run the same without yes (--yes), read what it lists, then send it")
     return push(found)
