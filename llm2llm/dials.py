@@ -16,12 +16,13 @@ from .store import read_jsonl
 from .tasks import Task
 from .teacher import Request
 
-# %% ../nbs/06b_dials.ipynb #a20e59d8
+# %% ../nbs/06b_dials.ipynb #986a1ebe
 SELECT = {'wrong':'seed rows answered wrongly, as in the paper', 'wrong-all':'synthetic ones too', 'random':'any seed rows, as many',
           'coverage':'seed rows with the fewest new ones', 'all':'every seed row', 'crossfit':'wrong for a student that has not seen them',
           'crossfit-label':'as many of each label as crossfit finds wrong', 'learnable':'now right, now wrong over samples',
           'margin':'the right label least ahead'}
 
+# %% ../nbs/06b_dials.ipynb #a20e59d8
 @dataclass(frozen=True)
 class Dials:
     "What makes a run, beside its task, student and teacher"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from fastcore.basics import patch
 from .core import Example, SettingError, check_one_of, check_whole, digest, rng
 from .tasks import Task
 from .teacher import Candidate, shown
@@ -321,16 +322,19 @@ class MiniTeacher:
         if not self.worked: answer = answer.splitlines()[-1]
         return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
-    def verify(self, task, rows, k): # the interface of `Teacher`: it solves each question k times, and errs as often as when it writes
-        out = {}
-        for row in rows:
-            name,r,said = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),[]
-            for _ in range(k):
-                answer = right_answer(name, row.question)
-                if r.random() < self.noise: answer = misread(row.question, answer, r) or answer if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
-                said.append(task.gold(dataclasses.replace(row, answer=answer)))
-            out[row.id] = said.count(task.gold(row)),{}
-        return out
+# %% ../nbs/11_mini.ipynb #60bd28d7
+@patch
+def verify(self:MiniTeacher, task, rows, k): # the interface of `Teacher`
+    "How many of `k` own solutions agree with each row; it errs as often as when it writes"
+    out = {}
+    for row in rows:
+        name,r,said = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),[]
+        for _ in range(k):
+            answer = right_answer(name, row.question)
+            if r.random() < self.noise: answer = misread(row.question, answer, r) or answer if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
+            said.append(task.gold(dataclasses.replace(row, answer=answer)))
+        out[row.id] = said.count(task.gold(row)),{}
+    return out
 
 # %% ../nbs/11_mini.ipynb #f10d8826
 def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt
