@@ -222,6 +222,7 @@ def _draw_moves(ax, record):
     ax.set_yticks([])
     ax.spines['left'].set_visible(False)
     ax.set_xticks(list(df.index))
+    ax.set_xlim(df.index.min()-.9, df.index.max()+.9)   # a single bar stays a bar
     ax.set_xlabel('round')
     ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
 
@@ -239,6 +240,7 @@ def _draw_yield(ax, record):
         base = [a+b for a,b in zip(base, values)]
     ax.set_ylabel('requests')
     ax.set_xticks([m['round'] for m in rounds])
+    ax.set_xlim(rounds[0]['round']-.9, rounds[-1]['round']+.9)
     ax.set_xlabel('after round')
     ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
 
@@ -442,8 +444,8 @@ th{color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom:1px sol
 td{border-bottom:1px solid var(--line);vertical-align:top;white-space:nowrap}
 td.prose{white-space:pre-wrap;overflow-wrap:anywhere;min-width:7rem;max-width:24rem}
 tbody tr:nth-child(even){background:var(--band)}
-.plots{display:flex;flex-wrap:wrap;gap:1rem;margin:1.2rem 0}
-.plots svg{flex:1 1 20rem;max-width:30rem;width:100%;height:auto}"""
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:1rem;margin:1.2rem 0}
+.plots svg{max-width:30rem;width:100%;height:auto}"""
 
 # %% ../nbs/09_report.ipynb #d7bf65a0
 def _html_plots(record):
