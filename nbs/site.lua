@@ -21,7 +21,7 @@ function CodeBlock(block)
   elseif #block.classes == 0 then
     local columns, widest = 0, 0
     for line in block.text:gmatch '[^\n]+' do
-      if line:find '%S   +%S' then columns, widest = columns + 1, math.max(widest, utf8.len(line) or #line) end
+      if line:find '%S  +%S' then columns, widest = columns + 1, math.max(widest, utf8.len(line) or #line) end
     end
     if columns > 1 then block.classes = {widest > 92 and 'wide' or 'aligned'} end
   end
@@ -33,13 +33,15 @@ function Para(para)
   if #para.content == 1 and pandoc.utils.stringify(para):find '^Return %l+%(self%)%.$' then return {} end
 end
 
--- Columns as wide as what they hold, not as the dashes under their names; a short first cell is not broken.
+-- Columns as wide as what they hold, not as the dashes under their names; a short first cell is not broken, a long one not squeezed.
 function Table(table)
   for i, column in ipairs(table.colspecs) do table.colspecs[i] = {column[1]} end
   for _, body in ipairs(table.bodies) do
     for _, row in ipairs(body.body) do
-      local first = row.cells[1]
-      if first and utf8.len(pandoc.utils.stringify(first.contents)) <= 28 then first.attr.classes:insert 'short' end
+      for i, cell in ipairs(row.cells) do
+        local n = utf8.len(pandoc.utils.stringify(cell.contents))
+        if i == 1 and n <= 24 then cell.attr.classes:insert 'short' elseif n > 50 then cell.attr.classes:insert 'long' end
+      end
     end
   end
   return table
@@ -55,16 +57,19 @@ function RawBlock(block)
   end
   for row in block.text:gmatch '<tr.->(.-)</tr>' do
     local i = 0
-    for cell in row:gmatch '<td>(.-)</td>' do i = i + 1; if not number(cell) then words[i] = true end end
+    for cell in row:gmatch '<td>(.-)</td>' do
+      i = i + 1
+      if #cell > 40 then words[i] = 'words long' elseif not number(cell) then words[i] = words[i] or 'words' end
+    end
     width = math.max(width, i)
   end
   block.text = block.text:gsub('(<tr.->)(.-)(</tr>)', function(open, row, close)
     local i, _, names = 0, row:gsub('<th>', '<th>')
     if row:find '<td>' then
-      row = row:gsub('<td>', function() i = i + 1; return words[i] and '<td class="words">' or '<td>' end)
+      row = row:gsub('<td>', function() i = i + 1; return words[i] and '<td class="' .. words[i] .. '">' or '<td>' end)
     elseif not row:find 'colspan' then
       i = width - names
-      row = row:gsub('<th>', function() i = i + 1; return words[i] and '<th class="words">' or '<th>' end)
+      row = row:gsub('<th>', function() i = i + 1; return words[i] and '<th class="' .. words[i] .. '">' or '<th>' end)
     end
     return open .. row .. close
   end)
