@@ -140,7 +140,7 @@ def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->li
     if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
     said = lambda r,c: replace(task.score(r, c.text, c.truncated), prompt_cut=c.cut)
     found = self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
-                                each=heard and (lambda i,c: heard(rows[i], said(rows[i], c))), **how)
+                                label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), each=heard and (lambda i,c: heard(rows[i], said(rows[i], c))), **how)
     return [said(r, c) for r,c in zip(rows, found, strict=True)]
 
 @patch
@@ -190,7 +190,7 @@ def _margins(self:LLM2LLM, r, student):
     task,seed = self.task,self.task.seed
     def make(path):
         self._load(student)
-        found = self.student.likelihoods([task.prompt(x) for x in seed], [task.options(x) for x in seed])
+        found = self.student.likelihoods([task.prompt(x) for x in seed], [task.options(x) for x in seed], f'round {r} margins')
         right = lambda x, p: p.pop(task.options(x).index(task.completion(x))) - max(p)
         write_jsonl(path, [dict(id=x.id, margin=round(right(x, list(p)), 5)) for x,p in zip(seed, found)])
     out = self.folder.stage(f'round_{r:02}/margins.jsonl', dict(student=content_digest(student), rows=digest(*seed)), make, round=r, phase='margins', memory=self.student.memory)
@@ -379,12 +379,21 @@ def fit(self:LLM2LLM,
        )->'LLM2LLM':       # the run itself
     "Run the loop, from where it stopped"
     self.student.lead()   # with many processes the others follow from here, and end with this one
+    done = False
+    try: done = self._run(verbose)
+    except KeyboardInterrupt: pass   # raised anew below: a traceback through the training would hold its memory
+    if not done: raise KeyboardInterrupt(f"in round {min(len(self.rounds), self.n_rounds)}; what is done is kept in {self.folder.path}, and the same cell or command goes on from there")
+    if verbose: print('\n'.join([self._end(), *self.final['notes'][len(self.task.notes):]]), flush=True)
+    return self
+
+@patch
+def _run(self:LLM2LLM, verbose):
+    "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
         self.folder.claim(self.settings(), versions(), record=('task.notes',))
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
         with self._teaching(): self._finish(self._all_rounds(verbose))
-    if verbose: print('\n'.join([self._end(), *self.final['notes'][len(self.task.notes):]]), flush=True)
-    return self
+    return True
 
 @patch
 def _all_rounds(self:LLM2LLM, verbose):
