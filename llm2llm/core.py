@@ -76,6 +76,14 @@ def to_dict(
     if 'choices' in d: d['choices'] = list(d['choices'])
     return d
 
+def _as_table(self):
+    "What a row says, for a notebook: a line a field"
+    from html import escape
+    line = lambda k,v: f'<tr><th style="text-align:left">{k}</th><td style="text-align:left;white-space:pre-wrap">{escape(str(v))}</td></tr>'
+    return '<table>' + ''.join(line(k, v) for k,v in to_dict(self).items()) + '</table>'
+
+Example._repr_html_ = Answer._repr_html_ = _as_table
+
 # %% ../nbs/00_core.ipynb #f10e41c7
 def _from_dict(cls, d):
     names = [f.name for f in fields(cls)]
@@ -138,7 +146,7 @@ def progress(
     "A progress bar in a terminal or notebook, silence in a pipe"
     from tqdm import tqdm
     where = dict(file=sys.stdout, ncols=90, mininterval=.2) if in_cell() else dict(dynamic_ncols=True)  # a notebook shows standard error in red
-    return tqdm(total=total, desc=label, unit=unit, leave=False, disable=not watched(), **where)
+    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not watched(), **where)
 
 def in_cell()->bool: # is what is printed the output of a notebook cell?
     "Whether a notebook shows what is printed"

@@ -152,7 +152,9 @@ class APITeacher(LLMTeacher):
     def check(self, task):
         find_key(self.client._api_key, self.client.key_env, self.client.base_url)
         check_price(self.client.limits, self.client.price)
-    def __repr__(self): return f'APITeacher({self.model} at {self.client.base_url})'
+    def __repr__(self):
+        caps = ', '.join(f'{k}={v:g}' for k,v in self.limits().items() if v is not None) or 'no cap'
+        return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.client.price).partition(': ')[2]})"
 
 # %% ../nbs/06a_llm.ipynb #a7daf329
 @patch

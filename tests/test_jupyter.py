@@ -58,7 +58,7 @@ def test_bars_and_interrupted_cells(kernel, tmp_path):
         bars = [b for b in re.split(r'[\r\n]', said) if '|' in b]
         for name in ('round 0 training', 'round 0 seed answers', 'round 0 teacher', 'round 1 training', 'round 1 test answers'):
             mine = [b for b in bars if b.startswith(name + ':')]
-            assert mine and all(re.search(r'\d+/\d+ \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+)(step|row|request|s)', b) and len(b) <= 90 for b in mine), (name, bars)
+            assert mine and all(re.search(r'\d+/\d+ \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+) ?(step|row|request|s)', b) and len(b) <= 90 for b in mine), (name, bars)
         lines = [re.sub('.*\r', '', l).rstrip() for l in said.split('\n')]   # what is left to see: no bar, a line a round
         assert [re.match(r'round \d|stopped|$', l)[0] for l in lines] == ['round 0', 'round 1', 'stopped', ''], lines
         paid = s.stats()['requests']
