@@ -205,7 +205,7 @@ def score(self:Task, row:Example, completion:str, truncated:bool=False)->Answer:
 # %% ../nbs/02_tasks.ipynb #86a55eb8
 @patch
 def check(self:Task, row:Example)->str:
-    "'' if the row is valid for the task, else the reason"
+    "The reason why the row is not valid for the task; empty if it is"
     if not row.question.strip(): return 'empty question'
     if not row.answer.strip(): return 'empty answer'
     if self.kind=='choice':

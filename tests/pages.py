@@ -118,12 +118,13 @@ def source(file, files):
 def plain(s): return html.unescape(re.sub(r'<[^>]+>', '', s)).strip()
 
 def menu(pages, sections, here, up):
-    "The sidebar as HTML, with the section of the page `here` open"
+    "The sidebar as HTML, with the section of the page `here` open, or the first one"
     def item(rel): return f'<li><a href="{up}{pages[rel][0].as_posix()}"{" aria-current=page" * (rel == here)}>{html.escape(pages[rel][1]["title"])}</a></li>'
+    shown = next((name for name, rels in sections if name and here in rels), next(name for name, _ in sections if name))
     parts = []
     for name, rels in sections:
         items = ''.join(map(item, rels))
-        parts.append(items if not name else f'<li><details{" open" * (here in rels)}><summary>{name}</summary><ul>{items}</ul></details></li>')
+        parts.append(items if not name else f'<li><details{" open" * (name == shown)}><summary>{name}</summary><ul>{items}</ul></details></li>')
     return f'<ul>{"".join(parts)}</ul>'
 
 def turn(pages, order, here, up):

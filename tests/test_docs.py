@@ -94,6 +94,8 @@ def test_a_page_has_its_place(site, root):
     page = (site[1]/'loop.html').read_text(encoding='utf-8')
     [here] = re.findall(r'<details open><summary>(.*?)</summary><ul>(.*?)</ul>', page)
     assert here[0] == 'The loop' and 'href="loop.html" aria-current' in here[1]
+    home = (site[1]/'index.html').read_text(encoding='utf-8')
+    assert re.findall(r'<details open><summary>(.*?)</summary>', home) == ['Tutorials']
     assert '← The dials' in page and 'Baselines →' in page
     assert pages.versions() in page
     assert f"llm2llm {re.search(r'^version = (.*)', (root/'settings.ini').read_text(), re.M)[1]}, torch " in pages.versions()
@@ -102,7 +104,19 @@ def test_a_page_has_its_place(site, root):
 
 def test_plots_take_the_ink_of_the_page(site):
     page = (site[1]/'show.html').read_text(encoding='utf-8')
-    assert 'currentColor' in page and '<svg role="img" aria-label=' in page
+    assert 'currentColor' in page and re.search(r'<svg class="plot" style="min-width: \d+px" role="img" aria-label=', page)
+
+
+def test_what_the_filter_makes_of_code_and_tables(root):
+    "Signatures without modules, output in columns told from prose, and columns of words that begin at the left."
+    def made(md): return pages.pandoc(md, '-t', 'html5', '--wrap=none', '--lua-filter', root/'nbs/site.lua')
+    code = made('```python\ndef f(\n    x:llm2llm.core.Example, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*')
+    assert '__main__' not in code and 'llm2llm' not in code and 'NoneType' not in code and 'Return' not in code
+    assert '<pre class="aligned">' in made('    a   1\n    b   2') and '<pre>' in made('    a sentence\n    and another')
+    assert 'width' not in made(f"| a | b |\n|-|---------|\n| x | {'long ' * 30} |")
+    frame = '<table border="1" class="dataframe"><thead><tr style="text-align: right;"><th></th><th>n</th><th>said</th></tr></thead>' \
+            '<tbody><tr><th>0</th><td>+1.5 (-2.0 to +3.0)</td><td>kept</td></tr><tr><th>1</th><td>NaN</td><td></td></tr></tbody></table>'
+    assert re.findall(r'<(\w+) class="(words.*?)"', made(f'```{{=html}}\n{frame}\n```')) == [('th', 'words'), ('td', 'words short'), ('td', 'words short')]
 
 
 def test_changelog_is_a_page(site):
