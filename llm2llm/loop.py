@@ -383,7 +383,7 @@ def _run(self:LLM2LLM, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
         self.folder.claim(self.settings(), versions(), record=('task.notes',))
-        self.folder.log(commit=commit(), machine=machine())
+        self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True

@@ -162,6 +162,7 @@ def claim(
 @patch
 def log(
     self:RunFolder,
+    once:bool=False,  # nothing if the log has that line already
     **fields,         # JSON-able values
 ):
     "Add one line to the folder's log"
@@ -169,8 +170,9 @@ def log(
     try:
         with open(self/'log.jsonl', 'ab+') as f:
             f.seek(0)
-            f.truncate(f.read().rfind(b'\n') + 1)  # a line torn by a full disk goes
-            f.write(line)
+            said = f.read()
+            f.truncate(said.rfind(b'\n') + 1)  # a line torn by a full disk goes
+            if not once or line not in said.splitlines(True): f.write(line)
     except OSError as e: raise RunError(f"cannot write {self/'log.jsonl'}: {e.strerror}; mend that and run the same command again") from e
 
 # %% ../nbs/01_store.ipynb #0a12bf75
