@@ -103,6 +103,7 @@ def find_key(
 ):                # a function that gives the key
     "Where the key comes from"
     if callable(api_key): return api_key
+    if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', key_env): raise SettingError("key_env (--key-env) must be the name of an environment variable, such as OPENAI_API_KEY; what was given is none, and may be a key, so it is not shown")
     key = api_key or os.environ.get(key_env)
     if not key and not re.match(r'https?://(localhost|127\.|\[::1\]|0\.0\.0\.0|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.)', base_url):
         raise SettingError(f"no key for {base_url}: set {key_env} in the environment, name another variable with key_env (--key-env), or pass a function as api_key")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest', 'unknown',
            'Example', 'Answer', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_whole', 'check_one_of',
-           'progress', 'watched']
+           'progress', 'in_cell', 'watched']
 
 # %% ../nbs/00_core.ipynb #6bb3656b
 import sys,json,random,hashlib,difflib
@@ -76,6 +76,14 @@ def to_dict(
     if 'choices' in d: d['choices'] = list(d['choices'])
     return d
 
+def _as_table(self):
+    "What a row says, for a notebook: a line a field"
+    from html import escape
+    line = lambda k,v: f'<tr><th style="text-align:left">{k}</th><td style="text-align:left;white-space:pre-wrap">{escape(str(v))}</td></tr>'
+    return '<table>' + ''.join(line(k, v) for k,v in to_dict(self).items()) + '</table>'
+
+Example._repr_html_ = Answer._repr_html_ = _as_table
+
 # %% ../nbs/00_core.ipynb #f10e41c7
 def _from_dict(cls, d):
     names = [f.name for f in fields(cls)]
@@ -137,8 +145,13 @@ def progress(
 ):                   # a tqdm bar (context manager with `update(n)`); silent where nobody watches
     "A progress bar in a terminal or notebook, silence in a pipe"
     from tqdm import tqdm
-    return tqdm(total=total, desc=label, unit=unit, leave=False, dynamic_ncols=True, disable=not watched())
+    where = dict(file=sys.stdout, ncols=90, mininterval=.2) if in_cell() else dict(dynamic_ncols=True)  # a notebook shows standard error in red
+    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not watched(), **where)
+
+def in_cell()->bool: # is what is printed the output of a notebook cell?
+    "Whether a notebook shows what is printed"
+    return type(sys.stderr).__module__ == 'ipykernel.iostream'
 
 def watched()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
-    return sys.stderr.isatty() or type(sys.stderr).__module__ == 'ipykernel.iostream'
+    return sys.stderr.isatty() or in_cell()

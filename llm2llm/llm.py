@@ -152,7 +152,9 @@ class APITeacher(LLMTeacher):
     def check(self, task):
         find_key(self.client._api_key, self.client.key_env, self.client.base_url)
         check_price(self.client.limits, self.client.price)
-    def __repr__(self): return f'APITeacher({self.model} at {self.client.base_url})'
+    def __repr__(self):
+        caps = ', '.join(f'{k}={v:g}' for k,v in self.limits().items() if v is not None) or 'no cap'
+        return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.client.price).partition(': ')[2]})"
 
 # %% ../nbs/06a_llm.ipynb #a7daf329
 @patch
@@ -256,7 +258,7 @@ def _gather(self:APITeacher, jobs, label):
 def write(self:APITeacher, task:Task, requests, have):
     "Candidates as their replies arrive"
     jobs = {q: self.early(task, q, have) for q in requests}
-    for q,got in self._gather(jobs, f'round {requests[0].round}: teacher' if requests else 'teacher'):
+    for q,got in self._gather(jobs, f'round {requests[0].round-1} teacher' if requests else 'teacher'):
         yield q, [Candidate(reason=f'not asked: {got}') if isinstance(got, LimitReached) else self.read(task, q, *got)]
 
 @patch
@@ -331,7 +333,7 @@ def write(self:LocalTeacher, task, requests, have):
     "Candidates of all requests, from the record or from the model"
     found = {q: self._fits(task, q, have) for q in requests}
     todo = {f[1]: (f[0], q.row.id, _draw(q)) for q,f in found.items() if f and not self.replies.get(f[1])}
-    if todo: self._answer(todo, self._sampling(task), f'round {requests[0].round}: teacher')
+    if todo: self._answer(todo, self._sampling(task), f'round {requests[0].round-1} teacher')
     for q,f in found.items(): yield q, [self.read(task, q, self.replies.get(f[1]) if f else Reply(problem='context'), f and f[1])]
 
 @patch

@@ -68,6 +68,9 @@ class RunRecord:
     def picked(self): # number of the round whose student is the result; None before the first round's end
         return self.final.get('picked_round', self.rounds[-1]['round'] if self.rounds else None)
     @property
+    def made(self): # the commit of this package and the kind of machine that went on last, where the log says so
+        return next(({k: e[k] for k in ('commit', 'machine') if e.get(k)} for e in reversed(self.log) if 'machine' in e), {})
+    @property
     def money(self): # what was spent on the teacher, a `Spent`; None if nothing was
         if not (self.path/'replies.sqlite').exists(): return None
         record = Replies(self.path/'replies.sqlite', read_only=True)
@@ -411,7 +414,7 @@ def blocks(
     if len(cands): out += [('head','New rows: kept and rejected'), ('table', cands)]
     if len(spent := phases(record)): out += [('head','Time and memory by phase'), ('table', spent)]
     out += [('head','Settings'), ('pairs', dict(_flat(s)))]
-    return out + ([('head','Versions'), ('pairs', record.versions)] if record.versions else [])
+    return out + ([('head','What made it'), ('pairs', record.versions | record.made)] if record.versions else [])
 
 # %% ../nbs/09_report.ipynb #85e34b7b
 def markdown(

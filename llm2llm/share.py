@@ -161,11 +161,13 @@ def command(
 def _again(record):
     "How to make the run again, and what made it"
     s,later = record.settings,[e['versions'] for e in record.log if 'versions' in e]
+    by = dict.fromkeys((e.get('machine'), e.get('commit')) for e in record.log if 'machine' in e)   # each once
     named = lambda v: ', '.join(f'{k} {x}' for k,x in v.items())
     extra = sorted((s.get('teacher') or {}).get('body') or {})
     return '\n\n'.join([f"```sh\n{command(record)}\n```",
         f"The `run.json` of the new run says `\"rows\": \"{record.task['rows']}\"` if it read the same seed, dev, test and pool rows. A run on other hardware or other versions can differ.",
         *[f"Each request also had the fields {', '.join(map(mark, extra))}, whose values are not given here."]*bool(extra),
+        *[f"Made on {mark(where)}" + f", by commit {mark(which)} of llm2llm"*bool(which) + '.' for where,which in by],
         f"Versions: {named(record.versions)}." + ''.join(f" Part of it ran with {named(v)}." for v in later)])
 
 def _settings(record):

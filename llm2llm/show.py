@@ -67,7 +67,7 @@ def html_table(df:pd.DataFrame, # cells of text
               )->str:           # a scrollable table; numbers to the right, prose to the left
     "An HTML table"
     prose = _prose(df)
-    left = lambda c: ' class="prose" style="text-align:left" dir="auto"' if c in prose else ''
+    left = lambda c: ' class="prose" style="text-align:left;white-space:pre-line" dir="auto"' if c in prose else ''
     row = lambda tag,xs: '<tr>' + ''.join(f'<{tag}{left(c)}>{escape(clean(x))}</{tag}>' for c,x in zip(df.columns,xs)) + '</tr>'
     body = '\n'.join(row('td',r) for r in df.values)
     return f'<div class="wide"><table><thead>{row("th",df.columns)}</thead>\n<tbody>{body}</tbody></table></div>'

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'KINDS', 'TASKS', 'plain_number', 'parse_number', 'check_arithmetic', 'fold', 'parse_label', 'question_key',
-           'parse_choice', 'Task']
+           'parse_choice', 'Rows', 'Task']
 
 # %% ../nbs/02_tasks.ipynb #7a21e4e7
 import re,ast,operator
+from collections import Counter
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fastcore.basics import patch
-from .core import Answer, DataError, Example, SettingError, check_one_of, unknown
+from .core import Answer, DataError, Example, SettingError, check_one_of, to_dict, unknown
 
 # %% ../nbs/02_tasks.ipynb #c53f7557
 _number = re.compile(r'''\s*+(?:\*\*|=)?\s*+                     # markdown bold or an equals sign
@@ -108,6 +109,27 @@ def parse_choice(
     text = parse_label(re.sub(r'^\s*\(?([A-Z])[).:]\s+', '', completion), choices)
     return None if text is None else letters[list(choices).index(text)]
 
+# %% ../nbs/02_tasks.ipynb #b51064eb
+class Rows(tuple):
+    "Rows in order, which show themselves as a table"
+    most = 5  # rows that are shown
+    def frame(self): # a `pandas.DataFrame` with the fields that any row fills
+        "The rows as a table"
+        import pandas as pd
+        return pd.DataFrame([to_dict(r) for r in self], dtype=object).fillna('')
+
+    def __getitem__(self, i): return Rows(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
+    def _more(self): return f'and {len(self)-self.most:,} more' if len(self) > self.most else ''
+    def __repr__(self):
+        "The start of each of the first rows"
+        from llm2llm.show import text_table
+        start = self[:self.most].frame().map(lambda x: s if len(s := str(x)) <= 48 else f'{s[:47]}…')
+        return '\n'.join(filter(None, [text_table(start) if self else 'no rows', self._more()]))
+    def _repr_html_(self):
+        "The first rows, whole"
+        from llm2llm.show import html_table
+        return (html_table(self[:self.most].frame()) if self else '<p>no rows</p>') + (f'<p>{self._more()}</p>' if self._more() else '')
+
 # %% ../nbs/02_tasks.ipynb #9c03fb94
 KINDS = ('number', 'label', 'choice', 'text')
 
@@ -127,6 +149,7 @@ class Task:
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
 
     def __post_init__(self):
+        for s in ('seed', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))
         check_one_of('kind', self.kind, KINDS)
         known = ('question', 'choices') if self.kind=='choice' else ('question',)
         for k in known:
@@ -204,7 +227,9 @@ def __repr__(self:Task)->str:
 def _repr_markdown_(self:Task)->str:
     row = self.seed[0] if self.seed else None
     shown = f"\n\n```\n{self.prompt(row)[-600:]}⟨{self.completion(row)}⟩\n```" if row else ''
-    return f"**{self!r}**{shown}" + ''.join(f"\n- {n}" for n in self.notes)
+    n = Counter(map(self.gold, self.seed))
+    by_label = ["Seed rows by label: " + ', '.join(f'{l} {n[l]}' for l in self.labels[:40]) + ' …'*(len(self.labels) > 40)] if self.labels and row else []
+    return f"**{self!r}**{shown}" + ''.join(f"\n- {x}" for x in [*by_label, *self.notes])
 
 # %% ../nbs/02_tasks.ipynb #a335fb2e
 TASKS = {t.name:t for t in (
