@@ -229,6 +229,7 @@ def _draw_moves(ax, record):
     ax.set_xlabel('round')
     ax.legend(frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
 
+# %% ../nbs/09_report.ipynb #cd1907ad
 def _draw_yield(ax, record):
     "Requests kept and rejected, by the round that asked"
     rounds = [m for m in record.rounds if m.get('requested')]

@@ -187,7 +187,7 @@ def versions()->dict[str,str]: # library to version
 def commit()->str: # with + if files differ from it; '' if the package is not in a checkout
     "The commit of this package"
     here = Path(str(files('llm2llm'))).parent
-    if not (here/'.git').exists(): return ''
+    if not (here/'.git').exists() or not shutil.which('git'): return ''
     git = lambda *a: subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True).stdout.strip()
     return git('rev-parse', '--short', 'HEAD') + '+'*bool(git('status', '--porcelain', '--untracked-files=no', '--', 'llm2llm'))
 
