@@ -53,6 +53,13 @@ def command_parser(
     return parser
 
 # %% ../nbs/12_cli.ipynb #6b22e216
+_KEYS = ('api_key', 'key', 'openai_api_key', 'token', 'api_token', 'hf_token')
+
+def _unknown(name, known, what='setting'):
+    "What to say of a setting that there is not"
+    if name.lstrip('-').replace('-', '_').lower() not in _KEYS: return unknown(what, name, known)
+    return f"{name}: a key never stands in a file or a command; put it into the environment, in OPENAI_API_KEY or the variable that key_env (--key-env) names"
+
 class Parser(argparse.ArgumentParser):
     "An argument parser whose errors say what was probably meant"
     def __init__(self, *args, **kwargs): super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -64,7 +71,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, args):
         "The arguments given, as a dict"
         known,rest = self.parse_known_args(args)
-        if rest: raise SettingError(unknown('flag' if rest[0].startswith('-') else 'argument', rest[0].split('=')[0], self.flags()))
+        if rest: raise SettingError(_unknown(rest[0].split('=')[0], self.flags(), 'flag' if rest[0].startswith('-') else 'argument'))
         return vars(known)
 
 # %% ../nbs/12_cli.ipynb #4df0eee7
@@ -119,7 +126,7 @@ def read_config(
     "The settings of a file"
     found = read_yaml(path, '--config', 'settings are wanted, `name: value`')
     found = {str(k).replace('-', '_'): v for k,v in found.items()}
-    if wrong := [k for k in found if k not in known]: raise SettingError(f"{path}: {unknown('setting', wrong[0], known)}")
+    if wrong := [k for k in found if k not in known]: raise SettingError(f"{path}: {_unknown(wrong[0], known)}")
     try: return {k: config_value(k, v, _type(known[k][0])) for k,v in found.items() if v is not None}
     except SettingError as e: raise SettingError(f'{path}: {e}') from e
 
@@ -323,15 +330,23 @@ def make_run(
     use_threads(1 if words.get('threads') is None and words.get('student', 'mini')=='mini' else words.get('threads'))
     task = call(find_task, words)
     if words.get('shots') is not None and 'augment' not in words: words = words | dict(augment='none')
+    if not {'augment', 'teacher'} & words.keys() and words['task'] not in MINI_TASKS and not task.pool:
+        raise SettingError("who writes the new rows? Give --teacher MODEL (behind an API, or with --base-url your own server), --augment eda (words of the questions are changed), replay, local or pool; or --augment none for plain fine-tuning")
     dials = {k:v for k,v in words.items() if k in inspect.signature(Dials).parameters}
     return LLM2LLM(task, call(find_student, words), call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
+
+def _around(job):
+    "What does not change the results of a run: caps, where the teacher is, the folder"
+    client = getattr(job.teacher, 'client', None)
+    where = dict(base_url=client.base_url, key_env=client.key_env, concurrency=client.concurrency, rpm=client.rpm, tpm=client.tpm, timeout=client.timeout, retries=client.retries) if client else {}
+    return dict(limits=getattr(job.teacher, 'limits', dict)()) | where | dict(out=str(job.folder.path))
 
 def run(**words):
     "Turn seed rows into a better student"
     job = make_run(words)
-    if words.get('dry_run'): return print(json.dumps(job.settings() | dict(out=str(job.folder.path)), indent=1, ensure_ascii=False))
+    if words.get('dry_run'): return print(json.dumps(job.settings() | _around(job), indent=1, ensure_ascii=False))
     job.student.lead()   # with many processes the others stay here
-    print('\n'.join([repr(job.task), *(f'- {n}' for n in job.task.notes), repr(job.student)] + ([repr(job.teacher)] if hasattr(job.teacher, 'open') else [])), flush=True)
+    print('\n'.join([str(job.task), repr(job.student)] + ([repr(job.teacher)] if hasattr(job.teacher, 'open') else [])), flush=True)
     job.fit()
     show_report(job.folder.path, remarks=False)
 
@@ -385,6 +400,7 @@ def estimate(**words):
     if 'task' in words and ('teacher' in words or not plans): found['teacher'] = _cost(words)
     if not plans and not found: raise SettingError("--task and --teacher say what to price, --student and --gpu (or --fit) what to plan")
     if words.get('json'): return print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1))
+    if words.get('task')=='own': print(f'{call(find_task, words)}\n')
     print('\n\n'.join(map(repr, found.values())))
     if 'fit' in words:
         usual = dict(quantize=None, lora=16, batch_size=8, micro_batch=8, max_length=1024)
@@ -657,11 +673,29 @@ def demo(
 def _cell_words(words):
     "A cell's settings, each checked as in a file of settings"
     known,words = _known('run'),{str(k).replace('-', '_'): v for k,v in words.items()}
-    if wrong := [k for k in words if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
+    if wrong := [k for k in words if k not in known]: raise SettingError(_unknown(wrong[0], known))
     found = {k: config_value(k, v, _type(known[k][0])) for k,v in words.items() if v is not None}
     Dials(**{k:v for k,v in found.items() if k in inspect.signature(Dials).parameters})   # they must go together
     if found.get('augment', 'none') not in AUGMENT: raise SettingError(unknown('augment', found['augment'], AUGMENT))
     return found
+
+def _lacks(words):
+    "What a cell needs and does not find"
+    for k in ('data', 'dev', 'test', 'pool', 'prompt', 'replies'):
+        if (v := words.get(k)) and v != 'none' and not Path(v).exists(): yield f'{k}: {v} is not there'
+    if re.match(r'[./~]', s := words.get('student') or '') and not Path(s).expanduser().exists(): yield f'student: {s} is not there'
+    if words.get('teacher') and words.get('augment', 'api')=='api' and not (words.get('prompt') and not Path(words['prompt']).exists()):
+        from llm2llm.client import find_key
+        try: client = call(find_teacher, words).client; find_key(None, client.key_env, client.base_url)
+        except SettingError as e: yield str(e)
+
+def _ready(plan):
+    "Say what the cells of a plan lack"
+    from llm2llm.cells import cells
+    lacks = {}
+    for c in cells(plan, _cell_words):
+        for what in _lacks(c.words): lacks.setdefault(what, []).append(c.name)
+    if lacks: raise RunError('\n'.join(['not ready:', *(f"- {what} ({names[0]}{f' and {len(names)-1} more cells' if len(names) > 1 else ''})" for what,names in lacks.items())]))
 
 def grid(
     config:str=None,     # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many), methods (name to settings)
@@ -676,8 +710,9 @@ def grid(
     from llm2llm.show import text_table
     if config is None: raise SettingError("--config FILE is needed: the plan, with common, vary, seeds and methods")
     out = out or f'runs/{Path(config).stem}'
-    found = many(read_yaml(config, '--config', 'a plan is wanted, with common, vary, seeds and methods'), out, make_run, _cell_words, workers, ray, dry_run, max_usd)
-    if found is None: return
+    plan = read_yaml(config, '--config', 'a plan is wanted, with common, vary, seeds and methods')
+    found = many(plan, out, make_run, _cell_words, workers, ray, dry_run, max_usd)
+    if found is None: return _ready(plan)
     print(f"\n{text_table(summary(found))}\n\n{Path(out)/'cells.csv'}")
     if n := int((found['state']!='done').sum()): raise RunError(f"{n} of {len(found)} cells failed or wait for one that did; each has its error in error.json, and the same command tries them again")
 

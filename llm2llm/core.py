@@ -25,7 +25,7 @@ def nearest(
     known,     # iterable of right names
 )->str|None:   # the most similar right name, or None if nothing is similar
     "The right name that `word` most resembles"
-    found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=.6)
     return found[0] if found else None
 
 # %% ../nbs/00_core.ipynb #90cba7cd

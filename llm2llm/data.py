@@ -9,6 +9,7 @@ __all__ = ['MAX_CHARACTERS', 'read_rows', 'draw', 'load_task', 'found_kind']
 import csv,json,re
 from collections import Counter
 from dataclasses import replace
+from difflib import SequenceMatcher
 from itertools import chain
 from pathlib import Path
 from fastcore.basics import patch
@@ -79,8 +80,8 @@ def _name(cells, column, setting, place):
     "Refuse a column that is not there, naming those that are"
     if column in cells: return
     close = nearest(column, cells)
-    raise DataError(f"{place}: no column {column!r}; found: {', '.join(map(str, cells))}; " + (f"did you mean {close!r}? " if close else '')
-                    + f"Say which column it is with {setting}=NAME (--{setting} NAME)")
+    raise DataError(f"{place}: no column {column!r}; found: {', '.join(map(str, cells))}; " + (f"did you mean {close!r}? Say" if close else 'say')
+                    + f" which column it is with {setting}=NAME (--{setting} NAME)")
 
 def _cell(cells, column, setting, place):
     "The text of one cell"
@@ -130,24 +131,45 @@ def _example(cells, place, made_id, question, answer, choices):
     return row
 
 # %% ../nbs/03_data.ipynb #30ca87e3
-def _read(path, question='question', answer='answer', choices=None):
-    "The rows of a file by place; the place is 'file:line'"
-    path,rows,lines = Path(path),{},{}
+def _listed(wrong, most=10):
+    "Several errors in one, a line each"
+    return '\n'.join(wrong[:most]) + (f'\nand {len(wrong)-most:,} more rows' if len(wrong) > most else '')
+
+def _table(source, name):
+    "Number and cells of each row of a table in memory"
+    rows = source.to_dict('records') if hasattr(source, 'iterrows') else source
+    if not (hasattr(rows, '__iter__') and hasattr(rows, '__len__')) or isinstance(rows, (dict, bytes)): raise SettingError(f"{name} must be a file, a DataFrame, a Dataset or a list of dicts, not {type(source).__name__}")
+    for n,row in enumerate(rows, 1):
+        if not isinstance(row, dict): raise DataError(f"{name}:{n}: {_short(row)} is not a dict such as {{'question': '…', 'answer': '…'}}")
+        yield n, {k: None if v != v else v for k,v in row.items()}   # pandas' empty cell is not equal to itself
+
+def _lines_of(path):
+    "Number and cells of each row of a file"
     if path.is_dir(): raise DataError(f"{path}: this is a folder, and a file of rows is wanted ({', '.join(_readers)}); name the file in it")
     if not path.is_file():
         close = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise DataError(f"{path}: no such file" + (f"; did you mean {close!r}?" if close else ''))
     if path.suffix.lower() not in _readers: raise DataError(f"{path}: {unknown('file type', path.suffix, _readers)}")
-    for n,cells in _readers[path.suffix.lower()](path):
-        row = _example(cells, f'{path}:{n}', f'{path.name}:{n}', question, answer, choices)
+    return _readers[path.suffix.lower()](path)
+
+def _read(source, question='question', answer='answer', choices=None, name='rows'):
+    "The rows of a file or table by place; the place is 'file:line', or the table's name and the row's number"
+    a_file = isinstance(source, (str, Path))
+    path = Path(source) if a_file else name
+    rows,lines,wrong,short = {},{},[],path.name if a_file else name
+    for n,cells in _lines_of(path) if a_file else _table(source, name):
+        if not rows and not wrong: _name(cells, question, 'question', f'{path}:{n}'), _name(cells, answer, 'answer', f'{path}:{n}')
+        try: row = _example(cells, f'{path}:{n}', f'{short}:{n}', question, answer, choices)
+        except DataError as e: wrong.append(str(e)); continue
         if row.id in lines: raise DataError(f"{path}:{n}: id {row.id!r} is already the id of line {lines[row.id]}; give each row its own, or leave out the column")
         rows[f'{path}:{n}'],lines[row.id] = row,n
-    if not rows: raise DataError(f"{path}: no rows; the file is empty" + (' but for a header' if path.stat().st_size else ''))
+    if wrong: raise DataError(_listed(wrong))
+    if not rows: raise DataError(f"{path}: no rows" + (f"; the file is empty{' but for a header' if path.stat().st_size else ''}" if a_file else ''))
     return rows
 
 # %% ../nbs/03_data.ipynb #f3eff38e
 def read_rows(
-    path,                    # a .jsonl, .csv, .tsv or .parquet file
+    path,                    # a .jsonl, .csv, .tsv or .parquet file; or a DataFrame, a `Dataset` or a list of dicts
     question:str='question', # column of the input text
     answer:str='answer',     # column of the right answer: text
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
@@ -257,14 +279,14 @@ def _from_hub(name):
 
 # %% ../nbs/03_data.ipynb #dd9f8822
 def _refusal(task, place, row, reason, where):
-    "The error for a row that the task cannot score"
+    "What is wrong with a row that the task cannot score"
     hint = 'correct the row or take it out'
     if task.kind=='label':
         close = nearest(row.answer, task.labels)
         shown = ', '.join(task.labels[:8]) + (', …' if len(task.labels) > 8 else '')
         reason,hint = f"this is not one of the {len(task.labels)} labels of {where} ({shown})", f"did you mean {close!r}?" if close else hint
     if task.kind=='number': hint = "end the worked answer with a line such as '#### 18'"
-    return DataError(f"{place}: {_short(row.answer)}: {reason}; {hint}")
+    return f"{place}: {_short(row.answer)}: {reason}; {hint}"
 
 # %% ../nbs/03_data.ipynb #9170e2c9
 def _check(task, name, rows, where, refuse=True):
@@ -272,7 +294,7 @@ def _check(task, name, rows, where, refuse=True):
     bad = {place:reason for place,row in rows.items() if (reason := task.check(row))}
     unusable = dict.fromkeys(p for p in bad if task.kind!='number' or task.gold(rows[p]) is None)
     first,notes = next(iter(unusable), None),[]
-    if unusable and (refuse or task.kind=='label' or len(unusable)==len(rows)): raise _refusal(task, first, rows[first], bad[first], where)
+    if unusable and (refuse or task.kind=='label' or len(unusable)==len(rows)): raise DataError(_listed([_refusal(task, first, rows[first], bad[first], where), *(f"{p}: {_short(rows[p].answer)} too" for p in list(unusable)[1:])]))
     if unusable: notes += _dropped(len(unusable), name, f'that cannot be scored, the first: {first}: {bad[first]}')
     if doubtful := [p for p in bad if p not in unusable]:
         notes.append(f"kept {len(doubtful)} {name} {'row' if len(doubtful)==1 else 'rows'} with a step that seems not to hold, the first: {doubtful[0]}: {bad[doubtful[0]]}")
@@ -345,8 +367,8 @@ def _labels(rows, labels, place):
     if empty := [i for i,l in enumerate(given, 1) if not l.strip()]:
         raise SettingError(f"labels (--labels): name {empty[0]} of {len(given)} is empty; take out the comma too many or fill in the name")
     spellings = {}
-    for label in given: spellings.setdefault(fold(label), {}).setdefault(label.strip())
-    names = tuple(next(iter(s)) for s in spellings.values())
+    for label in given: spellings.setdefault(fold(label), Counter())[label.strip()] += 1
+    names = tuple(s.most_common(1)[0][0] for s in spellings.values())
     if len(names) < 2:
         if labels is not None: raise SettingError(f"labels (--labels) must be at least two different names, not {_short(labels)}")
         raise DataError(f"{place}: every seed row has the answer {_short(names[0])}: a label set of one leaves nothing to learn; add rows of another label")
@@ -398,26 +420,27 @@ def _own_task(rows, place, name, kind, labels, template, description):
 # %% ../nbs/03_data.ipynb #a854923b
 @patch(cls_method=True)
 def from_files(cls:Task,
-    seed,                    # file of seed rows: .jsonl, .csv, .tsv or .parquet
-    dev=None,                # file of dev rows; None: hold back seed rows where they can spare it; False: no dev split
-    test=None,               # file of test rows
-    pool=None,               # file of further labelled rows, for the pool teacher
+    seed,                    # seed rows: a .jsonl, .csv, .tsv or .parquet file, or a DataFrame, a `Dataset` or a list of dicts
+    dev=None,                # dev rows, given alike; None: hold back seed rows where they can spare it; False: no dev split
+    test=None,               # test rows
+    pool=None,               # further labelled rows, for the pool teacher
     question:str='question', # column of the input text
     answer:str='answer',     # column of the right answer
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
     labels:list[str]|None=None,      # the label set; None: found
     kind:str|None=None,      # 'number', 'label', 'choice' or 'text'; None: found
-    name:str|None=None,      # None: the name of the seed file
+    name:str|None=None,      # None: the name of the seed file, or 'own'
     template:str|None=None,  # the prompt, with {question} and, for choices, {choices}; None: one for the kind
     description:str='',      # one line: what is asked
     overlap:str='drop',      # seed, dev or pool rows whose question is held out too: 'drop' or 'refuse'
 )->Task:                     # its notes say what was found and done
-    "Your own task, from local files"
+    "Your own task, from files or tables"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
     if kind=='choice' and not choices: raise SettingError("kind='choice' needs the choices of each row: choices=COLUMN (--choices COLUMN)")
     paths = {s:p for s,p in dict(seed=seed, dev=dev, test=test, pool=pool).items() if p is not None and p is not False}
-    splits = {s:_read(p, question, answer, choices) for s,p in paths.items()}
-    task,notes = _own_task(list(splits['seed'].values()), seed, name or Path(seed).stem, kind, labels, template, description)
+    splits = {s:_read(p, question, answer, choices, s) for s,p in paths.items()}
+    place,own = (seed, Path(seed).stem) if isinstance(seed, (str, Path)) else ('seed', 'own')
+    task,notes = _own_task(list(splits['seed'].values()), place, name or own, kind, labels, template, description)
     return _assemble(task, splits, notes, overlap=='refuse', dev is None, 'the label set that you gave' if labels is not None else 'the seed rows')
 
 # %% ../nbs/03_data.ipynb #923a38b2
@@ -432,6 +455,15 @@ def _contrary(name, rows, task):
     return [f"kept {len(pairs)} {name} question{'s' if len(pairs) > 1 else ''} with two answers in spellings that differ in case or punctuation only, "
             f"the first: {b[0]}: {b[1]} has {b[2]}, but {a[1]} at {a[0]} has {a[2]}; take one out if they ask the same"]
 
+def _few(task, rows):
+    "Notes on labels with a row or two, and on those that look like a misspelling"
+    n = Counter(map(task.gold, rows)) if task.kind=='label' else {}
+    few = sorted(l for l,k in n.items() if k < 3 <= max(n.values()))
+    like = {l: m for l in few if (m := nearest(l, [m for m in n if n[m] >= 3*n[l]])) and SequenceMatcher(None, fold(l), fold(m)).ratio() > .8}
+    where = {task.gold(r): r.id for r in rows}
+    return [f"the label {l!r} of row {where[l]} looks like {m!r}: correct it, if it is misspelt" for l,m in like.items()] + (
+        [f"few seed rows: {', '.join(f'{l} {n[l]}' for l in few[:10])}{', …'*(len(few) > 10)}; little can be learnt about a label from a row or two"] if few else [])
+
 def _assemble(task, splits, notes, refuse, hold_back, where):
     "The task with its rows, checked"
     for name,rows in splits.items():
@@ -442,6 +474,7 @@ def _assemble(task, splits, notes, refuse, hold_back, where):
     rows = {name:list(r.values()) for name,r in _own_ids(splits).items()}
     notes += more
     if 'dev' not in rows and hold_back: rows['seed'],rows['dev'],note = _hold_back(task, rows['seed']); notes.append(note)
+    notes += _few(task, rows['seed'])
     if 'test' not in rows: notes.append('no test file: nothing will say how good the student is on rows that no choice has seen')
     if task.kind=='label' and (none := [l for l in task.labels if l not in set(map(task.gold, rows['seed']))]):
         notes.append(f"no seed row has the label {', '.join(none)}: the student cannot learn it")

@@ -114,6 +114,7 @@ def cost(
     like=None,       # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"
+    if teacher is not None and not hasattr(teacher, 'write'): raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), not {teacher!r:.80}")
     if not hasattr(teacher, 'request'): raise SettingError(f"the teacher {teacher and teacher.name!r} costs nothing; an estimate is for a language model (--teacher MODEL)")
     if rates and (bad := [x for x in rates if not 0 <= x <= 1]): raise SettingError(f"error rates must be between 0 and 1, not {bad[0]}")
     found,tokens = _measured(like) if like else (None, None)
@@ -130,7 +131,7 @@ def cost(
 # %% ../nbs/09b_estimate.ipynb #e0caec87
 def _notes(teacher, usd, rates, found, tokens, k, dials):
     limits = {k:v for k,v in teacher.limits().items() if v is not None}
-    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.'
+    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.client.price.meant) else '')
     if not rates and not found: yield 'Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every round. Give error_rate, or an earlier run (like).'
     if dials.match: yield 'The budget of the matched run is not taken into account.'
     if dials.select.startswith('crossfit') and not found: yield 'crossfit finds more wrong rows than the student gets wrong among those it was trained on.'

@@ -129,7 +129,7 @@ def _there(out, inputs):
     if not (out/'export.json').is_file(): raise RunError(f"{out} is there and holds no export; choose a new folder, so that nothing of yours is overwritten")
     have = _json(out/'export.json')
     for k,v in inputs.items():
-        if (old := have['inputs'].get(k)) != v: raise RunError(f"{out} holds an export with {k} = {old!r}, and this one has {k} = {v!r}; choose another folder")
+        if k != 'scored' and (old := have['inputs'].get(k)) != v: raise RunError(f"{out} holds an export with {k} = {old!r}, and this one has {k} = {v!r}; choose another folder")
     if have['content'] != {p: content_digest(out/p) for p in have['content']}: raise RunError(f"{out} was changed after the export; choose another folder")
     return have
 
@@ -147,17 +147,22 @@ def _notes(record, inputs, scores):
 def _make(out, record, source, student, task, inputs, device):
     "Fill a new folder; what its export.json says"
     out.mkdir()
-    r,parts,scores = inputs['round'],inputs['parts'],{}
+    r,parts = inputs['round'],inputs['parts']
     completions = [task.completion(x) for x in _trained_on(record, r)]
     how = _generation(student, OFFICIAL['max_new_tokens'] if record.settings['protocol']=='official' else student.token_limit(completions))
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     if 'model' in parts: _write_model(merge(student, source) if 'adapter' in parts else student._read(), out/'model')
     for p in parts: student.tok.save_pretrained(out/p); how.save_pretrained(out/p)
     student.free()
-    if inputs['scored']:
-        try: scores = _again(record, r, Student(out/'model', lora=None, chat=student.chat, dtype=inputs['dtype'], device=device, max_length=student.max_length), task)
+    said = dict(inputs=inputs, content={p: content_digest(out/p) for p in parts}, scores={})
+    return _scored(out, record, student, task, said, inputs['scored'], device)
+
+def _scored(out, record, student, task, said, splits, device):
+    "What an export.json says once the model has been asked the rows of the splits; and write it"
+    said = said | dict(inputs=said['inputs'] | dict(scored=splits))
+    if splits:
+        try: said['scores'] = _again(record, said['inputs']['round'], Student(out/'model', lora=None, chat=student.chat, dtype=said['inputs']['dtype'], device=device, max_length=student.max_length), task)
         except StudentError as e: raise StudentError(f"the exported model cannot be scored: {e}; give device='cpu' (--device cpu), or score=False (--no-score)") from e
-    said = dict(inputs=inputs, content={p: content_digest(out/p) for p in parts}, scores=scores)
     write_json(out/'export.json', said)
     return said
 
@@ -186,4 +191,5 @@ def export(
                   scored=[s for s in ('seed', 'dev', 'test') if getattr(task, s)] if score and merge else [])
     if not (said := _there(out, inputs)):
         with whole(out) as p: said = _make(p, record, source, student, task, inputs, device)
-    return Export(out, r, tuple(parts), dtype, said['scores'], tuple(_notes(record, inputs, said['scores'])))
+    elif {*inputs['scored']} - {*said['inputs']['scored']}: said = _scored(out, record, student, task, said, inputs['scored'], device)   # what it was not asked yet
+    return Export(out, r, tuple(parts), dtype, said['scores'], tuple(_notes(record, said['inputs'], said['scores'])))

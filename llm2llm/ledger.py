@@ -95,12 +95,12 @@ def entries(
 def streams(
     entries:list[Entry],   # from `entries`
     series:str='student',  # whose answers, see `SERIES`
-)->list[dict]:             # one for each pair of neighbouring rounds: from, to, and how many rows were (1) or not (0) right before and after
+)->list[dict]:             # one for each pair of neighbouring rounds that asked: from, to, and how many rows were (1) or not (0) right before and after
     "How many rows moved between rounds"
     marks = [e.marks(series) for e in entries]
-    n = max(map(len, marks), default=0)
-    counts = [Counter(m[k]+m[k+1] for m in marks) for k in range(n-1)]
-    return [{'from':k, 'to':k+1, 'stayed right':c['11'], 'fixed':c['01'], 'unfixed':c['10'], 'stayed wrong':c['00']} for k,c in enumerate(counts)]
+    asked = [k for k in range(max(map(len, marks), default=0)) if any(m[k] != '-' for m in marks)]   # crossfit asks nothing in a last round
+    counts = [(a, b, Counter(m[a]+m[b] for m in marks)) for a,b in zip(asked, asked[1:])]
+    return [{'from':a, 'to':b, 'stayed right':c['11'], 'fixed':c['01'], 'unfixed':c['10'], 'stayed wrong':c['00']} for a,b,c in counts]
 
 # %% ../nbs/09d_ledger.ipynb #92a2f149
 class _Texts(dict):
@@ -218,7 +218,8 @@ class Ledger:
         found = entries(self.record)
         series = [*found[0].said][-1:] if found else []
         n,made = Counter(e.status(*series) for e in found),[reason(c['verdict']) for e in found for c in e.made]
-        lines = [f"{self.record.path}: {len(found)} seed rows, {len(self.record.rounds)} trainings", ', '.join(f'{n[s]} {s}' for s in STATUSES if n[s])]
+        by = f" (by {SERIES[series[0]]})" if series and series[0]!='student' else ''
+        lines = [f"{self.record.path}: {len(found)} seed rows, {len(self.record.rounds)} trainings", ', '.join(f'{n[s]} {s}' for s in STATUSES if n[s]) + by]
         lines += [f"round {m['from']} to {m['to']}: {m['fixed']} fixed, {m['unfixed']} unfixed" for m in streams(found, *series)]
         return '\n'.join(lines + ([f"{len(made)} candidates, {made.count('kept')} kept"] if made else []))
 
@@ -229,6 +230,12 @@ def ledger(self:LLM2LLM
     "Write ledger.html into the run's folder"
     write_ledger(self.folder.path)
     return Ledger(read_run(self.folder.path))
+
+@patch
+def ledger(self:RunRecord
+          )->Ledger: # shows itself in a notebook, prints as text
+    "The ledger of a run that was read"
+    return Ledger(self)
 
 def ledger(
     folder,         # path of a run folder

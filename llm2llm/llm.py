@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .client import Client, Loop, Refused, find_key
-from .core import SettingError, check_one_of, check_whole, digest, progress, watched
+from .core import SettingError, check_one_of, check_whole, digest, in_cell, progress, watched
 from .money import LimitReached, Limits, check_price
 from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text, shown_messages, solve_messages, without_thoughts
 from .replies import Replies, Reply, Spent, request_key
@@ -168,6 +168,7 @@ def open(self:APITeacher, folder):
 @patch
 async def _connect(self:APITeacher):
     await self.client.connect(self.replies)
+    await self.client.reach()
     self.replies.note('teacher', self.settings())
 
 @patch
@@ -183,8 +184,10 @@ def close(self:APITeacher):
 def _halt(self:APITeacher):
     "Start nothing new and wait for what is under way"
     if not self._loop: return
-    if (n := len(self.client._sending)) and watched(): print(f'waiting for {n} replies that are under way; Ctrl-C again leaves at once', file=sys.stderr)
-    self._loop.call(self.client.halt())
+    n,again = len(self.client._sending), 'interrupt again' if in_cell() else 'Ctrl-C again'
+    if n and watched(): print(f"waiting for {n} {'reply that is' if n==1 else 'replies that are'} under way; {again} to leave without {'it' if n==1 else 'them'}", file=sys.stdout if in_cell() else sys.stderr)
+    try: self._loop.call(self.client.halt())
+    except KeyboardInterrupt: self._loop.call(self.client.halt(now=True)); raise
     self._jobs = {}
 
 # %% ../nbs/06a_llm.ipynb #5f0430da

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from .core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
 from .dials import Dials, budget_of, deal, learnable, prompts, requests, shares, shots, targets
 from .filters import Filter, reason
+from .replies import Replies
 from .store import RunFolder, commit, content_digest, machine, read_jsonl, versions, write_json, write_jsonl
 from .tasks import Rows, Task
 from .teacher import Candidate, Request
@@ -30,6 +31,9 @@ class LLM2LLM:
         **dials,      # fields of `Dials`
     ):
         known = [f.name for f in fields(Dials)]
+        if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + (f"; give Student({str(student)!r})" if isinstance(student, (str, Path)) else ''))
+        if teacher is not None and not hasattr(teacher, 'write'): raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, not {teacher!r:.80}")
+        if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
         if wrong := [k for k in dials if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
         self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
         self.folder,self.rounds,self.final,self._in_memory = RunFolder(out),[],None,None
@@ -385,8 +389,22 @@ def _run(self:LLM2LLM, verbose):
         self.folder.claim(self.settings(), versions(), record=('task.notes',))
         self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
+        if verbose and (found := self._found()): print(found, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True
+
+@patch
+def _found(self:LLM2LLM):
+    "What the folder holds from before, in a line; '' if it is new"
+    done,kept = len(list(self.folder.path.glob('round_*/metrics.json'))),self.folder/'replies.sqlite'
+    if (self.folder/'final.json').exists(): return f"{self.folder.path}: already finished; nothing is done again"
+    if not done and not kept.exists(): return ''
+    replies = ''
+    if kept.exists():
+        record = Replies(kept, read_only=True)
+        replies = f" and {record.spent().replies:,} replies of the teacher"
+        record.close()
+    return f"{self.folder.path}: goes on, with {done} finished round{'s'*(done != 1)}{replies} from before"
 
 @patch
 def _all_rounds(self:LLM2LLM, verbose):
@@ -443,5 +461,5 @@ def dataset(self:LLM2LLM):
 
 @patch
 def __repr__(self:LLM2LLM):
-    state = f"stopped: {self.final['stopped']}" if self.final else f"{len(self.rounds)} rounds in memory"
+    state = f"stopped: {self.final['stopped']}" if self.final else "not run in this session; fit() starts it, or goes on in that folder"
     return f"LLM2LLM({self.task.name}, teacher={self.teacher.name if self.teacher else None}, select={self.dials.select!r}, out={str(self.folder.path)!r}; {state})"

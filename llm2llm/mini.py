@@ -297,7 +297,7 @@ class MiniTeacher:
     def check(self, task):
         if task.name!='mini-gsm' and (self.copies or not self.worked): raise SettingError(f"copies and worked are for the word problems of mini-gsm, not for task {task.name!r}; leave them out")
         if task.name=='mini-gsm' and self.show_error: raise SettingError("show_error is for the requests of mini-intent: this teacher can't read a wrong solution of a word problem; leave it out")
-        if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher (--augment pool)")
+        if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher: a model (--teacher MODEL), or augment eda, replay or none")
 
     def write(self, task, requests, have): # the interface of `Teacher`
         for request in requests:

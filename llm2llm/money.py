@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from fastcore.basics import patch
-from .core import LLM2LLMError, SettingError, check_whole
+from .core import LLM2LLMError, SettingError, check_whole, nearest
 from .replies import Spent
 
 # %% ../nbs/04c_money.ipynb #e83d014e
@@ -35,6 +35,13 @@ class Price:
         except LookupError: return None
         if found.model_price.input_mtok is None or found.model_price.output_mtok is None: return None  # half a price is none
         return float(found.total_price)
+
+    @property
+    def meant(self): # the name of the provider's models that an unknown one resembles most, or None
+        from genai_prices.data_snapshot import get_snapshot
+        try: provider = get_snapshot().find_provider(None, None, self.base_url)
+        except LookupError: return None
+        return nearest(self.model, [m.id for m in provider.models])
 
     @property
     def source(self): # where the price is from
@@ -81,7 +88,8 @@ def check_price(
 ):
     "A `SettingError` if money is capped and the price is unknown"
     if limits.max_usd is None or price.known: return
-    raise SettingError(f"max_usd is set, but the price of {price.model!r} at {price.base_url} is not in the table (genai-prices); give it: "
+    meant = f"; did you mean {price.meant!r}? If not, give it: " if price.meant else '; give it: '
+    raise SettingError(f"max_usd is set, but the price of {price.model!r} at {price.base_url} is not in the table (genai-prices){meant}"
                        "price=(IN, OUT) (--price IN,OUT), USD per million prompt and completion tokens, 0,0 for your own machine")
 
 # %% ../nbs/04c_money.ipynb #fddf0a64

@@ -81,13 +81,18 @@ class RunRecord:
         return next((m['scores'].get(split) for m in self.rounds if m['round']==k), None)
 
 # %% ../nbs/09_report.ipynb #4593840b
+def _runs_in(path):
+    "A hint if there are runs in a folder, as in that of a grid"
+    found = sorted(f.parent.as_posix() for n in range(1, 5) for f in path.glob('*/'*n + 'run.json'))
+    return f"; it holds {len(found)} run{'s' if len(found) > 1 else ''}, give one of them, such as {found[0]}" if found else ''
+
 def read_run(
     folder,       # path of a run folder
 )->RunRecord:     # finished or not
     "The record of the run in `folder`"
     path = Path(folder)
     if not path.is_dir(): raise RunError(f"{path}: no such folder; give the folder that a run was written to (its `out`)")
-    if not (path/'run.json').is_file(): raise RunError(f"{path}: not a run folder, it has no run.json")
+    if not (path/'run.json').is_file(): raise RunError(f"{path}: not a run folder, it has no run.json" + _runs_in(path))
     head = _json(path/'run.json')
     final = _json(path/'final.json') if (path/'final.json').exists() else {}
     rounds = [_json(f) for f in path.glob('round_*/metrics.json') if f.parent.name[6:].isdigit()]

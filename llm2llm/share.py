@@ -167,6 +167,7 @@ def _again(record):
     return '\n\n'.join([f"```sh\n{command(record)}\n```",
         f"The `run.json` of the new run says `\"rows\": \"{record.task['rows']}\"` if it read the same seed, dev, test and pool rows. A run on other hardware or other versions can differ.",
         *[f"Each request also had the fields {', '.join(map(mark, extra))}, whose values are not given here."]*bool(extra),
+        *["The address of the teacher's endpoint is not recorded: one that is not OpenAI's is given with `--base-url`."]*((s.get('teacher') or {}).get('kind')=='api'),
         *[f"Made on {mark(where)}" + f", by commit {mark(which)} of llm2llm"*bool(which) + '.' for where,which in by],
         f"Versions: {named(record.versions)}." + ''.join(f" Part of it ran with {named(v)}." for v in later)])
 
@@ -206,9 +207,11 @@ def _checked(license, language):
 # %% ../nbs/09e_share.ipynb #9d1df929
 _CATEGORY = dict(label='text-classification', choice='multiple-choice', number='text-generation', text='text-generation')
 
-def _columns(names):
+_ANSWER = dict(number="right answer: worked solution ending in '#### number'", label='right answer: one of the labels', choice='right answer: one of the choices', text='right answer: text')
+
+def _columns(names, kind):
     "What the columns hold: the comments of `Example`"
-    said = docments(Example)
+    said = docments(Example) | dict(answer=_ANSWER[kind])
     return markdown_table(pd.DataFrame([(n, said[n]) for n in names], columns=['column', 'what it holds']))
 
 def _size(n): return next(s for most,s in ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'), (9e99, '1M<n<10M')) if n < most)
@@ -235,7 +238,7 @@ def dataset_card(
     return _card('dataset', data, f"{mark(t['name'])}: training rows of an llm2llm run", lead, [
         ('To confirm', _boxes(record, 'dataset', license, seeds)),
         ('Load', f"```python\nfrom datasets import load_dataset\nrows = load_dataset('{repo}', split='train')\n```"),
-        ('Columns', _columns(rows.column_names)), ('How the rows came about', _came(record)),
+        ('Columns', _columns(rows.column_names, record.task['kind'])), ('How the rows came about', _came(record)),
         (f"What the student scores", f"{mark(record.settings['student']['base'])}, fine-tuned on these rows{' and the seed rows' if without_seed else ''}:\n\n{said}"),
         ('Make it again', _again(record)), ('Settings', _settings(record))])
 

@@ -28,8 +28,9 @@ def span(
     mid:float, low:float, high:float, # an estimate and its limits; limits may be nan
     form=one,                         # how a number is written
 )->str:                               # for instance '41.0 (36.2–46.0)' or '+6.0 (+4.5 to +7.5)'
-    "An estimate with its interval in brackets"
+    "An estimate with its interval in brackets; that of a percentage ends at 0 and 100"
     if math.isnan(mid): return ''
+    if form is one and not math.isnan(low): low,high = max(0., low), min(100., high)
     return form(mid) if math.isnan(low) else f"{form(mid)} ({form(low)}{'–' if form is one else ' to '}{form(high)})"
 
 # %% ../nbs/08a_show.ipynb #a7ffcced

@@ -157,7 +157,7 @@ def settings(self:Student
 @patch
 def __repr__(self:Student):
     how = f'LoRA of rank {self.lora}' if self.lora else 'all weights'
-    length = f'{self.steps} steps' if self.steps else f'{self.epochs:g} epochs' if self.epochs else 'epochs by the number of rows'
+    length = f'{self.steps} steps' if self.steps else f"{self.epochs:g} {'epoch' if self.epochs==1 else 'epochs'}" if self.epochs else 'epochs by the number of rows'
     size = '' if self.model is None else f', {sum(p.numel() for p in self._plain.parameters())/1e6:.2f} M parameters'
     state = {0: 'as the base is', None: 'weights loaded'}.get(self.trained, f'trained for {self.trained} steps')
     if self.model is None: state = 'not in memory'

@@ -224,6 +224,9 @@ def __repr__(self:Task)->str:
     return f"Task {self.name} ({self.kind}{f', {len(self.labels)} labels' if self.labels else ''}): {rows or 'no rows'}"
 
 @patch
+def __str__(self:Task)->str: return '\n'.join([repr(self), *(f'- {n}' for n in self.notes)])
+
+@patch
 def _repr_markdown_(self:Task)->str:
     row = self.seed[0] if self.seed else None
     shown = f"\n\n```\n{self.prompt(row)[-600:]}⟨{self.completion(row)}⟩\n```" if row else ''
