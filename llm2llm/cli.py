@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'MINI_TASKS', 'COMMANDS', 'parameters', 'call', 'command_parser', 'Parser', 'config_value', 'read_yaml',
            'read_config', 'find_task', 'find_student', 'find_teacher', 'use_threads', 'make_run', 'run', 'prompt',
-           'estimate', 'check', 'report', 'show_report', 'ledger', 'export', 'share', 'score', 'tasks', 'demo_seed',
-           'rounds_table', 'demo', 'grid', 'overview', 'dispatch', 'main']
+           'estimate', 'check', 'report', 'show_report', 'ledger', 'export', 'predict', 'share', 'score', 'tasks',
+           'demo_seed', 'rounds_table', 'demo', 'grid', 'overview', 'dispatch', 'main']
 
 # %% ../nbs/12_cli.ipynb #4f182530
 import argparse,inspect,json,os,re,shlex,sys,types,typing
@@ -518,6 +518,30 @@ def export(**words):
     base = mini_base() if words.get('student')=='mini' else words.get('student')
     print(call(write, dict(out=str(Path(words['folder'])/'export')) | words | dict(task=task, base=base)))
 
+# %% ../nbs/12_cli.ipynb #f809b839
+def predict(
+    folder:str,         # a finished run
+    ask:str=None,       # one question
+    file:str=None,      # many: JSON Lines, CSV or Parquet
+    question:str='question', # name of the question's column
+    choices:str=None,   # the column that holds a list of choices, or a column for each, separated by commas
+    out:str=None,       # write a line a row: id, question, prediction, completion, truncated (default: print them)
+    student:str=None,   # the run's base: a model folder, a name on the Hub, or mini (default: as the run names it)
+    round:int=None,     # whose student, from 0 (default: the round that the run picked)
+    device:str=None,    # cpu, cuda or mps (default: cuda if there is one)
+):
+    "Ask the student of a run new questions"
+    from llm2llm.data import read_rows
+    from llm2llm.export import predict as answers
+    from llm2llm.mini import mini_base
+    from llm2llm.store import write_jsonl
+    if (ask is None) == (file is None): raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
+    rows = [ask] if file is None else read_rows(file, question, None, _own(dict(choices=choices)).get('choices'))
+    if out and Path(out).is_dir(): raise SettingError(f"--out {out} is a folder; name a file in it")
+    found = answers(folder, rows, mini_base() if student=='mini' else student, round, device).to_dict('records')
+    if out: write_jsonl(out, found); print(f"{len(found):,} answers, {sum(d['prediction'] is None for d in found):,} of them without one that can be read: {out}"); return
+    for d in found: print(d['prediction'] if ask is not None and d['prediction'] is not None else json.dumps(d, ensure_ascii=False))
+
 # %% ../nbs/12_cli.ipynb #ef1a7ba5
 def share(
     folder:str,         # a finished run
@@ -695,7 +719,7 @@ def _ready(plan):
     lacks = {}
     for c in cells(plan, _cell_words):
         for what in _lacks(c.words): lacks.setdefault(what, []).append(c.name)
-    if lacks: raise RunError('\n'.join(['not ready:', *(f"- {what} ({names[0]}{f' and {len(names)-1} more cells' if len(names) > 1 else ''})" for what,names in lacks.items())]))
+    if lacks: print('\n'.join(['not ready:', *(f"- {what} ({names[0]}{f' and {len(names)-1} more cells' if len(names) > 1 else ''})" for what,names in lacks.items())]))
 
 def grid(
     config:str=None,     # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many), methods (name to settings)
@@ -718,7 +742,7 @@ def grid(
 
 # %% ../nbs/12_cli.ipynb #12585362
 COMMANDS = dict(demo=(demo,), run=(run, find_task, find_student, find_teacher, Dials, _run_words), estimate=(estimate, find_task, find_student, find_teacher, Dials, _estimate_words),
-                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), ledger=(ledger,), export=(export, _export_words, find_task), share=(share,), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
+                prompt=(prompt, find_task, find_teacher, _prompt_words), report=(report,), ledger=(ledger,), export=(export, _export_words, find_task), predict=(predict,), share=(share,), grid=(grid,), check=(check,), score=(score,), tasks=(tasks,))
 
 def _known(name): return parameters(*COMMANDS[name][1:] or COMMANDS[name])
 

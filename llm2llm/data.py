@@ -124,7 +124,7 @@ def _example(cells, place, made_id, question, answer, choices):
     given = _choices(cells, choices, place) if choices else ()
     row = Example(_text(str(own), 'id', place) if own not in (None, '') else made_id,
                   _cell(cells, question, 'question', place),
-                  _by_letter(_cell(cells, answer, 'answer', place), given), given)
+                  _by_letter(_cell(cells, answer, 'answer', place), given) if answer else '', given)
     size = len(row.question) + len(row.answer) + sum(map(len, row.choices))
     if size > MAX_CHARACTERS:
         raise DataError(f"{place}: a row of {size:,} characters, more than {MAX_CHARACTERS:,}: {_short(row.question)}; shorten it or take it out")
@@ -158,7 +158,7 @@ def _read(source, question='question', answer='answer', choices=None, name='rows
     path = Path(source) if a_file else name
     rows,lines,wrong,short = {},{},[],path.name if a_file else name
     for n,cells in _lines_of(path) if a_file else _table(source, name):
-        if not rows and not wrong: _name(cells, question, 'question', f'{path}:{n}'), _name(cells, answer, 'answer', f'{path}:{n}')
+        if not rows and not wrong: [_name(cells, column, what, f'{path}:{n}') for what,column in (('question', question), ('answer', answer)) if column]
         try: row = _example(cells, f'{path}:{n}', f'{short}:{n}', question, answer, choices)
         except DataError as e: wrong.append(str(e)); continue
         if row.id in lines: raise DataError(f"{path}:{n}: id {row.id!r} is already the id of line {lines[row.id]}; give each row its own, or leave out the column")
@@ -171,7 +171,7 @@ def _read(source, question='question', answer='answer', choices=None, name='rows
 def read_rows(
     path,                    # a .jsonl, .csv, .tsv or .parquet file; or a DataFrame, a `Dataset` or a list of dicts
     question:str='question', # column of the input text
-    answer:str='answer',     # column of the right answer: text
+    answer:str|None='answer', # column of the right answer: text; None: rows without answers
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
 )->list[Example]:            # in file order; id is the column `id` where there is one, else 'file:line'
     "The rows of a file, each checked"

@@ -36,7 +36,7 @@ class LLM2LLM:
         if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
         if wrong := [k for k in dials if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
         self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
-        self.folder,self.rounds,self.final,self._in_memory = RunFolder(out),[],None,None
+        self.folder,self.rounds,self.final = RunFolder(out),[],None
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
         if (self.dials.patience or self.dials.pick=='dev') and not task.dev:
             raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
@@ -99,14 +99,13 @@ def _train(self:LLM2LLM, r, rows):
         said = self._fit(rows, r, goes_on=goes_on) if self.dials.shots is None else dict(steps=0, cut=0)  # the base as it is: nothing to save
         self.student.save(path) if said['steps'] else path.mkdir()
         write_json(path/'training.json', {k:v for k,v in said.items() if k != 'seconds'})
-        if said['steps']: self._in_memory = self.folder/name
+        if said['steps']: self.student.holds = (self.folder/name).resolve()
     out = self.folder.stage(name, inputs, make, round=r, phase='train', memory=self.student.memory)
     return out, json.loads((out/'training.json').read_text())
 
 @patch
 def _fit(self:LLM2LLM, rows, *names, goes_on=False):
     "Train on rows; `names` make the random seed"
-    self._in_memory = None
     pairs = [(self.task.prompt(r), self.task.completion(r)) for r in rows]
     return self.student.train(pairs, seed=int(digest('train', self.dials.seed, *names)[:7], 16), steps=self._steps(),
                               restart='continuous' if goes_on else 'scratch', names=[r.id for r in rows],
@@ -119,24 +118,29 @@ def _steps(self:LLM2LLM):
 
 @patch
 def _load(self:LLM2LLM, folder):
-    if self._in_memory != folder: self.student.load(folder) if self.dials.shots is None else self.student.reset()
-    self._in_memory = folder
+    if self.dials.shots is not None: self.student.reset()
+    elif self.student.holds != Path(folder).resolve(): self.student.load(folder)   # another run may have used the same student
 
 # %% ../nbs/07_loop.ipynb #693210e4
 OFFICIAL = dict(max_new_tokens=100, temperature=.7, top_p=.9)
 
 @patch
-def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Answer]:
-    "The present student's answers to rows, in order; `heard` is told each as soon as it is there"
+def _complete(self:LLM2LLM, rows, trained_on, each=None, names=(), sample=False):
+    "The present student's completions for rows, in order; `each` is told number and completion as soon as it is there"
     task,k,trained = self.task,self.dials.shots or 0,self.dials.shots is None
     how = dict(max_new_tokens=self.student.token_limit([task.completion(r) for r in (trained_on if trained else task.seed)]), until=task.until)
     if not trained and task.kind=='text' and not self.student.chat: how['until'] = r'(?<=\S)(?=\s*\n\n)'  # nobody taught it to end
     if self.dials.protocol=='official': how = dict(OFFICIAL)
     if sample and not how.get('temperature'): how['temperature'] = 1.
     if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
-    said = lambda r,c: replace(task.score(r, c.text, c.truncated), prompt_cut=c.cut)
-    found = self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
-                                label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), each=heard and (lambda i,c: heard(rows[i], said(rows[i], c))), **how)
+    return self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
+                               label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), each=each, **how)
+
+@patch
+def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Answer]:
+    "The present student's answers to rows, in order; `heard` is told each as soon as it is there"
+    said = lambda r,c: replace(self.task.score(r, c.text, c.truncated), prompt_cut=c.cut)
+    found = self._complete(rows, trained_on, heard and (lambda i,c: heard(rows[i], said(rows[i], c))), names, sample)
     return [said(r, c) for r,c in zip(rows, found, strict=True)]
 
 @patch
@@ -226,7 +230,7 @@ def _candidates(self:LLM2LLM, r, rows, asked, judge):
 def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
-        if getattr(self.teacher, 'frees_student', False): self.student.free(); self._in_memory = None
+        if getattr(self.teacher, 'frees_student', False): self.student.free()
         near = getattr(self.teacher, 'near', None) if self.dials.near is None else self.dials.near
         judge = Filter(self.task, [x for x in rows if x.round], near, self.dials.decontaminate)
         out,written = self._candidates(r, rows, asked, judge)
@@ -452,6 +456,22 @@ def rows(self:LLM2LLM)->Rows: # of `Example`s
     if not (self.folder/'final.json').exists(): raise RunError(f"{self.folder.path}: the run is not finished; call fit() first")
     picked = json.loads((self.folder/'final.json').read_text(encoding='utf-8'))['picked_round']
     return Rows(example(d) for d in read_jsonl(self.folder/f'round_{picked:02}'/'train.jsonl'))
+
+@patch
+def predict(self:LLM2LLM,
+    questions, # texts; or `Example`s, whose answers are not looked at, for tasks with choices
+):             # a DataFrame: id, question, prediction (None where no answer is found), completion, truncated
+    "What the picked round's student answers to new questions; needs `fit` first"
+    import pandas as pd
+    if not self.final: raise RunError(f"{self.folder.path}: call fit() first; where the run is finished it trains nothing again")
+    rows = [q if isinstance(q, Example) else Example(str(i), q, '') for i,q in enumerate([questions] if isinstance(questions, (str, Example)) else questions)]
+    if wrong := [r for r in rows if not isinstance(r.question, str) or not r.question.strip()]: raise SettingError(f"question {wrong[0].id} must be text, not {wrong[0].question!r:.80}")
+    if self.task.kind=='choice' and (bare := [r for r in rows if len(r.choices) < 2]): raise SettingError(f"question {bare[0].id} has no choices; give Example(id, question, '', choices)")
+    place = self.folder/f"round_{self.final['picked_round']:02}"
+    self._load(place/'student')
+    said = self._complete(rows, [example(d) for d in read_jsonl(place/'train.jsonl')])
+    return pd.DataFrame([dict(id=r.id, question=r.question, prediction=self.task.parse(c.text, r), completion=c.text.strip(), truncated=c.truncated) for r,c in zip(rows, said, strict=True)],
+                        columns=['id', 'question', 'prediction', 'completion', 'truncated'])
 
 @patch
 def dataset(self:LLM2LLM):

@@ -82,7 +82,7 @@ class Student:
         self.dtype,self.chat,self.continuous,self.report_to = dtype or self._dtype(),chat,continuous,report_to
         self.checkpointing = self.device=='cuda' if checkpointing is None else checkpointing
         self.flash,self.liger = self._kernels(flash, liger)
-        self.model,self.last,self.trained,self.max_new_tokens = None,{},0,None
+        self.model,self.last,self.trained,self.holds,self.max_new_tokens = None,{},0,None,None
         self._read_base()
 
 # %% ../nbs/06_student.ipynb #2b2df8ad
@@ -184,6 +184,7 @@ def load_base(self:Student):
 @patch
 def reset(self:Student):
     "Back to the base: no adapter, or the base's own weights"
+    self.holds = None
     if self.model is None: return
     if self._fresh is not None:
         with torch.no_grad():
@@ -194,7 +195,7 @@ def reset(self:Student):
 @patch
 def free(self:Student):
     "Give the memory back; the next use loads the base again, so `save` first what is to be kept"
-    self.model = self._plain = self._fresh = None
+    self.model = self._plain = self._fresh = self.holds = None
     self.trained = 0
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
@@ -331,6 +332,7 @@ def train(self:Student,
     data,cut = training_rows(self.tok, rows, self.max_length, names, self.turn)
     steps = self.n_steps(len(rows), steps, epochs)
     self.load_base()
+    self.holds = None
     if restart=='scratch': self.reset()
     with quiet(), own_rng(seed), progress(steps, label, 'step') as bar:
         if self.lora and self.model is self._plain: self._fresh_adapter()
@@ -551,7 +553,7 @@ def load(self:Student,
             try: self.model = PeftModel.from_pretrained(self._plain, folder, is_trainable=True).eval()
             except (RuntimeError, ValueError, KeyError, SafetensorError) as e:
                 raise StudentError(f"the adapter in {folder} does not fit {self.base}: {line(e)}") from e
-    self.trained = None
+    self.trained,self.holds = None,folder.resolve()
 
 # %% ../nbs/06_student.ipynb #28dfe25e
 for name in ('train','answer','likelihoods','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))

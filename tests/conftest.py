@@ -14,8 +14,17 @@ BIN = Path(sys.executable).parent
 os.environ['PATH'] = f'{BIN}{os.pathsep}{os.environ["PATH"]}'  # `llm2llm` and nbdev's commands are those of this environment
 
 
+# The files that take longest come first, so that two processes end at about the same time.
+LONGEST = ('test_notebooks', 'test_grid', 'test_teacher', 'test_resume', 'test_ranks', 'test_plan', 'test_export', 'test_docs', 'test_main_job')
+
+
 def pytest_addoption(parser):
-    parser.addoption('--nb-workers', type=int, default=2, help='how many notebooks run at the same time (default 2)')
+    alone = 'PYTEST_XDIST_WORKER' not in os.environ
+    parser.addoption('--nb-workers', type=int, default=1+alone, help='how many notebooks run at the same time (default 2, or 1 beside other tests)')
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope='session')

@@ -172,15 +172,15 @@ def test_from_the_shell(tmp_path, run):
         err = run('llm2llm', 'grid', '--config', 'bad.yaml', cwd=tmp_path, status=2).stderr
         assert says in err and len(err.splitlines()) == 1
     (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: snips, data: gone}}'))
-    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path, status=2)
-    assert '1 cells, 1 to run' in res.stdout and 'data: gone is not there (gone/seed_3/plain)' in res.stderr
+    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path)
+    assert '1 cells, 1 to run' in res.stdout and 'data: gone is not there (gone/seed_3/plain)' in res.stdout
     err = run('llm2llm', 'grid', '--config', 'g.yaml', cwd=tmp_path, status=2).stderr
     assert '1 of 2 cells failed' in err
 
 
 def test_a_dry_run_says_what_the_cells_lack(tmp_path, run):
     (tmp_path/'g.yaml').write_text('common: {task: mini-gsm, n-seed: 4}\nseeds: 2\nmethods:\n  taught: {teacher: some-model, key-env: SURELY_UNSET}\n  big: {student: ./nowhere, augment: none}\n')
-    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path, status=2).stderr
+    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path).stdout
     assert 'set SURELY_UNSET in the environment' in said and '(seed_0/taught and 1 more cells)' in said and 'student: ./nowhere is not there' in said
     (tmp_path/'g.yaml').write_text('common: {task: mini-gsm}\nmethods:\n  taught: {teacher: m, api_key: sk-abcdefgh12345678}\n')
     said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path, status=2).stderr

@@ -37,6 +37,17 @@ def test_its_ledger(done, run):
     assert 'href="ledger.html"' in (out/'report.html').read_text()
 
 
+def test_its_student_answers_new_questions(done, run, tmp_path):
+    "As it did within the run; one question from the shell, many from a file"
+    out, _ = done
+    said = {a['id']: a['prediction'] for a in rows(out/'round_01/test_answers.jsonl')}
+    run('llm2llm', 'predict', out, '--file', SNIPS/'test.jsonl', '--student', 'mini', '--out', tmp_path/'said.jsonl')
+    found = rows(tmp_path/'said.jsonl')
+    assert {d['id']: d['prediction'] for d in found} == said
+    assert run('llm2llm', 'predict', out, '--ask', found[0]['question'], '--student', 'mini').stdout == found[0]['prediction'] + '\n'
+    assert 'give one of them' in run('llm2llm', 'predict', out, status=2).stderr
+
+
 def test_new_rows_are_real_rows_of_the_pool(done):
     "Each new row is a training row of the same label that is neither a seed nor a test row, and knows the mistake it was drawn for"
     out, _ = done
