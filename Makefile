@@ -69,8 +69,10 @@ $(BIN)/python:
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version). This happens once."
 	@$(PYTHON) -m venv $(VENV)
 
+# pip first: that of Debian 12 (23.0) tries versions for many minutes.
 $(VENV)/.package: constraints.txt settings.ini setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing PyTorch, the largest download: this can take some minutes."
+	@$(PIP) 'pip>=24.1'
 	@$(PIP) setuptools wheel
 	@$(PIP) torch
 	@echo "Installing llm2llm and what it needs."

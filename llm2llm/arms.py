@@ -142,7 +142,8 @@ def compare_summary(
     out['test accuracy %'] = [span(*r) for r in df[['test %','test low','test high']].values]
     if 'difference' not in df: return out
     out[f'difference to {found.reference}'] = [span(*r, points) for r in df[['difference','difference low','difference high']].values.astype(float)]
-    return out.assign(**{'p':cells('p', share), 'Holm p':cells('Holm p', share), 'visible':cells('visible', one)})
+    more = {'p':cells('p', share), 'Holm p':cells('Holm p', share), 'visible':cells('visible', one)}
+    return out.assign(**{c:x for c,x in more.items() if any(x)})   # a single seed has none
 
 def about(
     found:Comparison, # from `compare`

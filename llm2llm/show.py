@@ -102,6 +102,11 @@ RC = {'font.size':9, 'font.family':'sans-serif', 'font.sans-serif':['DejaVu Sans
 class Picture(Figure):
     "A matplotlib figure that shows itself as SVG in the ink of the page"
     alt = 'plot'
+    def __init__(self,
+        figsize:tuple=(5.6,3.1), # inches
+        **how,                   # what `matplotlib.figure.Figure` takes
+    ): super().__init__(figsize, **how)
+
     def svg(self,
         ground:str="none", # colour behind it; "none" takes the ink of the page, any other the own dark ink
     )->str: # an <svg> element

@@ -6,17 +6,17 @@ on the ground of the page is a grey that is readable on both.
 from html import escape
 from pathlib import Path
 
-W, H, ACROSS, DOWN, EDGE = 196, 76, 48, 46, 10  # a box, the gaps between boxes, the margin
+W, H, ACROSS, DOWN, EDGE = 200, 76, 52, 40, 10  # a box, the gaps between boxes, the margin
 ALT = ('The loop: seed rows go into the training set; a student is trained on it from its base and answers the seed rows; the wrong '
        'answers go to a teacher, who writes new examples; a filter keeps some of them, which go into the training set for the next round.')
 # (column, row, kind, name, what it is)
 BOXES = dict(
     seed=(0, 0, 'data', 'seed rows', 'the 20 to 2,000 examples', 'that you have'),
     train=(1, 0, 'data', 'training set', 'the seed rows and every', 'example kept so far'),
-    student=(2, 0, 'model', 'student', 'fine-tuned from its base', 'again in each round'),
-    answers=(2, 1, 'data', 'answers', 'to the seed rows:', 'right, or wrong'),
-    wrong=(2, 2, 'data', 'wrong answers', 'each with the row it is', 'an answer to'),
-    teacher=(1, 2, 'model', 'teacher', 'an API, a local model,', 'recorded replies'),
+    student=(1, 1, 'model', 'student', 'fine-tuned from its base', 'again in each round'),
+    answers=(1, 2, 'data', 'answers', 'to the seed rows:', 'right, or wrong'),
+    wrong=(1, 3, 'data', 'wrong answers', 'each with the row it is', 'an answer to'),
+    teacher=(0, 3, 'model', 'teacher', 'an API, a local model,', 'recorded replies'),
     new=(0, 2, 'data', 'new examples', 'of just what went wrong', ''),
     filter=(0, 1, 'model', 'filter', 'rejects near copies, test rows,', 'wrong answers; counts why'))
 ARROWS = [('seed', 'train'), ('train', 'student'), ('student', 'answers'), ('answers', 'wrong'), ('wrong', 'teacher'), ('teacher', 'new'), ('new', 'filter')]
@@ -51,10 +51,10 @@ def arrow(a, b): # from the edge of one box to the edge of the next
 def draw():
     "The picture as the text of an SVG file"
     (x, y), (u, v) = corner('filter'), corner('train')
-    back = f'<path d="M{x+W} {y+H/2}H{u+W/2-12}q12 0 12 -12V{v+H+9}" marker-end="url(#tip)"/>'
-    notes = [(u+W/2+10, y+H/2-8, 'start', 'kept examples:'), (u+W/2+10, y+H/2+10, 'start', 'the next round')]
-    words = ''.join(f'<text class="page" x="{a}" y="{b}" style="text-anchor:{how}">{text}</text>' for a, b, how, text in notes)
-    wide, high = 2*EDGE+3*W+2*ACROSS, 2*EDGE+3*H+2*DOWN
+    mid, end = x+W+ACROSS/2, v+.78*H
+    back = f'<path d="M{x+W} {y+H/2}H{mid-10}q10 0 10 -10V{end+10}q0 -10 10 -10H{u-9}" marker-end="url(#tip)"/>'
+    words = f'<text class="page" x="{mid-9}" y="{y-DOWN/2+4}" style="text-anchor:end">kept examples: the next round</text>'
+    wide, high = 2*EDGE+2*W+ACROSS, 2*EDGE+4*H+3*DOWN
     tip = ('<defs><marker id="tip" viewBox="0 0 10 10" refX="1" refY="5" markerWidth="11" markerHeight="11" '
            'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L10 5L0 10z"/></marker></defs>')
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(ALT)}">',
