@@ -25,7 +25,7 @@ test: $(VENV)/.dev  ## set up, then every test, the notebooks included
 
 docs: $(VENV)/.dev  ## the documentation in _docs/: by Quarto, or plainly where Quarto is not installed
 	@if command -v quarto >/dev/null; then PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev-docs; \
-	else echo "Quarto is not installed: writing plain pages."; $(QUIET) $(BIN)/python tests/pages.py site _docs; fi
+	else echo "Quarto is not installed, so these pages are plain ones. For the full site, with its themes: https://quarto.org, or $(BIN)/pip install quarto-cli"; $(QUIET) $(BIN)/python tests/pages.py site _docs; fi
 	@echo "Open _docs/index.html."
 
 docs-check: $(VENV)/.dev  ## render every page and follow every link within them and README.md, without Quarto
@@ -69,10 +69,8 @@ $(BIN)/python:
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version). This happens once."
 	@$(PYTHON) -m venv $(VENV)
 
-# pip first: that of Debian 12 (23.0) tries versions for many minutes.
 $(VENV)/.package: constraints.txt settings.ini setup.py pyproject.toml | $(BIN)/python
 	@echo "Installing PyTorch, the largest download: this can take some minutes."
-	@$(PIP) 'pip>=24.1'
 	@$(PIP) setuptools wheel
 	@$(PIP) torch
 	@echo "Installing llm2llm and what it needs."

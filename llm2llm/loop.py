@@ -481,5 +481,6 @@ def dataset(self:LLM2LLM):
 
 @patch
 def __repr__(self:LLM2LLM):
+    "Task, teacher, folder, and how it ended"
     state = f"stopped: {self.final['stopped']}" if self.final else "not run in this session; fit() starts it, or goes on in that folder"
     return f"LLM2LLM({self.task.name}, teacher={self.teacher.name if self.teacher else None}, select={self.dials.select!r}, out={str(self.folder.path)!r}; {state})"

@@ -156,6 +156,7 @@ def settings(self:Student
 # %% ../nbs/06_student.ipynb #5fb02f29
 @patch
 def __repr__(self:Student):
+    "Base, how it is trained, and whether it is in memory"
     how = f'LoRA of rank {self.lora}' if self.lora else 'all weights'
     length = f'{self.steps} steps' if self.steps else f"{self.epochs:g} {'epoch' if self.epochs==1 else 'epochs'}" if self.epochs else 'epochs by the number of rows'
     size = '' if self.model is None else f', {sum(p.numel() for p in self._plain.parameters())/1e6:.2f} M parameters'

@@ -220,11 +220,14 @@ def check(self:Task, row:Example)->str:
 # %% ../nbs/02_tasks.ipynb #249f414e
 @patch
 def __repr__(self:Task)->str:
+    "Name, kind and how many rows"
     rows = ', '.join(f'{len(getattr(self, s))} {s}' for s in ('seed', 'dev', 'test', 'pool') if getattr(self, s))
     return f"Task {self.name} ({self.kind}{f', {len(self.labels)} labels' if self.labels else ''}): {rows or 'no rows'}"
 
 @patch
-def __str__(self:Task)->str: return '\n'.join([repr(self), *(f'- {n}' for n in self.notes)])
+def __str__(self:Task)->str:
+    "The same and the notes, a line each"
+    return '\n'.join([repr(self), *(f'- {n}' for n in self.notes)])
 
 @patch
 def _repr_markdown_(self:Task)->str:
