@@ -19,8 +19,7 @@ LONGEST = ('test_notebooks', 'test_grid', 'test_teacher', 'test_resume', 'test_r
 
 
 def pytest_addoption(parser):
-    alone = 'PYTEST_XDIST_WORKER' not in os.environ
-    parser.addoption('--nb-workers', type=int, default=1+alone, help='how many notebooks run at the same time (default 2, or 1 beside other tests)')
+    parser.addoption('--nb-workers', type=int, help='how many notebooks run at the same time (default 2, or 1 beside other tests)')
 
 
 def pytest_collection_modifyitems(items):

@@ -1,5 +1,5 @@
 "Every notebook runs from its first cell to its last: one test each, run by one call of nbdev-test."
-import ast, json, re, subprocess
+import ast, json, os, re, subprocess
 
 import pytest
 
@@ -13,7 +13,8 @@ names = lambda p: p.relative_to(ROOT/'nbs').as_posix()
 def ran(request):
     "nbdev-test on the notebooks that this session selects: what it printed, those that ran, and the names of those that failed."
     chosen = sorted({names(item.callspec.params['nb']) for item in request.session.items if getattr(item, 'originalname', '') == 'test_runs'})
-    res = subprocess.run([BIN/'nbdev-test', '--n-workers', str(request.config.getoption('--nb-workers')), '--do-print',
+    n = request.config.getoption('--nb-workers') or (1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
+    res = subprocess.run([BIN/'nbdev-test', '--n-workers', str(n), '--do-print',
                           '--path-re', f"nbs/({'|'.join(map(re.escape, chosen))})$"],
                          cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
     failed = re.search(r'Failed On The Following Notebooks:\n=+\n(.*)', res.stderr, re.S)

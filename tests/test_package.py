@@ -1,10 +1,11 @@
 "The package as a whole: its versions, what an import costs, what is in the wheel, and that the modules are the notebooks'."
 import ast, os, re, subprocess, sys, time, zipfile
 from configparser import ConfigParser
-from importlib.metadata import distribution, packages_distributions, version
+from importlib.metadata import distribution, distributions, packages_distributions, version
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import llm2llm
@@ -17,6 +18,7 @@ def settings(root):
     return parser['DEFAULT']
 
 
+def pins(root): return dict(line.split('==') for line in (root/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
 def requirements(settings, key): return [Requirement(r) for r in settings[key].split('\n')[1:]]
 
 
@@ -54,7 +56,7 @@ def test_requirements_name_what_is_imported(settings, root):
 
 def test_constraints_are_complete(settings, root):
     "constraints.txt pins, without a local version, everything that the package and its extra need here, and nothing else."
-    pinned = dict(line.split('==') for line in (root/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
+    pinned = pins(root)
     assert not [n for n, v in pinned.items() if '+' in v or n != canonicalize_name(n)]
     needed, todo = set(), requirements(settings, 'requirements') + requirements(settings, 'dev_requirements')
     seen = set()
@@ -68,6 +70,13 @@ def test_constraints_are_complete(settings, root):
     assert not needed - set(pinned), 'needed, and not in constraints.txt'
     for req in requirements(settings, 'requirements') + requirements(settings, 'dev_requirements'):
         assert pinned[canonicalize_name(req.name)] in req.specifier, f'the tested version of {req.name} is outside settings.ini'
+
+
+def test_pins_take_the_oldest_python(root):
+    "Debian 12 has Python 3.11.2; a pin that asks for 3.11.5 makes pip search for a solution that there is not."
+    oldest = re.search(r'requires-python = ">=([\d.]+)"', (root/'pyproject.toml').read_text())[1] + '.0'
+    asks = {n: distribution(n).metadata['Requires-Python'] or '' for n in pins(root) if n in {canonicalize_name(d.name) for d in distributions()}}
+    assert len(asks) > 100 and not [(n, a) for n, a in asks.items() if oldest not in SpecifierSet(a)]
 
 
 # ---- import
