@@ -135,13 +135,15 @@ def _listed(wrong, most=10):
     "Several errors in one, a line each"
     return '\n'.join(wrong[:most]) + (f'\nand {len(wrong)-most:,} more rows' if len(wrong) > most else '')
 
+def _is_empty(v): return isinstance(v, float) and v != v or type(v).__name__ in ('NAType', 'NaTType')  # pandas' empty cells
+
 def _table(source, name):
     "Number and cells of each row of a table in memory"
     rows = source.to_dict('records') if hasattr(source, 'iterrows') else source
     if not (hasattr(rows, '__iter__') and hasattr(rows, '__len__')) or isinstance(rows, (dict, bytes)): raise SettingError(f"{name} must be a file, a DataFrame, a Dataset or a list of dicts, not {type(source).__name__}")
     for n,row in enumerate(rows, 1):
         if not isinstance(row, dict): raise DataError(f"{name}:{n}: {_short(row)} is not a dict such as {{'question': '…', 'answer': '…'}}")
-        yield n, {k: None if v != v else v for k,v in row.items()}   # pandas' empty cell is not equal to itself
+        yield n, {k: None if _is_empty(v) else v.tolist() if hasattr(v, 'tolist') else v for k,v in row.items()}
 
 def _lines_of(path):
     "Number and cells of each row of a file"
