@@ -330,10 +330,12 @@ def make_run(
     use_threads(1 if words.get('threads') is None and words.get('student', 'mini')=='mini' else words.get('threads'))
     task = call(find_task, words)
     if words.get('shots') is not None and 'augment' not in words: words = words | dict(augment='none')
-    if not {'augment', 'teacher'} & words.keys() and words['task'] not in MINI_TASKS and not task.pool:
-        raise SettingError("who writes the new rows? Give --teacher MODEL (behind an API, or with --base-url your own server), --augment eda (words of the questions are changed), replay, local or pool; or --augment none for plain fine-tuning")
     dials = {k:v for k,v in words.items() if k in inspect.signature(Dials).parameters}
-    return LLM2LLM(task, call(find_student, words), call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
+    Dials(**dials)   # its own mistakes first
+    student = call(find_student, words)
+    if not {'augment', 'teacher'} & words.keys() and words['task'] not in MINI_TASKS and not task.pool:
+        raise SettingError("who writes the new rows? --teacher MODEL (an API, or with --base-url your own server), --augment eda (words of the questions are changed), replay, local or pool; --augment none is plain fine-tuning")
+    return LLM2LLM(task, student, call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
 
 def _around(job):
     "What does not change the results of a run: caps, where the teacher is, the folder"

@@ -138,8 +138,14 @@ def _pack(root, keep=lambda name: True):
     return out.getvalue()
 
 def _unpack(data, root):
-    Path(root).mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar: tar.extractall(root, filter='data')
+    root = Path(root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            at = (root/member.name).resolve()
+            if not member.isfile() or not at.is_relative_to(root): raise RunError(f"{member.name!r} is no file of a run; nothing outside {root} is written")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            at.write_bytes(tar.extractfile(member).read())
 
 def _builds_on(cell, root):
     "What a cell needs: its own folder, and of the others all but later students and replies"
@@ -185,7 +191,9 @@ class Ray:
         for job in self.ray.wait([*self.running], timeout=.5)[0]:
             cell = self.running.pop(job)
             try: data = self.ray.get(job)
-            except self.ray.exceptions.RayError as e: keep_error(cell, self.root, f"its task ended: {type(e).__name__}: {str(e).splitlines()[0]}")
+            except self.ray.exceptions.RayError as e:
+                why = getattr(e, 'cause', None) or e
+                keep_error(cell, self.root, f"its task ended: {type(why).__name__}: {str(why).splitlines()[0]}")
             else:
                 with whole(self.root/cell.name) as p: _unpack(data, p)
             yield cell
