@@ -103,17 +103,17 @@ def test_every_transport_fault(kind, tmp_path, quick):
     assert stats['tokens']['prompt'] + stats['tokens']['completion'] <= spent.tokens
 
 
-@pytest.mark.parametrize('kind,low,high', [('429-after', None, None), ('429-after-ms', None, None), ('429-after-date', 1., 2.), ('429', .45, .65), ('503', .45, .65)])
+@pytest.mark.parametrize('kind,low,high', [('429-after', None, None), ('429-after-ms', None, None), ('429-after-date', 1., 2.6), ('429', 3., 5.), ('503', 3., 5.)])
 def test_the_server_says_how_long_to_wait(kind, low, high, tmp_path, monkeypatch):
-    monkeypatch.setattr(client_module, 'backoff', lambda attempt: .45)
+    monkeypatch.setattr(client_module, 'backoff', lambda attempt: 3.)
     with Stub(fault_first=1, only=kind) as s:
         write(tmp_path/'r', s.url, 1)
         times = s.stats()['times']
     if low is None:
         draw = rng('transport', 0, *kept_replies(tmp_path/'r'), 1)  # as the server draws it
         draw.choice([kind]), draw.uniform(-1, 1)
-        low, high = (lambda wait: (wait, wait + .24))(draw.uniform(.05, .2))
-        assert high < .45
+        low, high = (lambda wait: (wait, wait + 2.4))(draw.uniform(.05, .2))   # a busy machine may be late
+        assert high < 3
     assert low - .002 <= times['last'] - times['first'] <= high + .25*(low >= 1)
 
 
@@ -504,17 +504,17 @@ def test_rate_limits(tmp_path, monkeypatch):
     assert all(c.row for c in found.values()) and stats['limited'] > 0 and stats['paid'] == stats['paid'] | dict(once=60, more=0)
     assert stats['times']['last'] - stats['times']['first'] >= 1.2 and spent.lost_tokens == 0
     class Quick(client_module.Pace):
-        def __init__(self, most): super().__init__(most, .8)
+        def __init__(self, most): super().__init__(most, 1.8)
     monkeypatch.setattr(client_module, 'Pace', Quick)
     with Stub(rpm=20, window=.6) as s:
         write(tmp_path/'s', s.url, 60, rpm=20, concurrency=32)
         stats = s.stats()
-    assert stats['limited'] == 0 and stats['requests'] == 60 and 1.5 <= stats['times']['last'] - stats['times']['first'] <= 3
+    assert stats['limited'] == 0 and stats['requests'] == 60 and 3.4 <= stats['times']['last'] - stats['times']['first'] <= 9
 
 
 def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
     class Quick(client_module.Pace):
-        def __init__(self, most): super().__init__(most, .8)
+        def __init__(self, most): super().__init__(most, 1.8)   # a busy machine may be a second late
     monkeypatch.setattr(client_module, 'Pace', Quick)
     with Stub(rpm=20, window=.6, faults=.03, only='429-after-date') as s:
         write(tmp_path/'s', s.url, 80, rpm=20, concurrency=64, retries=30)
@@ -776,7 +776,7 @@ def test_ten_thousand_equal_a_faultless_server(tmp_path):
 def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
     folder, moments = tmp_path/'r', random.Random(latency)
     with Stub(latency=latency, jitter=.1) as s:
-        p = client_process(folder, s.url, 2000, 16, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        p = client_process(folder, s.url, 2000, 16, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='60'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         while s.stats()['requests'] < 40: assert p.poll() is None, p.stderr.read(); time.sleep(.02)
         time.sleep(moments.uniform(0, .3))
         before = s.stats()
