@@ -464,7 +464,7 @@ def check(
     found = check_rows(kind, rows, read_rows(against, question, answer, choices) if against else [])
     bad = [(r, why, o) for r,why,o in found if why or o]
     for r,why,o in bad[:50]: print(_finding(r, why, o))
-    if len(bad) > 50: print(f'… and {len(bad)-50:,} more; --out FILE writes them all')
+    if len(bad) > 50: print(f'… and {len(bad)-50:,} more; ' + (f'all are in {out}' if out else '--out FILE writes them all'))
     n = sum(o is not None for *_,o in found)
     print(f"{len(rows):,} rows: {n:,} repeat a row of {Path(against).name}, {sum(bool(w) for _,w,_ in found):,} do not hold in themselves" if against else f"{len(rows):,} rows: {len(bad):,} do not hold in themselves")
     if out: write_jsonl(out, [dict(id=r.id, reason=why, **(dict(held_out=o.held_out.id, kind=o.kind, detail=o.detail) if o else {})) for r,why,o in found])
@@ -489,6 +489,7 @@ def show_report(
     from llm2llm.report import read_run, text, write_report
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
+    if read_run(folder).final: print(f'Next: llm2llm ledger {folder}, predict {folder} --ask "…", or export {folder}')
 
 # %% ../nbs/12_cli.ipynb #056d62d5
 def ledger(

@@ -48,7 +48,7 @@ class Dials:
     seed:int = 0              # of every random choice
 
     def __post_init__(self):
-        check_whole('rounds', self.rounds, 1, 'for plain fine-tuning leave out the teacher (--augment none)')
+        check_whole('rounds', self.rounds, 1, 'for plain fine-tuning leave out the teacher (--augment none)' if self.rounds==0 else '')
         check_one_of('select', self.select, [*SELECT])
         check_one_of('restart', self.restart, ('scratch', 'continuous'))
         if self.pick is not None: check_one_of('pick', self.pick, ('last', 'dev'))

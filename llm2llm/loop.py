@@ -31,10 +31,12 @@ class LLM2LLM:
         **dials,      # fields of `Dials`
     ):
         known = [f.name for f in fields(Dials)]
-        if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + (f"; give Student({str(student)!r})" if isinstance(student, (str, Path)) else ''))
+        if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + ('' if not isinstance(student, (str, Path)) else '; give Student(mini_base(), lora=None)' if str(student)=='mini' else f"; give Student({str(student)!r})"))
         if teacher is not None and not hasattr(teacher, 'write'): raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, not {teacher!r:.80}")
         if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
-        if wrong := [k for k in dials if k not in known]: raise SettingError(unknown('setting', wrong[0], known))
+        if wrong := [k for k in dials if k not in known]:
+            whose = next((name for name,part in (('student', student), ('teacher', teacher)) if hasattr(part, wrong[0])), None)
+            raise SettingError(f"{wrong[0]} is a setting of the {whose}; give it there" if whose else unknown('setting', wrong[0], known))
         self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
         self.folder,self.rounds,self.final = RunFolder(out),[],None
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
@@ -362,8 +364,8 @@ def _notes(self:LLM2LLM, stopped, scores):
     out,last = [],self.rounds[-1]
     if stopped=='nothing wrong' and last['round']==0 and not self.dials.select.startswith('crossfit'):
         out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
-                   "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
-                   "(each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='margin' or 'random', or fewer epochs.")
+                   "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' (--select crossfit: "
+                   "each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='margin' or 'random', or fewer epochs.")
     if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if n := sum(m['rejected'].get('not asked', 0) for m in self.rounds):
         limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)

@@ -91,7 +91,7 @@ def read_run(
 )->RunRecord:     # finished or not
     "The record of the run in `folder`"
     path = Path(folder)
-    if not path.is_dir(): raise RunError(f"{path}: no such folder; give the folder that a run was written to (its `out`)")
+    if not path.is_dir(): raise RunError(f"{path}: no such folder; give the folder that a run was written to (its `out`), or call fit() first")
     if not (path/'run.json').is_file(): raise RunError(f"{path}: not a run folder, it has no run.json" + _runs_in(path))
     head = _json(path/'run.json')
     final = _json(path/'final.json') if (path/'final.json').exists() else {}
@@ -300,7 +300,7 @@ def notes(
     if final: out = [f"Stopped: {final['stopped']}."] if final.get('stopped') else []
     else:
         out = [f"Not finished: {len(record.rounds)} training{'s are' if len(record.rounds)!=1 else ' is'} done"]
-        if record.settings.get('teacher'): out[0] += f", and {record.settings.get('rounds')} rounds of new rows are planned"
+        if record.settings.get('teacher'): out[0] += f", and {n} round{'s' if n != 1 else ''} of new rows {'are' if n != 1 else 'is'} planned" if (n := record.settings.get('rounds')) else ''
         out[0] += ". The same command goes on."
     said = [n for n in final.get('notes', []) if n not in loading]
     said += [n for n in [_paid(record)] if n]
@@ -415,7 +415,7 @@ def blocks(
            ('head','By round'), ('table', summary(record)), ('plots', record)]
     if len(wrong):
         first = f", the first {most}" if len(wrong) > most else ''
-        out += [('head', f'Seed rows still wrong: {len(wrong)}{first}'), ('table', wrong.head(most))]
+        out += [('head', f'Seed rows still wrong after round {record.picked}: {len(wrong)}{first}'), ('table', wrong.head(most))]
     if len(made := yields(record)) > 1 or 'USD' in made: out += [('head','What became of the requests'), ('table', made)]
     if len(cands): out += [('head','New rows: kept and rejected'), ('table', cands)]
     if len(spent := phases(record)): out += [('head','Time and memory by phase'), ('table', spent)]

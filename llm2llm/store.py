@@ -155,7 +155,7 @@ def claim(
     for k in [*new, *old]:
         a,b = old.get(k),new.get(k)
         if a != b and k not in record: raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
-                                  "go on with the same settings, or choose another folder")
+                                  "go on with the same settings, or choose another folder (out, --out)")
     if versions != have['versions']: self.log(versions=versions)
 
 # %% ../nbs/01_store.ipynb #0a319c31
