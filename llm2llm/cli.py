@@ -706,6 +706,7 @@ def _cell_words(words):
     if found.get('augment', 'none') not in AUGMENT: raise SettingError(unknown('augment', found['augment'], AUGMENT))
     return found
 
+# %% ../nbs/12_cli.ipynb #7eaf94f6
 def _lacks(words):
     "What a cell needs and does not find"
     for k in ('data', 'dev', 'test', 'pool', 'prompt', 'replies'):
@@ -724,6 +725,7 @@ def _ready(plan):
         for what in _lacks(c.words): lacks.setdefault(what, []).append(c.name)
     if lacks: print('\n'.join(['not ready:', *(f"- {what} ({names[0]}{f' and {len(names)-1} more cells' if len(names) > 1 else ''})" for what,names in lacks.items())]))
 
+# %% ../nbs/12_cli.ipynb #63705957
 def grid(
     config:str=None,     # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many), methods (name to settings)
     out:str=None,        # the grid's folder; the same plan on it goes on (default: runs/NAME OF FILE)

@@ -412,6 +412,7 @@ def _found(self:LLM2LLM):
         record.close()
     return f"{self.folder.path}: goes on, with {done} finished round{'s'*(done != 1)}{replies} from before"
 
+# %% ../nbs/07_loop.ipynb #5a5cc28f
 @patch
 def _all_rounds(self:LLM2LLM, verbose):
     "Round after round; why it ended"

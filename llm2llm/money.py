@@ -37,13 +37,6 @@ class Price:
         return float(found.total_price)
 
     @property
-    def meant(self): # the name of the provider's models that an unknown one resembles most, or None
-        from genai_prices.data_snapshot import get_snapshot
-        try: provider = get_snapshot().find_provider(None, None, self.base_url)
-        except LookupError: return None
-        return nearest(self.model, [m.id for m in provider.models])
-
-    @property
     def source(self): # where the price is from
         from importlib.metadata import version
         return 'given' if self.given is not None else f"genai-prices {version('genai-prices')}" if self.known else 'unknown'
@@ -61,6 +54,15 @@ class Price:
     def __repr__(self):
         if not self.known: return f'{self.model}: price unknown'
         return f"{self.model}: {1000*self(1000, 0):g} USD per million prompt tokens, {1000*self(0, 1000):g} per million completion tokens ({self.source})"
+
+# %% ../nbs/04c_money.ipynb #50235e15
+@patch(as_prop=True)
+def meant(self:Price)->str|None: # None if none resembles it
+    "The name of the provider's models that an unknown one resembles most"
+    from genai_prices.data_snapshot import get_snapshot
+    try: provider = get_snapshot().find_provider(None, None, self.base_url)
+    except LookupError: return None
+    return nearest(self.model, [m.id for m in provider.models])
 
 # %% ../nbs/04c_money.ipynb #b8af6644
 @dataclass(frozen=True)
