@@ -15,6 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib import rc_context
 from .core import RunError, SettingError, check_one_of, unknown
+from .dials import steps_behind
 from .report import read_run
 from .show import INK, METHOD_COLORS, RC, Picture, mark, markdown_table, name_lines, one, panels
 from .show import percent_axis, points, round_axis, span, text_table
@@ -42,7 +43,7 @@ def _end(r):
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
     c,ms = r.score(r.picked, 'test'), [m for m in r.rounds if m['round'] <= r.picked]
     if not c: raise RunError(f"{r.path}: this run has no test score; its task has no test rows")
-    steps = sum(m['steps'] for m in ms) if r.settings.get('restart')=='continuous' else ms[-1]['steps']
+    steps = steps_behind(r.rounds, r.picked, r.settings.get('restart'))
     took = dict(seconds=sum(e.get('seconds', 0) for e in r.log), usd=sum(m.get('usd') or 0 for m in r.rounds))
     return {'test %':100*c['correct']/c['n'], 'train rows':ms[-1]['train_rows'], 'steps':steps, **took}
 

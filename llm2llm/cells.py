@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from .core import LLM2LLMError, RunError, SettingError, check_whole, digest, unknown
 from .report import read_run
-from .store import read_jsonl, write_json, write_jsonl, write_text
+from .store import check_out, read_jsonl, write_json, write_jsonl, write_text
 
 # %% ../nbs/09f_cells.ipynb #f8e92bef
 @dataclass(frozen=True)
@@ -251,7 +251,9 @@ def record(
     done = found[found['state']=='done'].reindex(columns=['cell','method','round'])
     rounds = pd.DataFrame([dict(cell=c, **m) for c in done['cell'] for m in _rounds(out/c)]).convert_dtypes()
     answers = pd.DataFrame([dict(cell=c, right=_right(out/c, k)) for c,k in zip(done['cell'], done['round'])])
-    for file,table in (('cells', found), ('rounds', rounds), ('answers', answers)): write_text(raw/f'{file}.csv', table.to_csv(index=False))
+    for file,table in (('cells', found), ('rounds', rounds), ('answers', answers)):
+        check_out(raw/f'{file}.csv', *table.columns[:2])
+        write_text(raw/f'{file}.csv', table.to_csv(index=False))
     for cell,k in done[done['method']==rows][['cell','round']].head(1).itertuples(index=False):
         write_jsonl(raw/'rows.jsonl', [c for i in range(k) for c in _kept(out/cell, i)])
 

@@ -450,13 +450,15 @@ def check(
     answer:str='answer',     # name of the answer's column
     choices:str=None,  # the column that holds a list of choices
     labels:str=None,   # own task: the label set, separated by commas (default: found)
-    out:str=None,      # write a line a row: id, reason, held_out, kind, detail
+    out:str=None,      # write a line a row: id, reason, held_out, kind, detail (null where there is none)
 ):
     "Find rows of a file that repeat test rows or do not hold in themselves"
     from llm2llm.data import Task, read_rows
     from llm2llm.filters import check_rows, reason
-    from llm2llm.store import write_jsonl
+    from llm2llm.store import check_out, write_jsonl
     from llm2llm.tasks import TASKS
+    fields = ('id', 'reason', 'held_out', 'kind', 'detail')
+    if out: check_out(out, *fields)
     if task not in (*TASKS, 'own'): raise SettingError(unknown('task', task, [*TASKS, 'own']))
     choices = choices or ('choices' if task in TASKS and TASKS[task].kind=='choice' else None)
     kind = TASKS[task] if task in TASKS else Task.from_files(file, dev=False, **_own(dict(question=question, answer=answer, choices=choices, labels=labels)))
@@ -467,7 +469,7 @@ def check(
     if len(bad) > 50: print(f'… and {len(bad)-50:,} more; ' + (f'all are in {out}' if out else '--out FILE writes them all'))
     n = sum(o is not None for *_,o in found)
     print(f"{len(rows):,} rows: {n:,} repeat a row of {Path(against).name}, {sum(bool(w) for _,w,_ in found):,} do not hold in themselves" if against else f"{len(rows):,} rows: {len(bad):,} do not hold in themselves")
-    if out: write_jsonl(out, [dict(id=r.id, reason=why, **(dict(held_out=o.held_out.id, kind=o.kind, detail=o.detail) if o else {})) for r,why,o in found])
+    if out: write_jsonl(out, [dict(zip(fields, (r.id, why, o and o.held_out.id, o and o.kind, o and o.detail))) for r,why,o in found])
 
 def _finding(row, why, offence):
     "What is wrong with a row, the offending pair shown"
@@ -537,10 +539,10 @@ def predict(
     from llm2llm.data import read_rows
     from llm2llm.export import predict as answers
     from llm2llm.mini import mini_base
-    from llm2llm.store import write_jsonl
+    from llm2llm.store import check_out, write_jsonl
     if (ask is None) == (file is None): raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
     rows = [ask] if file is None else read_rows(file, question, None, _own(dict(choices=choices)).get('choices'))
-    if out and Path(out).is_dir(): raise SettingError(f"--out {out} is a folder; name a file in it")
+    if out: check_out(out, 'id', 'question', 'prediction', 'completion', 'truncated')
     found = answers(folder, rows, mini_base() if student=='mini' else student, round, device).to_dict('records')
     if out: write_jsonl(out, found); print(f"{len(found):,} answers, {sum(d['prediction'] is None for d in found):,} of them without one that can be read: {out}"); return
     for d in found: print(d['prediction'] if ask is not None and d['prediction'] is not None else json.dumps(d, ensure_ascii=False))
@@ -571,10 +573,10 @@ def score(
 ):
     "Score a file of completions"
     from llm2llm.report import wilson
-    from llm2llm.store import write_jsonl
+    from llm2llm.store import check_out, write_jsonl
     from llm2llm.tasks import TASKS
     if task not in TASKS: raise SettingError(unknown('task', task, TASKS))
-    if out and Path(out).is_dir(): raise SettingError(f"--out {out} is a folder; name a file in it")
+    if out: check_out(out, 'id', 'prediction', 'correct', 'truncated')
     found = _scored_rows(TASKS[task], file)
     n,right = len(found),sum(a.correct for _,a in found)
     low,high = wilson(right, n)
@@ -675,8 +677,10 @@ def demo(
     workers:int=None,      # processes (default: 2, or 1 on a single core)
 ):
     "See the method work on the mini-world, in about two minutes"
+    from llm2llm.store import check_target, whole
     if task not in MINI_TASKS: raise SettingError(unknown('task', task, MINI_TASKS))
     check_whole('seeds', seeds, 2)
+    check_target(out, 'folder', ours=any(Path(out).glob('seed_*/llm2llm')))
     workers = check_whole('workers', min(2, os.cpu_count() or 1) if workers is None else workers, 1)
     print(f"{task}: {seeds} random seeds of {check_whole('rounds', rounds, 1)} rounds and a step-matched control, in {workers} processes.", flush=True)
     _all_seeds([(out, task, s, rounds) for s in range(seeds)], workers, rounds)
@@ -688,7 +692,7 @@ def demo(
     found = compare(runs)
     print(f"\n{text_table(rounds_table(found))}\n\n{sentence(found)}\n")
     for path in (Path(out)/'accuracy_by_round.png', Path(out)/'accuracy_by_round.svg'):
-        plot_compare(found).savefig(path, dpi=200)
+        with whole(path) as p: plot_compare(found).savefig(p, format=path.suffix[1:], dpi=200)
         print(path)
     for s in range(seeds): write_ledger(Path(out)/f'seed_{s}'/'llm2llm'), write_report(Path(out)/f'seed_{s}'/'llm2llm')
     for name in ('report', 'ledger'): print(Path(out)/'seed_0'/'llm2llm'/f'{name}.html', '(and one for each other seed)')

@@ -13,7 +13,7 @@ from .core import RunError,SettingError,StudentError,answer,check_one_of,digest,
 from .loop import LLM2LLM,OFFICIAL,score as counts
 from .report import _json,read_run
 from .show import points
-from .store import content_digest,read_jsonl,whole,write_json
+from .store import check_target,content_digest,read_jsonl,whole,write_json
 from .student import Student,disk_errors,quiet
 from .tasks import Task
 
@@ -125,8 +125,8 @@ def _drop(split, c):
 # %% ../nbs/09c_export.ipynb #b9702050
 def _there(out, inputs):
     "What `out` says of the same export; None if nothing is there"
-    if not out.exists() or out.is_dir() and not any(out.iterdir()): return None
-    if not (out/'export.json').is_file(): raise RunError(f"{out} is there and holds no export; choose a new folder, so that nothing of yours is overwritten")
+    check_target(out, 'folder', ours=(out/'export.json').is_file())
+    if not out.exists() or not any(out.iterdir()): return None
     have = _json(out/'export.json')
     for k,v in inputs.items():
         if k != 'scored' and (old := have['inputs'].get(k)) != v: raise RunError(f"{out} holds an export with {k} = {old!r}, and this one has {k} = {v!r}; choose another folder")

@@ -161,6 +161,8 @@ def _check_choices(task, row, parent):
     twice = [c for c,n in Counter(map(fold, row.choices)).items() if n > 1]
     return f'two choices are equal: {twice[0][:60]}' if twice else ''
 
+def _length(row): return sum(map(len, (row.question, row.answer, *row.choices)))
+
 def check_new(
     task:Task,   # what kind of row is wanted; its seed rows set the language
     row:Example, # a candidate
@@ -168,6 +170,8 @@ def check_new(
 )->str:          # '' or the reason, details after a colon
     "What is wrong with a new row by itself"
     if why := task.check(row): return why
+    longest = max(map(_length, task.seed), default=0)
+    if longest and len(row.question) > 4*longest: return f'the question is too long: {len(row.question):,} characters, and the longest seed row has {longest:,}'
     if found := _template.search('\n'.join((row.question, row.answer, *row.choices))): return f'chat template tokens: {found[0]}'
     if task.kind=='number' and (why := check_steps(row.answer)): return why
     if task.kind=='choice' and (why := _check_choices(task, row, parent)): return why

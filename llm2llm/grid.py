@@ -15,7 +15,7 @@ from .cells import Cell, cells, command, keep_error, missing, read_grid, run_cel
 from .core import RunError, SettingError, check_whole, watched
 from .report import read_run
 from .show import one, span, text_table
-from .store import whole, write_text
+from .store import check_out, check_target, whole, write_text
 
 # %% ../nbs/10_grid.ipynb #b4054952
 class Table:
@@ -195,7 +195,7 @@ class Ray:
                 why = getattr(e, 'cause', None) or e
                 keep_error(cell, self.root, f"its task ended: {type(why).__name__}: {str(why).splitlines()[0]}")
             else:
-                with whole(self.root/cell.name) as p: _unpack(data, p)
+                with whole(self.root/cell.name, ours=True) as p: _unpack(data, p)
             yield cell
 
     def close(self):
@@ -260,6 +260,8 @@ def grid(
     "Run what a plan asks for and is still missing"
     root,todo = Path(out),cells(plan, check)
     if max_usd is not None: _check_money(todo, max_usd)
+    for c in todo: _check_place(root/c.name)
+    check_out(root/'cells.csv', 'cell', 'method', 'seed')
     if dry_run: return _said(todo, missing(todo, root), out)
     with _held(root):
         if left := missing(todo, root):
@@ -269,6 +271,10 @@ def grid(
         found = read_grid(root)
         write_text(root/'cells.csv', found.to_csv(index=False))
     return found
+
+def _check_place(folder):
+    "A cell's folder is new, or was made by a grid or by a run"
+    check_target(folder, 'folder', ours=any((folder/name).exists() for name in ('cell.json', 'run.json')))
 
 def _check_money(todo, cap):
     "A cap on the whole needs one on each cell that costs money"

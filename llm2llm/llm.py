@@ -14,7 +14,7 @@ from .client import Client, Loop, Refused, find_key
 from .core import SettingError, check_one_of, check_whole, digest, in_cell, progress, watched
 from .money import LimitReached, Limits, check_price
 from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text, shown_messages, solve_messages, without_thoughts
-from .replies import Replies, Reply, Spent, request_key
+from .replies import PROBLEMS, Replies, Reply, Spent, request_key
 from .tasks import Task
 from .teacher import Candidate, Request
 
@@ -79,7 +79,7 @@ def request(self:LLMTeacher,
 @patch
 def read(self:LLMTeacher, task, q, reply:Reply, key=''): # the `Candidate` of a reply
     "The candidate that a reply holds, with what it cost"
-    if reply.problem: return Candidate(reason='too long for the teacher')
+    if reply.problem: return Candidate(reason=PROBLEMS[reply.problem], text=reply.text)
     try: found = read_reply(task, q.row, reply.text, reply.finish, reply.refusal, self.prompt_of(task).rephrase)
     except (RecursionError, ValueError, TypeError) as e: found = Candidate(reason=f'the reply cannot be read: {type(e).__name__}', text=reply.text)
     return replace(found, cost=_cost(reply), row=found.row and replace(found.row, source=f'reply {key}'))
@@ -87,7 +87,7 @@ def read(self:LLMTeacher, task, q, reply:Reply, key=''): # the `Candidate` of a 
 @patch
 def _vote(self:LLMTeacher, task, row, replies):
     "How many solutions come to a row's answer (or why some are missing), and what they cost"
-    missing = next((str(r) or 'not recorded' for r in replies if not isinstance(r, Reply)), None) or next(('too long for the teacher' for r in replies if r.problem), None)
+    missing = next((str(r) or 'not recorded' for r in replies if not isinstance(r, Reply)), None) or next((PROBLEMS[r.problem] for r in replies if r.problem), None)
     costs = [_cost(r) for r in replies if isinstance(r, Reply)]
     return missing or sum(read_solution(task, row, r.text)==task.gold(row) for r in replies), {k: sum(c.get(k, 0) for c in costs) for k in dict.fromkeys(k for c in costs for k in c)}
 
@@ -211,7 +211,7 @@ async def _send(self:APITeacher, task, q, have, form):
     for demos in _sizes(self.prompt_of(task)):
         chat,schema,sampling = self.request(task, q, have, form, demos)
         reply = await self.client.ask(chat, _draw(q), q.row.id, schema, **sampling)
-        if not reply.problem: break
+        if reply.problem != 'context': break
     return reply, self.client.key(chat, _draw(q), schema, **sampling)
 
 @patch

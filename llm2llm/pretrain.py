@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from .core import SettingError, check_whole, progress, rng
 from .mini import HE, HOLDERS, NAMED_KINDS, OPERATIONS, SHE, SYLLABLES, THINGS, fill, made_up_name, mini_base, problem
+from .store import check_target
 
 # %% ../nbs/11a_pretrain.ipynb #40ff0b61
 @lru_cache
@@ -175,6 +176,7 @@ def pretrain(
 )->dict:                  # parameters, steps, tokens, loss (mean of the last 50 steps), seconds
     "Train a base model from texts and save it"
     import torch
+    check_target(folder, 'folder', ours=(Path(folder)/'config.json').is_file())
     start,threads,loss = time.perf_counter(),torch.get_num_threads(),[]
     if texts is not None: texts = list(texts)
     tok = make_tokenizer(vocabulary_texts(seed) if texts is None else texts, vocab)

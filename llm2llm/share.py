@@ -18,7 +18,7 @@ from .filters import near_limit
 from .loop import LLM2LLM
 from .report import RunRecord,_flat,_json,read_run,summary,wilson
 from .show import clean,mark,markdown_table,one
-from .store import RunFolder,_link,content_digest,read_jsonl,whole,write_json
+from .store import RunFolder,_link,check_target,content_digest,read_jsonl,whole,write_json
 from .tasks import TASKS,Task
 
 # %% ../nbs/09e_share.ipynb #f47fcd9f
@@ -426,16 +426,25 @@ def _read_card(out, kind):
         raise RunError(f"{out/'README.md'}: its metadata cannot be read ({type(e).__name__}: {clean(e, 200)}); mend it, or remove {out} and it is written again") from None
 
 # %% ../nbs/09e_share.ipynb #cd9cc606
+def _book(path):
+    "What was written to a folder and listed, as the file beside it says; None if there is no such file"
+    if not path.exists(): return None
+    check_target(path, 'file')
+    have = _json(path)
+    if not isinstance(have, dict) or set(have) != {'inputs', 'made', 'listed'}:
+        raise RunError(f"{path} is there and share did not write it, and it would be overwritten; give another folder (--out FOLDER)")
+    return have
+
 def _keep_or_fill(out, inputs, fill):
     "Digests by name of the files that were written to `out`, now unless they are there for the same inputs"
     book = out.with_name(f'{out.name}.json')
-    have = _json(book) if book.exists() else None
+    have = _book(book)
     if out.exists():
         if not have: raise RunError(f"{out} is there and share did not make it; give another folder (--out FOLDER)")
         if have['inputs']==inputs: return have['made']
         mine = [n for n,_,d in _files(out) if have['made'].get(n) != d]
         if mine: raise RunError(f"{out} was written for other settings, and {mine[0]} was changed since; give another folder (--out FOLDER), or remove {out} if the change may go")
-    with whole(out) as p: fill(p)
+    with whole(out, ours=True) as p: fill(p)   # all that is there is as it was written
     made = {n: d for n,_,d in _files(out)}
     write_json(book, dict(inputs=inputs, made=made, listed=None))
     return made

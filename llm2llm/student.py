@@ -20,6 +20,7 @@ from .core import DataError,RunError,SettingError,StudentError,check_one_of,chec
 from .decoding import Completion,Decoder,sampler
 from .memory import rows_that_fit
 from .sft import installed,trainer_class
+from .store import check_target
 from .tokens import cut_left,encode_completions,end_of_turn,read_prompts,training_rows
 
 # %% ../nbs/06_student.ipynb #6aff8420
@@ -519,20 +520,30 @@ def save(self:Student,
     folder = Path(folder)
     if self.model is None or (self.lora and self.model is self._plain):
         raise StudentError("there is nothing to save before the first training; call train")
+    config = 'adapter_config.json' if self.lora else 'config.json'
+    if folder.resolve() == Path(self.base).resolve(): raise StudentError(f"{folder} is the student's base; save to another folder")
+    check_target(folder, 'folder', ours=(folder/config).is_file())
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet(), disk_errors():
-        if self.lora:
-            self.model.save_pretrained(folder, save_embedding_layers=False)
-            (folder/'README.md').unlink(missing_ok=True)
-            config = json.loads((folder/'adapter_config.json').read_text())
-            for name in ('target_modules','exclude_modules'):
-                if isinstance(config.get(name), list): config[name].sort()
-            (folder/'adapter_config.json').write_text(json.dumps(config, indent=2, sort_keys=True)+'\n')
-        else:
-            self.model.save_pretrained(folder)
-            self.tok.save_pretrained(folder)
-    mode = 0o666 & (folder/('adapter_config.json' if self.lora else 'config.json')).stat().st_mode
-    for p in folder.glob('*.safetensors'): p.chmod(mode)  # safetensors files are private to their owner otherwise
+    with quiet(), disk_errors(), tempfile.TemporaryDirectory(dir=folder) as new:
+        if self.lora: self._write_adapter(Path(new))
+        else: self._write_whole(Path(new))
+        mode = 0o666 & (Path(new)/config).stat().st_mode
+        for p in Path(new).glob('*.safetensors'): p.chmod(mode)   # private to their owner otherwise
+        for p in Path(new).iterdir(): p.replace(folder/p.name)
+
+@patch
+def _write_adapter(self:Student, folder):
+    self.model.save_pretrained(folder, save_embedding_layers=False)
+    (folder/'README.md').unlink(missing_ok=True)
+    config = json.loads((folder/'adapter_config.json').read_text())
+    for name in ('target_modules','exclude_modules'):
+        if isinstance(config.get(name), list): config[name].sort()
+    (folder/'adapter_config.json').write_text(json.dumps(config, indent=2, sort_keys=True)+'\n')
+
+@patch
+def _write_whole(self:Student, folder):
+    self.model.save_pretrained(folder)
+    self.tok.save_pretrained(folder)
 
 # %% ../nbs/06_student.ipynb #4be52c55
 @patch
