@@ -1,6 +1,6 @@
 """Turn a few labelled examples into a better fine-tuned language model"""
 
-__version__ = "0.4.0"
+__version__ = "0.4.1"
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -23,7 +23,7 @@ _chapters = dict(
     cells='read_grid record',
     mini='MiniTeacher mini_base mini_student mini_task')
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'bases', 'cli', 'client', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'share', 'similar', 'stats', 'store', 'tokens'}
+_modules = {*_chapters, 'bases', 'cli', 'client', 'completion', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'share', 'similar', 'stats', 'store', 'tokens'}
 
 __all__ = sorted(_home)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from .core import LLM2LLMError, RunError, SettingError, check_whole, digest, unknown
 from .report import read_run
+from .dials import steps_behind
 from .store import check_out, read_jsonl, write_json, write_jsonl, write_text
 
 # %% ../nbs/09f_cells.ipynb #f8e92bef
@@ -186,8 +187,8 @@ def state(
 def _counts(r):
     "What a finished run's result is and took"
     done = [m for m in r.rounds if m['round'] <= r.picked]
-    test,steps = r.final['scores'].get('test'),[m['steps'] for m in done]
-    row = dict(stopped=r.final['stopped'], round=r.picked, train_rows=done[-1]['train_rows'], steps=sum(steps) if r.settings.get('restart')=='continuous' else steps[-1])
+    test,steps = r.final['scores'].get('test'),steps_behind(r.rounds, r.picked, r.settings.get('restart'))
+    row = dict(stopped=r.final['stopped'], round=r.picked, train_rows=done[-1]['train_rows'], steps=steps)
     if test: row |= {'test %':100*test['correct']/test['n'], 'test_correct':test['correct'], 'test_n':test['n'], 'no_answer':test['no_answer'], 'truncated':test['truncated']}
     return row | dict(usd=round(sum(m.get('usd') or 0 for m in r.rounds), 8))
 

@@ -223,7 +223,7 @@ def find_teacher(
     teacher:str=None,   # the model that teaches: as the endpoint calls it; for local a folder or a name on the Hub
     base_url:str=None,  # api: the endpoint, for instance http://localhost:8000/v1 (default: OpenAI's)
     key_env:str=None,   # api: the environment variable that holds the key (default: OPENAI_API_KEY)
-    max_usd:float=None, # api: cap on money for the whole run
+    max_usd:float=None, # api: cap on money for the whole run; what is spent is at most this and the cost of one request
     max_requests:int=None, # api: cap on HTTP requests, those that fail included
     max_tokens:int=None,# api: cap on prompt and completion tokens together
     max_seconds:float=None, # api: cap on seconds with a request under way

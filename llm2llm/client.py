@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'OWNED', 'MOST_TOKENS', 'ODD', 'ODD_TRIES', 'Pace', 'retry_after', 'backoff', 'ProviderError', 'OddReply',
-           'TooLarge', 'Refused', 'judge', 'no_connection', 'check_key', 'find_key', 'Loop', 'Stopped', 'Slots',
-           'check_headers', 'check_body', 'Client', 'Booked', 'failures']
+           'Refused', 'judge', 'no_connection', 'check_key', 'find_key', 'Loop', 'Stopped', 'Slots', 'check_headers',
+           'check_body', 'Client', 'Booked', 'failures']
 
 # %% ../nbs/04d_client.ipynb #0ed8e4c1
 import asyncio,itertools,json,math,os,random,re,socket,threading,time
@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from fastcore.basics import patch
-from .completion import NOT_JSON, bounded_http, least_tokens, read_completion, room, sent_now
+from .completion import NOT_JSON, TooLarge, bounded_http, least_tokens, read_completion, room, sent_now
 from .core import SettingError, TeacherError, check_whole
 from .money import Budget, Limits, Price, check_price, prompt_bound
 from .replies import Replies, Reply, request_key
@@ -76,9 +76,6 @@ class ProviderError(Exception):
 
 class OddReply(Exception):
     "A reply with status 200 and no reply in it"
-
-class TooLarge(Exception):
-    "A reply that goes on after its token limit"
 
 class Refused(Exception):
     "The endpoint refuses a request that another form of it may pass: `what` is 'schema' or 'max_tokens'"

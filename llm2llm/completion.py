@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_JSON', 'sent_now', 'read_finish', 'read_text', 'read_count', 'least_tokens', 'read_usage', 'Received',
-           'read_completion', 'room', 'bounded_http']
+           'read_completion', 'TooLarge', 'room', 'bounded_http']
 
 # %% ../nbs/04ca_completion.ipynb #c0de0004
 import json
@@ -116,6 +116,9 @@ def read_completion(
 
 # %% ../nbs/04ca_completion.ipynb #c0dec002
 sent_now = ContextVar('sent', default=False)  # has the present request left?
+
+class TooLarge(Exception):
+    "A reply that goes on after its token limit"
 
 def room(tokens:int)->int: return 65_536 + 64*tokens # bytes
 

@@ -138,8 +138,8 @@ def _notes(teacher, usd, rates, found, tokens, k, dials):
     if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
     else: yield 'Tokens are counted by characters (about four to a token); the high end has every reply as long as it may be.'
     if k: yield f'Each new row is solved {k} more time{"s" if k > 1 else ""} by the teacher.'
-    if usd and 'max_usd' in limits: yield f"The cap of {limits['max_usd']:g} USD holds whatever happens" + ('; it is likely to be reached.' if usd[1] > limits['max_usd'] else '.')
-    elif usd: yield 'No cap on money is set: max_usd (--max-usd) is one that is never passed.'
+    if usd and 'max_usd' in limits: yield f"At most {limits['max_usd']:g} USD and the cost of one request are spent" + ('; that is likely to be reached.' if usd[1] > limits['max_usd'] else '.')
+    elif usd: yield 'No cap on money is set: max_usd (--max-usd) sets one.'
 
 # %% ../nbs/09b_estimate.ipynb #543b3763
 def work(

@@ -128,9 +128,9 @@ class APITeacher(LLMTeacher):
         base_url:str=None,       # the endpoint; None: OPENAI_BASE_URL, or OpenAI's
         api_key=None,            # a function that gives the key, or the key; None: the environment
         key_env:str='OPENAI_API_KEY', # the variable that holds the key
-        max_usd:float=None,      # cap on money for the whole run, USD
+        max_usd:float=None,      # cap on money for the whole run, USD; at most one request passes it
         max_requests:int=None,   # cap on HTTP requests, those that fail included
-        max_tokens:int=None,     # cap on prompt and completion tokens together
+        max_tokens:int=None,     # cap on prompt and completion tokens together; likewise
         max_seconds:float=None,  # cap on seconds with a request under way
         price=None,              # USD per million prompt and completion tokens; None: a table
         concurrency:int=16,      # requests in flight

@@ -67,7 +67,7 @@ def meant(self:Price)->str|None: # None if none resembles it
 # %% ../nbs/04c_money.ipynb #b8af6644
 @dataclass(frozen=True)
 class Limits:
-    "Caps of a whole run, its resumed parts included; None is no cap"
+    "Caps of a whole run, its resumed parts included; None is no cap. At most one request passes a cap of USD or tokens"
     max_usd:float|None = None    # USD, >= 0
     max_requests:int|None = None # HTTP requests, those that fail included, >= 0
     max_tokens:int|None = None   # prompt and completion tokens, >= 0

@@ -3,14 +3,16 @@ import json, re, shutil, sqlite3
 
 import pytest
 
+from llm2llm.arms import compare, compare_table
+from llm2llm.cells import _counts
 from llm2llm.core import Example, RunError, SettingError
 from llm2llm.dials import prompts
 from llm2llm.export import export
 from llm2llm.llm import APITeacher, ReplayTeacher
 from llm2llm.loop import LLM2LLM
-from llm2llm.mini import mini_base, mini_student, mini_task
-from llm2llm.report import method, read_run, still_wrong, write_report
-from llm2llm.store import content_digest, read_jsonl
+from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.report import method, read_run, still_wrong, table, write_report
+from llm2llm.store import content_digest, read_jsonl, write_json
 from llm2llm.student import Student
 from llm2llm.tasks import Task
 from stub_server import Stub
@@ -111,3 +113,23 @@ def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
     assert found['chat'] is None and found['plain'] is None
     cut = lambda text: text[:m.end()] if (m := re.search(found['base'], text)) else text
     assert [cut(t) for t in (' It is 5.\n\nHow', '\n\n It is\n5. \n\n\nHow', ' It is 5.\nHow')] == [' It is 5.', '\n\n It is\n5.', ' It is 5.\nHow']
+
+
+@pytest.mark.parametrize('restart', ['scratch', 'continuous'])
+def test_the_control_has_the_steps_of_the_round_it_is_compared_with(restart, tmp_path):
+    "Of the picked round, not of the last; where rounds go on from each other, of all of them up to it"
+    task, student, out = mini_task('mini-intent', n_seed=14, n_dev=8, n_test=8), mini_student('mini-intent', epochs=4), tmp_path/'LLM2LLM'
+    run = LLM2LLM(task, student, MiniTeacher(), out, rounds=2, select='all', restart=restart).fit(verbose=False)
+    plain = LLM2LLM(task, student, None, tmp_path/'plain').fit(verbose=False)
+    by_round, controls = [m['steps'] for m in run.rounds], []
+    assert len({*by_round}) == 3
+    for picked in range(3):
+        write_json(out/'final.json', run.final | dict(picked_round=picked))
+        controls.append(LLM2LLM(task, student, None, tmp_path/f'control_{picked}', match=out).fit(verbose=False))
+        folders = {'LLM2LLM': out, 'plain, step-matched': controls[-1].folder.path}
+        steps = [by_round[picked] if restart == 'scratch' else sum(by_round[:picked+1])]*2
+        assert [int(table(read_run(folders['plain, step-matched'])).loc[0, 'steps'])] == steps[:1]
+        assert [*compare_table(compare({arm: [f] for arm, f in folders.items()})).loc[[*folders], 'steps']] == steps
+        assert [_counts(read_run(f))['steps'] for f in folders.values()] == steps   # in the tables of a grid
+    assert (controls[0].folder/'round_00/student/model.safetensors').read_bytes() == (plain.folder/'round_00/student/model.safetensors').read_bytes()
+    assert controls[0].plan['rows'] == controls[2].plan['rows']   # the controls with a teacher have the rows of the whole run

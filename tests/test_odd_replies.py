@@ -1,0 +1,272 @@
+"Endpoints that lie about what a request took, and replies of every shape: caps hold, the run goes on, and what was paid is counted"
+import json, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from llm2llm import client as client_module
+from llm2llm.completion import least_tokens, room
+from llm2llm.core import SettingError, TeacherError
+from llm2llm.money import prompt_bound
+from llm2llm.replies import PROBLEMS, Replies
+from test_teacher import PRICE, TASK, api, asked, attempts, make_run
+
+IN_FLIGHT = 16
+
+
+class Server:
+    "`reply(body, n)`: status and bytes (or JSON) for the n-th request, from 0"
+    def __init__(self, reply): self.reply = reply
+
+    def __enter__(self):
+        self.requests, self.lock = [], threading.Lock()
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+            def log_message(self, *_): pass
+            def do_POST(handler):
+                body = json.loads(handler.rfile.read(int(handler.headers['content-length'])))
+                with self.lock: n = len(self.requests); self.requests.append(body)
+                status, said = self.reply(body, n)
+                data = said if isinstance(said, bytes) else json.dumps(said).encode()
+                try:
+                    handler.send_response(status), handler.send_header('content-length', str(len(data)))
+                    handler.end_headers(), handler.wfile.write(data)
+                except ConnectionError: handler.close_connection = True   # the client has read enough
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f'http://127.0.0.1:{self.server.server_port}/v1'
+        return self
+
+    def __exit__(self, *_): self.server.shutdown(), self.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    real = client_module.backoff
+    monkeypatch.setattr(client_module, 'backoff', lambda attempt: real(attempt)/20)
+
+
+def row(n): return json.dumps(dict(question=f'Ann {n} has {n} pens and buys 4 more. How many pens are there in all now?', answer=f'{n} + 4 = {n+4}\n#### {n+4}'))
+def words(body): return '\n'.join(m['content'] for m in body['messages'])
+def bound(body): return prompt_bound(body['messages'], body.get('response_format', {}).get('json_schema', {}).get('schema'))
+def whole(text, finish='stop', **more): return dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason=finish)]) | more
+def usage(prompt, completion): return dict(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt+completion)
+
+
+def write(folder, url, n=24, **settings):
+    "What came for each request, or the error; what was spent; what the folder says was spent"
+    folder.mkdir(exist_ok=True)
+    with api(url, **settings).open(folder) as teacher:
+        try: got = [c for _,[c] in sorted(teacher.write(TASK, asked(n), []), key=lambda x: (x[0].draw, x[0].row.id))]
+        except TeacherError as e: got = e
+        teacher._halt()
+        budget, spent = teacher.client.budget, teacher.spent()
+    assert budget.tokens == spent.tokens and budget.usd == pytest.approx(spent.usd + spent.lost_usd), 'the folder says what the run believes'
+    return got, spent
+
+
+# Endpoints that lie
+
+# what each says of a request whose text can have `b` prompt tokens, at the n-th request, with `c` completion tokens written
+LIARS = dict(honest=lambda b, c, n: usage(b, c), zeros=lambda b, c, n: usage(0, 0), none=lambda b, c, n: None, growing=lambda b, c, n: usage(b//4 + b*n//40, c),
+             jumping=lambda b, c, n: usage(b//4 if n < 40 else 50*b, c), tenfold=lambda b, c, n: usage(10*b, 10*c if 10*c < 300 else c))
+CAPS = dict(max_usd=.12, max_tokens=48_000)
+
+
+@pytest.mark.parametrize('cap', CAPS)
+@pytest.mark.parametrize('liar', LIARS)
+def test_a_cap_and_a_provider_that_lies(liar, cap, tmp_path):
+    "What is reported (or, where that is nothing, what the texts can have at least) is at most the cap and one request, or is left at once"
+    said = []
+    def reply(body, n):
+        text, said_at = row(n), time.monotonic()
+        time.sleep(.02)
+        counts = LIARS[liar](bound(body), least_tokens(text), n)
+        said.append((n, counts, bound(body), least_tokens(words(body)), least_tokens(text), said_at))
+        return 200, whole(text, usage=counts)
+    cost = lambda p, c: (PRICE[0]*p + PRICE[1]*c)/1e6 if cap == 'max_usd' else p + c
+    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 400, price=PRICE, concurrency=IN_FLIGHT, timeout=20, **{cap: CAPS[cap]})
+    costs = [cost(c['prompt_tokens'], c['completion_tokens']) if c and c['prompt_tokens'] else cost(p, least) for _,c,_,p,least,_ in said]
+    booked = spent.usd + spent.lost_usd if cap == 'max_usd' else spent.tokens
+    assert sum(costs) <= booked + 1e-9
+    over = sorted(n for n,c,b,*_ in said if c and c['prompt_tokens'] > b)
+    if not over:
+        assert liar in ('honest', 'zeros', 'none') and booked <= CAPS[cap] + 1e-9
+        reasons = {c.reason for c in got if not c.row}
+        assert reasons == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 10 < sum(c.row is not None for c in got) < 400
+        return
+    assert liar in ('growing', 'jumping', 'tenfold')
+    assert isinstance(got, TeacherError) and 'prompt tokens where the text can have at most' in str(got) and 'spent so far' in str(got)
+    assert len(said) <= over[0] + IN_FLIGHT + 1, 'nothing is sent after the first count that cannot be'
+    assert booked <= CAPS[cap] + sum(x for (n,*_),x in zip(said, costs) if n in over), 'only what was under way passes the cap'
+    if liar == 'tenfold': assert len(said) == 1, 'the first request of an endpoint goes alone'
+
+
+def test_the_same_command_after_a_count_above_the_bound(tmp_path):
+    "goes on with as much reserved as the endpoint counts, and then the cap holds"
+    reply = lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))
+    with Server(reply) as s:
+        got, first = write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.5)
+        assert isinstance(got, TeacherError) and len(s.requests) == 1
+        got, spent = write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.5)
+    assert not isinstance(got, TeacherError), got
+    assert first.usd < spent.usd <= .5 and 0 < sum(c.row is not None for c in got) < 60
+
+
+def test_without_a_cap_nothing_is_stopped(tmp_path):
+    "what is reported is booked"
+    with Server(lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))) as s: got, spent = write(tmp_path/'r', s.url, 12, price=PRICE)
+    assert all(c.row for c in got) and spent.prompt_tokens == sum(10*bound(b) for b in s.requests)
+
+
+def test_hidden_thoughts_are_paid(tmp_path):
+    "An endpoint that counts thoughts in the total alone"
+    thoughts = dict(prompt_tokens=100, completion_tokens=20, total_tokens=400)
+    with Server(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: got, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
+    assert spent.completion_tokens == 3*300
+
+
+@pytest.mark.parametrize('finish', ['eos', 'eos_token', 'STOP', 'end_turn', 'banana', None, 7, ['stop'], {}])
+def test_a_reply_ends_by_any_name(finish, tmp_path):
+    with Server(lambda body, n: (200, whole(row(n), finish, usage=usage(90, 40)))) as s:
+        got, spent = write(tmp_path/'r', s.url, 3, price=(1000, 1000), max_usd=50)
+        assert all(c.row for c in got) and len(s.requests) == 3
+    assert spent.replies == 3 and spent.usd == pytest.approx(sum(1000*(max(90, least_tokens(words(b))) + 40)/1e6 for b in s.requests))
+
+
+@pytest.mark.parametrize('finish', ['max_tokens', 'MAX_TOKENS', 'model_length'])
+def test_a_reply_that_was_cut_by_any_name(finish, tmp_path):
+    with Server(lambda body, n: (200, whole(row(n)[:40], finish))) as s: got, _ = write(tmp_path/'r', s.url, 2)
+    assert {c.reason for c in got} == {'cut off at the token limit'}
+
+
+@pytest.mark.parametrize('key', ['sk-secret\nsk-second', 'sk-\x00secret', 'sk-schlüssel'])
+@pytest.mark.parametrize('how', ['argument', 'function', 'environment'])
+def test_a_key_that_cannot_be_sent(key, how, tmp_path, monkeypatch):
+    "is no lost money, and is not shown"
+    given = dict(api_key=key) if how == 'argument' else dict(api_key=lambda: key) if how == 'function' else dict(key_env='MY_KEY')
+    if '\x00' in key and how == 'environment': pytest.skip('no environment holds it')
+    monkeypatch.setenv('MY_KEY', key.replace('\x00', ''))
+    with Server(lambda body, n: (200, whole(row(n)))) as s:
+        with pytest.raises(SettingError, match='no HTTP header can carry') as e:
+            with api(s.url, price=PRICE, **given).open(tmp_path) as teacher: list(teacher.write(TASK, asked(3), []))
+        assert not s.requests and not attempts(tmp_path) and 'secret' not in str(e.value) and 'schl' not in str(e.value)
+
+
+def test_a_key_with_a_line_end_around_it(tmp_path):
+    "as it comes from a file"
+    with Server(lambda body, n: (200, whole(row(n)))) as s: got, _ = write(tmp_path/'r', s.url, 2, api_key=lambda: ' sk-secret-key \n')
+    assert all(c.row for c in got)
+
+
+def test_what_never_left_is_not_paid(tmp_path, monkeypatch):
+    "Whatever goes wrong before a request is sent ends the run and costs nothing"
+    def broken(self, *args, **kwargs): raise ValueError('broken before it was sent')
+    with Server(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
+        monkeypatch.setattr(type(teacher.client.api), '_build_request', broken)
+        with pytest.raises(TeacherError, match='could not be sent .ValueError: broken'): list(teacher.write(TASK, asked(3), []))
+        assert not s.requests and teacher.spent().lost_tokens == 0 and teacher.client.budget.usd == 0
+
+
+# Replies of every shape
+
+NEST,DEEP = 100_000,10_000  # the second fits into the size of a reply
+MESSAGE = dict(role='assistant', content=row(0))
+def choices(x, **more): return dict(choices=x) | more
+def content(x): return choices([dict(message=dict(content=x), finish_reason='stop')])
+def message(x): return choices([dict(message=x, finish_reason='stop')])
+def used(x): return whole(row(0), usage=x)
+
+SHAPES = {
+    'nothing': b'', 'blank': b' \n', 'null': None, 'true': True, 'a number': 7, 'text': 'hello', 'a list': [], 'a list of replies': [whole(row(0))], 'an empty object': {},
+    'html': b'<!doctype html><html>Sign in</html>', 'half a reply': json.dumps(whole(row(0))).encode()[:60], 'not UTF-8': json.dumps(whole('caf\xe9'), ensure_ascii=False).encode('latin-1'),
+    'a stream': b'data: {"choices": []}\n\ndata: [DONE]\n\n', 'brackets': b'['*NEST, 'fewer brackets': b'['*DEEP, 'braces': b'{"a":'*NEST, 'nested choices': b'{"choices":' + b'['*DEEP + b']'*DEEP + b'}',
+    'an infinite number': b'{"choices": [], "usage": {"prompt_tokens": 1e999}}', 'a number of 5,000 digits': b'{"usage": {"prompt_tokens": ' + b'9'*5000 + b'}}',
+    'no choices': choices([]), 'choices null': choices(None), 'choices an object': choices({'0': {}}), 'choices text': choices('stop'), 'choices a number': choices(3),
+    'choices [null]': choices([None]), 'choices of text': choices(['hello']), 'choices of lists': choices([[]]), 'an empty choice': choices([{}]),
+    'message null': message(None), 'message text': message(row(0)), 'message a list': message([MESSAGE]), 'message a number': message(5), 'message empty': message({}),
+    'content null': content(None), 'content a number': content(5), 'content an object': content(dict(text='a')), 'content of numbers': content([1, 2]),
+    'a part that is no text': content([dict(type='text', text=5), dict(type='text', text=None), dict(type='image')]), 'parts': content([dict(type='text', text=row(0))]),
+    'usage text': used('many'), 'usage a list': used([9, 9]), 'usage of 10^30': used(usage(10**30, 10**30)), 'usage negative': used(usage(-5, -5)), 'usage of lists': used(dict(prompt_tokens=[9], completion_tokens={})),
+    'cached tokens a list': used(usage(90, 9) | dict(prompt_tokens_details=dict(cached_tokens=[1]))), 'details text': used(usage(90, 9) | dict(prompt_tokens_details='none')),
+    'cached more than all': used(usage(90, 9) | dict(prompt_tokens_details=dict(cached_tokens=10**30))),
+    'an error': dict(error=dict(message='upstream', code=502)), 'an error in words': dict(error='upstream'), 'an error with an odd code': dict(error=dict(message=['x'], code='²³')), 'an error that is a list': dict(error=[1]),
+    'an error by its object': dict(object='error', message='no', code=40303), 'finish an object': whole(row(0), {}), 'the older form': choices([dict(text=row(0), finish_reason='stop')]), 'refusal a number': choices([dict(message=dict(content=row(0), refusal=5))])}
+COUNTED = {PROBLEMS['odd'], PROBLEMS['none'], PROBLEMS['large'], 'empty reply'}
+
+
+def test_how_many_shapes(): assert len(SHAPES) >= 48
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
+    "A row, or a counted reason; the other rows are there, and what each attempt took is in the bill"
+    odd = asked(1)[0].row.question
+    def reply(body, n):
+        if odd in words(body): return 200, SHAPES[shape]
+        time.sleep(.005)
+        return 200, whole(row(n+1), usage=usage(90, 40))
+    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, retries=3, concurrency=4)
+    assert not isinstance(got, TeacherError), got
+    rejected = [c for c in got if not c.row]
+    assert len(rejected) <= 1 and {c.reason for c in rejected} <= COUNTED
+    tried = [a for a in attempts(tmp_path/'r')]
+    assert all(a['outcome'] in ('reply', 'refused', 'lost') for a in tried) and spent.requests == len(tried) == len(s.requests) <= 24 + 3
+    assert spent.unpriced == 0
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_nothing_but_replies_of_this_shape(shape, tmp_path):
+    "The run ends with a sentence, or with a reason for each row; never with the error of another layer"
+    with Server(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., retries=3, form='json')
+    if isinstance(got, TeacherError):
+        assert 'gives no reply after' in str(got) or 'prompt tokens where' in str(got) or 'tokens where' in str(got) or 'answers' in str(got)
+        assert len(str(got)) < 1500
+    else: assert all(c.row or c.reason in COUNTED for c in got)
+
+
+@pytest.mark.parametrize('shape', ['choices an object', 'message a list', 'fewer brackets', 'brackets', 'html'])
+def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
+    odd = asked(1)[0].row.question
+    reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
+    with Server(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, retries=3, concurrency=4).fit(verbose=False)
+    assert run.final['stopped'] == 'rounds done'
+    assert sum(run.rounds[0]['rejected'].get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
+
+
+def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
+    "Twice no choices, then a row: all three are paid as reported, not at their worst case"
+    reply = lambda body, n: (200, choices([], usage=usage(600, 7)) if n < 2 else whole(row(n), usage=usage(600, 40)))
+    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
+    assert got[0].row and (spent.lost_tokens, spent.prompt_tokens, spent.completion_tokens) == (2*607, 600, 40)
+    assert spent.lost_usd == pytest.approx(2*(600*PRICE[0] + 7*PRICE[1])/1e6)
+
+
+# Size
+
+def test_a_reply_has_a_size(tmp_path):
+    "An endpoint that does not stop is not read to its end"
+    odd, most = asked(1)[0].row.question, []
+    def reply(body, n):
+        most.append(body['max_tokens'])
+        return 200, b'{"a": "' + b'x'*(20*room(body['max_tokens'])) if odd in words(body) else whole(row(n+1), usage=usage(90, 40))
+    with Server(reply) as s:
+        got, spent = write(tmp_path/'r', s.url, 24, price=PRICE)
+        assert len(s.requests) == 24
+    [c] = [c for c in got if not c.row]
+    assert c.reason == PROBLEMS['large'] and f'{room(most[0]):,} bytes' in c.text
+    assert spent.replies == 23 and spent.lost_tokens > 0
+
+
+def test_a_long_error_is_cut(tmp_path):
+    with Server(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, form='text')
+    assert isinstance(got, TeacherError) and 'answers 400: no no' in str(got) and len(str(got)) < 1000
+
+
+def test_a_question_that_does_not_end(tmp_path):
+    "More than four times the longest seed row"
+    longest = max(len(r.question) + len(r.answer) for r in TASK.seed)
+    long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
+    with Server(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
+    assert run.rounds[0]['rejected']['the question is too long'] >= 1
