@@ -7,46 +7,47 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 # Public name -> the chapter that holds it. A chapter is imported when one of its names is first used,
 # so `import llm2llm` itself loads neither torch nor pandas.
-_chapters = dict(
-    core='Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
-    tasks='TASKS',
-    data='Task load_task',  # `data` gives `Task` its `from_files`
-    teacher='Candidate PoolTeacher Request Teacher',
-    prompts='Prompt prompt_for',
-    baselines='EDATeacher',
-    llm='APITeacher LocalTeacher ReplayTeacher',
-    student='Student',
-    report='read_run',
-    ledger='LLM2LLM write_ledger',  # `report` and `ledger` give a run methods of these names
-    arms='compare plot_compare plot_cost plot_differences recorded sentence',
-    estimate='cost',
-    cells='read_grid record',
-    mini='MiniTeacher mini_base mini_student mini_task')
+_chapters = {
+    'core': 'Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
+    'tasks.task': 'TASKS',
+    'tasks.files': 'Task load_task',  # `files` gives `Task` its `from_files`
+    'teachers.teacher': 'Candidate PoolTeacher Request Teacher',
+    'teachers.prompts': 'Prompt prompt_for',
+    'loop.baselines': 'EDATeacher',
+    'teachers.llm': 'APITeacher LocalTeacher ReplayTeacher',
+    'student.student': 'Student',
+    'report.report': 'read_run',
+    'report.ledger': 'LLM2LLM write_ledger',  # `report` and `ledger` give a run methods of these names
+    'report.compare': 'compare plot_compare plot_cost plot_differences recorded sentence',
+    'report.estimate': 'cost',
+    'grid.cells': 'read_grid record',
+    'mini.mini': 'MiniTeacher mini_base mini_student mini_task',
+}
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_modules = {*_chapters, 'bases', 'cli', 'client', 'completion', 'decoding', 'dials', 'export', 'filters', 'grid', 'loop', 'memory', 'money', 'pretrain', 'ranks', 'replies', 'sft', 'show', 'share', 'similar', 'stats', 'store', 'tokens'}
+_packages = {'core', 'tables', 'store', 'tasks', 'student', 'teachers', 'loop', 'report', 'grid', 'mini', 'cli'}
 
 __all__ = sorted(_home)
 
 def __getattr__(name):
-    if name in _modules: return _import_module(f'{__name__}.{name}')
+    if name in _packages: return _import_module(f'{__name__}.{name}')
     if name not in _home: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     value = globals()[name] = getattr(_import_module(f'{__name__}.{_home[name]}'), name)
     return value
 
 if _TYPE_CHECKING:  # the same names, for editors
     from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError, TeacherError
-    from .tasks import TASKS
-    from .data import Task, load_task
-    from .teacher import Candidate, PoolTeacher, Request, Teacher
-    from .prompts import Prompt, prompt_for
-    from .baselines import EDATeacher
-    from .llm import APITeacher, LocalTeacher, ReplayTeacher
-    from .student import Student
-    from .report import read_run
-    from .ledger import LLM2LLM, write_ledger
-    from .arms import compare, plot_compare, plot_cost, plot_differences, recorded, sentence
-    from .estimate import cost
-    from .cells import read_grid, record
-    from .mini import MiniTeacher, mini_base, mini_student, mini_task
+    from .tasks.task import TASKS
+    from .tasks.files import Task, load_task
+    from .teachers.teacher import Candidate, PoolTeacher, Request, Teacher
+    from .teachers.prompts import Prompt, prompt_for
+    from .loop.baselines import EDATeacher
+    from .teachers.llm import APITeacher, LocalTeacher, ReplayTeacher
+    from .student.student import Student
+    from .report.report import read_run
+    from .report.ledger import LLM2LLM, write_ledger
+    from .report.compare import compare, plot_compare, plot_cost, plot_differences, recorded, sentence
+    from .report.estimate import cost
+    from .grid.cells import read_grid, record
+    from .mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 
-def __dir__(): return sorted({*globals(), *_home, *_modules})
+def __dir__(): return sorted({*globals(), *_home, *_packages})

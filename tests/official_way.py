@@ -22,9 +22,9 @@ OFFICIAL = dict(rows='all', batches='unsorted', limit=100, teacher='threads', ro
 def prepare(folder, url='', n_seed=64, per_seed=2, epochs=3, **switches):
     "A folder with the settings and rows of a round; `switches` change `OFFICIAL`"
     from llm2llm.core import to_dict
-    from llm2llm.mini import MiniTeacher, mini_task
-    from llm2llm.store import write_json, write_jsonl
-    from llm2llm.teacher import Request
+    from llm2llm.mini.mini import MiniTeacher, mini_task
+    from llm2llm.store.folder import write_json, write_jsonl
+    from llm2llm.teachers.teacher import Request
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     task,rows = mini_task(n_seed=n_seed, n_test=0),[]
@@ -39,7 +39,7 @@ class Round:
     "The settings, rows and task of a folder, and the seconds of what was done"
     def __init__(self, folder):
         from llm2llm.core import example
-        from llm2llm.mini import mini_task
+        from llm2llm.mini.mini import mini_task
         self.folder,self.seconds = Path(folder),Counter()
         self.o = SimpleNamespace(**json.loads((self.folder/'settings.json').read_text()))
         self.task = mini_task(n_seed=self.o.n_seed, n_test=0)
@@ -55,8 +55,8 @@ class Round:
         return out
 
     def student(self, base=None):
-        from llm2llm.mini import mini_student
-        from llm2llm.student import Student
+        from llm2llm.mini.mini import mini_student
+        from llm2llm.student.student import Student
         import torch
         torch.set_num_threads(1)
         s = mini_student(epochs=self.o.epochs, eval_batch_size=64) if base is None else Student(base, lora=None, eval_batch_size=64)
@@ -91,7 +91,7 @@ class Duplicates:
     def __init__(self, o, wrong):
         self.o,self.lock = o,threading.Lock()
         if o.rouge=='index':
-            from llm2llm.similar import Near
+            from llm2llm.tasks.similar import Near
             self.known = Near()
         else:
             from rouge_score import rouge_scorer
@@ -111,7 +111,7 @@ class Duplicates:
 
 
 def asks(r, wrong):
-    from llm2llm.teacher import Request
+    from llm2llm.teachers.teacher import Request
     return [Request(x, a, 2, 0, 0) for x,a in wrong]
 
 
@@ -119,8 +119,8 @@ def write_threads(r, wrong):
     "Ten threads, each of which asks and then compares"
     from concurrent.futures import ThreadPoolExecutor
     from openai import OpenAI
-    from llm2llm.llm import LLMTeacher
-    from llm2llm.replies import Reply
+    from llm2llm.teachers.llm import LLMTeacher
+    from llm2llm.teachers.replies import Reply
     api,teacher,new = OpenAI(base_url=r.o.url, api_key='none', max_retries=0),LLMTeacher('stub'),[]
     duplicate = Duplicates(r.o, wrong)
     def one(q):
@@ -146,8 +146,8 @@ def one_process(r, student, folder):
     if r.o.teacher=='threads':
         wrong = select(r.timed('answer', answer, r, student))
         return r.timed('write', write_threads, r, wrong), wrong
-    from llm2llm.llm import APITeacher
-    from llm2llm.teacher import Request
+    from llm2llm.teachers.llm import APITeacher
+    from llm2llm.teachers.teacher import Request
     folder.mkdir()
     with APITeacher('stub', r.o.url, api_key='none', price=(1, 1)).open(folder) as teacher:
         heard = lambda x,a: a.correct or teacher.early(r.task, Request(x, a, 2, 0, 0), r.rows)
@@ -157,9 +157,9 @@ def one_process(r, student, folder):
 
 def package(r, student, folder):
     "The same round by the loop of this package, which also keeps everything and checks more"
-    from llm2llm.llm import APITeacher
-    from llm2llm.loop import LLM2LLM, versions
-    from llm2llm.store import read_jsonl
+    from llm2llm.teachers.llm import APITeacher
+    from llm2llm.loop.loop import LLM2LLM, versions
+    from llm2llm.store.folder import read_jsonl
     run = LLM2LLM(r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1)
     with run.folder.open():
         run.folder.claim(run.settings(), versions())

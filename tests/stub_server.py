@@ -11,7 +11,7 @@ from collections import Counter, deque
 from email.utils import formatdate
 
 from llm2llm.core import digest, rng
-from llm2llm.mini import FAMILIES, HE, HOLDERS, SHE, THINGS, problem
+from llm2llm.mini.mini import FAMILIES, HE, HOLDERS, SHE, THINGS, problem
 
 UNPAID = '429 429-after 429-after-ms 429-after-date 500 503 html cut-head'.split()  # nothing was generated
 PAID = 'drip cut-body half-json no-choices'.split()                                 # generated, but perhaps not received

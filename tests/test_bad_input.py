@@ -4,7 +4,7 @@ import json
 import pytest
 
 from llm2llm.core import DataError, SettingError
-from llm2llm.data import Task, load_task, read_rows
+from llm2llm.tasks.files import Task, load_task, read_rows
 
 def row(question, answer, **more): return dict(question=question, answer=answer, **more)
 def jsonl(path, *rows):

@@ -1,20 +1,20 @@
-"What nbs/08_baselines.ipynb cannot show: rephrasing over a socket, a base that is a chat model, folders that are used again."
+"What nbs/05_loop/02_baselines.ipynb cannot show: rephrasing over a socket, a base that is a chat model, folders that are used again."
 import json, re, shutil, sqlite3
 
 import pytest
 
-from llm2llm.arms import compare, compare_table
-from llm2llm.cells import _counts
+from llm2llm.report.compare import compare, compare_table
+from llm2llm.grid.cells import _counts
 from llm2llm.core import Example, RunError, SettingError
-from llm2llm.dials import prompts
-from llm2llm.export import export
-from llm2llm.llm import APITeacher, ReplayTeacher
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
-from llm2llm.report import method, read_run, still_wrong, table, write_report
-from llm2llm.store import content_digest, read_jsonl, write_json
-from llm2llm.student import Student
-from llm2llm.tasks import Task
+from llm2llm.loop.dials import prompts
+from llm2llm.report.export import export
+from llm2llm.teachers.llm import APITeacher, ReplayTeacher
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.report.report import method, read_run, still_wrong, table, write_report
+from llm2llm.store.folder import content_digest, read_jsonl, write_json
+from llm2llm.student.student import Student
+from llm2llm.tasks.task import Task
 from stub_server import Stub
 
 TASK = mini_task('mini-intent', n_seed=14, n_test=8)

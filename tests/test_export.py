@@ -1,4 +1,4 @@
-"What nbs/09c_export.ipynb cannot show: that programs which know nothing of llm2llm give the student's answers."
+"What nbs/06_report/06_export.ipynb cannot show: that programs which know nothing of llm2llm give the student's answers."
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from llm2llm.core import StudentError
-from llm2llm.export import export
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
-from llm2llm.student import Student
+from llm2llm.report.export import export
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.student.student import Student
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -130,10 +130,10 @@ def test_nothing_is_left_of_an_export_that_fails(exported, tmp_path, monkeypatch
 HUB = '''
 import sys
 from pathlib import Path
-from llm2llm.export import export
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import mini_task
-from llm2llm.student import Student
+from llm2llm.report.export import export
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import mini_task
+from llm2llm.student.student import Student
 at = Path(sys.argv[1])
 if not (at/'run').exists(): LLM2LLM(mini_task(n_seed=8, n_test=4), Student('some/mini', lora=4, steps=2), out=at/'run').fit(verbose=False)
 print(export(at/'run', at/sys.argv[2]))

@@ -9,7 +9,7 @@ PLAN = dict(common=dict(student='mini', rounds=1, epochs=2., n_seed=12, pick='la
             methods={'plain': dict(augment='none'), 'LLM2LLM': None, 'random': dict(select='random', match='LLM2LLM')})
 CELLS = {f'mini-gsm/seed_{s}/{m}' for s in (0, 1) for m in ('plain', 'LLM2LLM', 'random')}
 DIFFERS = {'log.jsonl', '.lock'}   # seconds are in the first
-DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid import grid\n"
+DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid.grid import grid\n"
           "plan,out,make,how = sys.argv[1:]\nmodule,name = make.split(':')\n"
           "grid(json.loads(plan), out, getattr(importlib.import_module(module), name), **json.loads(how))\n")
 

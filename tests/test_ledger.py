@@ -6,8 +6,8 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from llm2llm.core import Answer, Example
-from llm2llm.ledger import write_ledger
-from llm2llm.store import write_json, write_jsonl
+from llm2llm.report.ledger import write_ledger
+from llm2llm.store.folder import write_json, write_jsonl
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium or Chrome here to open the page in')
 
@@ -175,7 +175,7 @@ def test_it_fits_the_window(page, width, dark):
 
 
 def test_in_a_frame_of_a_notebook(browser, small, tmp_path):
-    from llm2llm.ledger import ledger
+    from llm2llm.report.ledger import ledger
     file = tmp_path/'notebook.html'
     file.write_text('<!DOCTYPE html><title>notebook</title><p>before</p>' + ledger(small.parent)._repr_html_(), encoding='utf-8')
     browser.size(1000, 900)

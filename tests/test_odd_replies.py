@@ -4,11 +4,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from llm2llm import client as client_module
-from llm2llm.completion import least_tokens, room
+from llm2llm.teachers import client as client_module
+from llm2llm.teachers.completion import least_tokens, room
 from llm2llm.core import SettingError, TeacherError
-from llm2llm.money import prompt_bound
-from llm2llm.replies import PROBLEMS, Replies
+from llm2llm.teachers.pricing import prompt_bound
+from llm2llm.teachers.replies import PROBLEMS, Replies
 from test_teacher import PRICE, TASK, api, asked, attempts, make_run
 
 IN_FLIGHT = 16

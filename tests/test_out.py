@@ -6,11 +6,10 @@ import yaml
 
 from llm2llm.cli import main
 from llm2llm.core import LLM2LLMError, StudentError
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import mini_base, mini_student, mini_task
-from llm2llm.pretrain import pretrain
-from llm2llm.store import RunFolder, whole, write_text
-from llm2llm.student import Student
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import mini_base, mini_student, mini_task
+from llm2llm.store.folder import RunFolder, whole, write_text
+from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
 ROWS = [dict(question=f'What are {i} and {i}?', answer=f'{i} + {i} = {2*i}\n#### {2*i}') for i in range(3, 9)]
@@ -136,7 +135,6 @@ def test_a_student_is_saved_beside_nobody_elses_files(made, tmp_path):
     student.train([('1 + 1 =', ' 2')])
     before = listed(filled(tmp_path/'mine'))
     with pytest.raises(LLM2LLMError, match='not empty'): student.save(tmp_path/'mine')
-    with pytest.raises(LLM2LLMError, match='not empty'): pretrain(tmp_path/'mine', steps=1)
     with pytest.raises(StudentError, match="student's base"): student.save(mini_base())
     assert listed(tmp_path/'mine') == before
     for _ in range(2): student.save(tmp_path/'new')   # its own is written again

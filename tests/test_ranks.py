@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llm2llm.store import read_jsonl
+from llm2llm.store.folder import read_jsonl
 
 WORDS = ['--task', 'mini-gsm', '--n-seed', '61', '--rounds', '1', '--cap', '2', '--test-every-round', '--device', 'cpu']
 
@@ -56,8 +56,8 @@ def test_an_error_at_rank_0_does_not_leave_the_other_waiting(tmp_path):
 def test_drawn_answers_do_not_depend_on_the_number_of_processes_or_their_launcher(tmp_path):
     code = '''
 import sys
-from llm2llm import ranks
-from llm2llm.mini import mini_student, mini_task
+from llm2llm.student import distributed as ranks
+from llm2llm.mini.mini import mini_student, mini_task
 task = mini_task('mini-gsm', n_seed=16, n_test=21)
 student = mini_student(steps=4, eval_batch_size=4)
 assert ranks.world() == int(sys.argv[1])

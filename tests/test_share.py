@@ -1,4 +1,4 @@
-"What nbs/09e_share.ipynb cannot show: a folder sent over HTTP, a connection that breaks at every step, keys that stay where they are, and the card's command in a shell."
+"What nbs/06_report/07_share.ipynb cannot show: a folder sent over HTTP, a connection that breaks at every step, keys that stay where they are, and the card's command in a shell."
 import base64, json, os, shlex, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,13 +9,13 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
 from llm2llm import cli
 from llm2llm.core import Example, RunError, SettingError
-from llm2llm.dials import SELECT
-from llm2llm.export import export
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import MiniTeacher, mini_base, mini_student, mini_task
-from llm2llm.report import read_run
-from llm2llm.share import _SELECT, command, dataset_card, push, share, shared_rows
-from llm2llm.store import read_jsonl, write_json, write_jsonl
+from llm2llm.loop.dials import SELECT
+from llm2llm.report.export import export
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.report.report import read_run
+from llm2llm.report.share import _SELECT, command, dataset_card, push, share, shared_rows
+from llm2llm.store.folder import read_jsonl, write_json, write_jsonl
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
 
@@ -155,7 +155,7 @@ def test_not_into_a_repository_that_all_can_read(made, hub, tmp_path):
 YES = '''
 import sys
 from llm2llm.core import LLM2LLMError
-from llm2llm.share import share
+from llm2llm.report.share import share
 try: print(share(sys.argv[1], 'me/mine', out=sys.argv[2], yes=sys.argv[3]=='yes', without_seed=sys.argv[4]=='less'))
 except LLM2LLMError as e: print('ERROR', e)
 '''

@@ -1,4 +1,4 @@
-"What nbs/06_student.ipynb cannot show: other processes, broken model folders, memory that runs out."
+"What nbs/03_student/06_student.ipynb cannot show: other processes, broken model folders, memory that runs out."
 import json, os, shutil, subprocess, sys
 
 import pytest
@@ -6,13 +6,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llm2llm.bases import base_digest
+from llm2llm.student.models import base_digest
 from llm2llm.core import DataError, SettingError, StudentError
-from llm2llm.decoding import Completion, Decoder, sampler
-from llm2llm.memory import rows_that_fit
-from llm2llm.mini import mini_base
-from llm2llm.student import Student, default_lr
-from llm2llm.tokens import encode_chats, encode_completions, encode_prompts
+from llm2llm.student.decoding import Completion, Decoder, sampler
+from llm2llm.student.memory import rows_that_fit
+from llm2llm.mini.mini import mini_base
+from llm2llm.student.student import Student, default_lr
+from llm2llm.student.tokens import encode_chats, encode_completions, encode_prompts
 
 ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
     ('play some jazz', 'PlayMusic'), ('put on the new record by nina', 'PlayMusic'), ('rain tomorrow?', 'GetWeather'),
@@ -56,7 +56,7 @@ def learnt(base):
 SCRIPT = '''
 import sys, torch
 torch.set_num_threads(1)
-from llm2llm.student import Student
+from llm2llm.student.student import Student
 base, out = sys.argv[1:]
 rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
 for name,how in dict(whole=dict(lora=None), lora=dict(lora=4), nf4=dict(lora=4, quantize='nf4')).items():
@@ -85,7 +85,7 @@ def test_processes_agree_and_are_silent(base, tmp_path):
 
 
 def test_answering_needs_no_training_libraries(base):
-    code = ("import sys, torch; from llm2llm.student import Student; s = Student(sys.argv[1], lora=None); s.answer(['x'], max_new_tokens=2);"
+    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora=None); s.answer(['x'], max_new_tokens=2);"
             "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
@@ -159,7 +159,7 @@ def test_loading_an_adapter_first_is_silent(base, tmp_path):
     "A resumed run loads an adapter before it trains, so this is where the training libraries are first imported"
     for how in (dict(), dict(quantize='nf4')):
         s = Student(base, lora=4, steps=1, **how); s.train(ROWS); s.save(tmp_path/'a')
-        code = f"import sys; from llm2llm.student import Student; Student(sys.argv[1], lora=4, **{how}).load(sys.argv[2])"
+        code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora=4, **{how}).load(sys.argv[2])"
         done = subprocess.run([sys.executable, '-c', code, str(base), str(tmp_path/'a')], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 

@@ -8,17 +8,17 @@ from textwrap import dedent
 
 import pytest
 
-from llm2llm import client as client_module
+from llm2llm.teachers import client as client_module
 from llm2llm.core import SettingError, TeacherError, rng
-from llm2llm.filters import Filter
-from llm2llm.llm import APITeacher, LocalTeacher, ReplayTeacher
-from llm2llm.loop import LLM2LLM
-from llm2llm.mini import mini_chat, mini_student, mini_task
-from llm2llm.money import prompt_bound
-from llm2llm.prompts import messages, reply_schema
-from llm2llm.replies import Replies
-from llm2llm.store import read_jsonl
-from llm2llm.teacher import Request
+from llm2llm.tasks.filters import Filter
+from llm2llm.teachers.llm import APITeacher, LocalTeacher, ReplayTeacher
+from llm2llm.loop.loop import LLM2LLM
+from llm2llm.mini.mini import mini_chat, mini_student, mini_task
+from llm2llm.teachers.pricing import prompt_bound
+from llm2llm.teachers.prompts import messages, reply_schema
+from llm2llm.teachers.replies import Replies
+from llm2llm.store.folder import read_jsonl
+from llm2llm.teachers.teacher import Request
 from stub_server import ALWAYS, ODD, PAID, UNPAID, Stub, completion, new_row, text_of
 
 SHORT = dict(role='You write examples.', rules=(), demos=0, earlier=0)
@@ -650,7 +650,7 @@ def test_other_rules(select, whole, tmp_path):
 def other():
     "Starts a function of this module in another process that has torch in memory already"
     ctx = multiprocessing.get_context('forkserver')
-    ctx.set_forkserver_preload(['llm2llm.student', 'trl', 'peft', 'datasets', 'openai', 'aiohttp', 'genai_prices'])
+    ctx.set_forkserver_preload(['llm2llm.student.student', 'trl', 'peft', 'datasets', 'openai', 'aiohttp', 'genai_prices'])
     def _start(f, *args):
         p = ctx.Process(target=f, args=args)
         p.start()
@@ -900,7 +900,7 @@ def served(chat, tmp_path_factory):
 
 
 def test_a_real_server(served, chat, tmp_path):
-    from llm2llm.report import write_report
+    from llm2llm.report.report import write_report
     teacher = APITeacher(str(chat), served, prompt=WORDS, temperature=.7, reply_tokens=48, concurrency=4)
     run = LLM2LLM(INTENT, mini_student('mini-intent', **STUDENT), teacher, tmp_path/'run', rounds=1, select='all', near=None).fit(verbose=False)
     lines = read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')

@@ -69,12 +69,12 @@ def peak():
 
 
 def student(base, device, length, batch, **how):
-    from llm2llm.student import Student
+    from llm2llm.student.student import Student
     return Student(base, quantize='nf4', lora=8, batch_size=batch, max_length=length, device=device, **how)
 
 
 def train_ours(base, device, length, batch, steps, liger):
-    from llm2llm.bases import own_rng, quiet
+    from llm2llm.student.models import own_rng, quiet
     s = student(base, device, length, batch, liger=liger or None if liger else False)
     s.load_base()
     clock = Clock()
@@ -134,7 +134,7 @@ def measure_training(base, device, way, length, batch, steps=12):
 def measure_answers(base, device, way, n=256, new=64):
     "Prompts of 20 to 300 tokens; every answer has `new` tokens, since random weights do not learn to stop"
     import torch
-    from llm2llm.bases import quiet
+    from llm2llm.student.models import quiet
     r = random.Random(0)
     prompts = [''.join(r.choice('abcdefgh ') for _ in range(r.randint(20, 300))) for _ in range(n)]
     s = student(base, device, 300+new+8, 1, continuous=way=='ours, continuous')
@@ -143,7 +143,7 @@ def measure_answers(base, device, way, n=256, new=64):
     s.model.generation_config.eos_token_id = s.ends
     run = lambda: s.answer(prompts, max_new_tokens=new)
     if way.startswith('unsorted'):
-        from llm2llm.decoding import Decoder
+        from llm2llm.student.decoding import Decoder
         ids = [i for i in s.tok(prompts)['input_ids']]
         def run():
             d = Decoder(s.model, s.tok, s.ends)
@@ -157,11 +157,11 @@ def measure_answers(base, device, way, n=256, new=64):
 
 def measure_round(base, device, folder, data):
     "Train on 74 rows, answer them, have rows written about the wrong ones, train again, answer"
-    from llm2llm.data import load_task
-    from llm2llm.loop import LLM2LLM
-    from llm2llm.mini import MiniTeacher, mini_task
-    from llm2llm.store import read_jsonl
-    from llm2llm.teacher import PoolTeacher
+    from llm2llm.tasks.files import load_task
+    from llm2llm.loop.loop import LLM2LLM
+    from llm2llm.mini.mini import MiniTeacher, mini_task
+    from llm2llm.store.folder import read_jsonl
+    from llm2llm.teachers.teacher import PoolTeacher
     task = load_task('gsm8k', data, n_seed=74) if data else mini_task('mini-gsm', n_seed=74, n_test=1)
     s = student(base, device, 512 if data else 256, 4, epochs=3)
     start = time.perf_counter()
@@ -172,8 +172,8 @@ def measure_round(base, device, folder, data):
 
 def planned(base, length, batch):
     "What the planner says of the same"
-    from llm2llm.bases import read_config
-    from llm2llm.memory import plan
+    from llm2llm.student.models import read_config
+    from llm2llm.student.memory import plan
     return plan(read_config(base), quantize='nf4', lora=8, micro_batch=batch, max_length=length, batch_size=batch).as_dict()
 
 

@@ -1,0 +1,69 @@
+"The house: packages in the order of the data, each importing only from those above it, imports inside functions included"
+import ast, re
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+HOUSE = ROOT/'llm2llm'
+ORDER = ['core', 'tables', 'store', 'tasks', 'student', 'teachers', 'loop', 'report', 'grid', 'mini', 'cli']
+HEAVY = {'torch', 'transformers', 'trl', 'peft'}
+MODULES = {'.'.join(p.relative_to(HOUSE).with_suffix('').parts): p for p in sorted(HOUSE.rglob('*.py')) if p.stem not in ('__init__', '__main__', '_modidx')}
+
+
+def imports(name, path, known=MODULES):
+    "(line, module) of every import of a module, wherever in it: dotted names, those of this package without its name"
+    here = ('llm2llm.' + name).split('.')[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import): found = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join(here[:len(here)+1-node.level] if node.level else []) + ('.' if node.level and node.module else '') + (node.module or '')
+            found = [f'{base}.{a.name}' if f'{base}.{a.name}'.removeprefix('llm2llm.') in known else base for a in node.names]
+        else: continue
+        for module in dict.fromkeys(found): yield node.lineno, module.removeprefix('llm2llm.') if module.startswith('llm2llm.') else module
+
+
+def package(name): return name.split('.')[0]
+
+
+@pytest.fixture(scope='module')
+def graph():
+    "Module to the modules of this package that it imports, with the line"
+    return {name: {m: line for line,m in imports(name, path) if m in MODULES and m != name} for name,path in MODULES.items()}
+
+
+def test_every_module_has_its_place():
+    assert {package(m) for m in MODULES} == set(ORDER)
+    folders = {p.relative_to(ROOT/'nbs').parts[0] for p in (ROOT/'nbs').rglob('*.ipynb') if '#| default_exp' in p.read_text(encoding='utf-8')}
+    assert [re.sub(r'^\d+[a-z]?_|\.ipynb$', '', f) for f in sorted(folders)] == ORDER, 'the folders tell another story than the packages'
+
+
+def test_a_package_imports_only_from_those_above(graph):
+    wrong = [f'{a}:{line} imports {b}' for a,its in graph.items() for b,line in its.items() if ORDER.index(package(b)) > ORDER.index(package(a))]
+    assert not wrong
+
+
+def test_no_circles(graph):
+    seen, path = set(), []
+    def visit(m):
+        assert m not in path, ' → '.join([*path[path.index(m):], m])
+        if m in seen: return
+        seen.add(m)
+        path.append(m)
+        for other in graph[m]: visit(other)
+        path.pop()
+    for m in graph: visit(m)
+
+
+def test_only_the_student_knows_torch():
+    wrong = [f'{name}:{line} imports {m}' for name,path in MODULES.items() if package(name) != 'student' for line,m in imports(name, path) if package(m) in HEAVY]
+    assert not wrong
+
+
+@pytest.mark.parametrize('source,found', {'from ..core import x': 'core', 'from . import client': 'teachers.client', 'def f():\n  from llm2llm.loop.dials import D': 'loop.dials',
+                                           'import torch.nn as nn': 'torch.nn', 'from .client import (A,\n  B)': 'teachers.client', 'from llm2llm.student import distributed as d': 'student.distributed'}.items())
+def test_the_reading_of_imports(source, found, tmp_path):
+    "A check that cannot fail is none"
+    (tmp_path/'m.py').write_text(source)
+    assert [m for _,m in imports('teachers.llm', tmp_path/'m.py')] == [found]
