@@ -126,7 +126,7 @@ def bounded_http(
     timeout:float, # seconds
 ):                 # an HTTP client for the openai package, with `most`: bytes of a reply
     "An HTTP client that reads replies up to a size; raises `TooLarge`"
-    import httpx2,openai
+    import openai
     class Bounded(openai.DefaultAioHttpClient):
         most = room(0)
         async def send(self, request, **kwargs):
@@ -134,7 +134,7 @@ def bounded_http(
             response = await super().send(request, **kwargs | dict(stream=True))
             body = await _read(response, self.most)
             headers = [(k, v) for k,v in response.headers.multi_items() if k not in ('content-encoding', 'content-length', 'transfer-encoding')]
-            return httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
+            return type(response)(response.status_code, headers=headers, content=body, request=response.request)
     return Bounded(timeout=timeout)
 
 async def _read(response, most):
