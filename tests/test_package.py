@@ -123,9 +123,9 @@ def test_editors_see_the_same_names(root):
 
 
 def test_chapters_are_reached_by_name(python):
-    "A class that a later chapter adds methods to comes whole, and every module is an attribute, in a fresh interpreter."
+    "A class that a later chapter adds methods to comes whole, and every package is an attribute, in a fresh interpreter."
     python('from llm2llm import Task; Task.from_files')
-    python('import llm2llm; llm2llm.report.report.read_run; llm2llm.cli.main')
+    python('import llm2llm; llm2llm.report; llm2llm.cli.main')
 
 
 def test_unknown_name():
