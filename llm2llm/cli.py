@@ -458,7 +458,7 @@ def check(
     from llm2llm.store.folder import check_out, write_jsonl
     from llm2llm.tasks.task import TASKS
     fields = ('id', 'reason', 'held_out', 'kind', 'detail')
-    if out: check_out(out, *fields)
+    if out: check_out(out, *fields, reads=file)
     if task not in (*TASKS, 'own'): raise SettingError(unknown('task', task, [*TASKS, 'own']))
     choices = choices or ('choices' if task in TASKS and TASKS[task].kind=='choice' else None)
     kind = TASKS[task] if task in TASKS else Task.from_files(file, dev=False, **_own(dict(question=question, answer=answer, choices=choices, labels=labels)))
@@ -542,7 +542,7 @@ def predict(
     from llm2llm.store.folder import check_out, write_jsonl
     if (ask is None) == (file is None): raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
     rows = [ask] if file is None else read_rows(file, question, None, _own(dict(choices=choices)).get('choices'))
-    if out: check_out(out, 'id', 'question', 'prediction', 'completion', 'truncated')
+    if out: check_out(out, 'id', 'question', 'prediction', 'completion', 'truncated', reads=file)
     found = answers(folder, rows, mini_base() if student=='mini' else student, round, device).to_dict('records')
     if out: write_jsonl(out, found); print(f"{len(found):,} answers, {sum(d['prediction'] is None for d in found):,} of them without one that can be read: {out}"); return
     for d in found: print(d['prediction'] if ask is not None and d['prediction'] is not None else json.dumps(d, ensure_ascii=False))
@@ -576,7 +576,7 @@ def score(
     from llm2llm.store.folder import check_out, write_jsonl
     from llm2llm.tasks.task import TASKS
     if task not in TASKS: raise SettingError(unknown('task', task, TASKS))
-    if out: check_out(out, 'id', 'prediction', 'correct', 'truncated')
+    if out: check_out(out, 'id', 'prediction', 'correct', 'truncated', reads=file)
     found = _scored_rows(TASKS[task], file)
     n,right = len(found),sum(a.correct for _,a in found)
     low,high = wilson(right, n)

@@ -1,5 +1,5 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run goes on, and what was paid is counted"
-import json, threading, time
+import json, socket, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -169,6 +169,18 @@ def test_what_never_left_is_not_paid(tmp_path, monkeypatch):
         assert not s.requests and teacher.spent().lost_tokens == 0 and teacher.client.budget.usd == 0
 
 
+def test_a_machine_too_busy_to_send(tmp_path, monkeypatch):
+    "is no fault of anybody: nothing is paid, and it is asked again"
+    with Server(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
+        real, late = teacher.client.api._build_request, []
+        def build(*args, **kwargs):
+            if len(late) < 2: late.append(1); raise TimeoutError
+            return real(*args, **kwargs)
+        monkeypatch.setattr(teacher.client.api, '_build_request', build)
+        got = [c for _,[c] in teacher.write(TASK, asked(3), [])]
+        assert all(c.row for c in got) and teacher.spent().lost_tokens == 0 and len(s.requests) == 3
+
+
 # Replies of every shape
 
 NEST,DEEP = 100_000,10_000  # the second fits into the size of a reply
@@ -241,6 +253,82 @@ def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
     with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
     assert got[0].row and (spent.lost_tokens, spent.prompt_tokens, spent.completion_tokens) == (2*607, 600, 40)
     assert spent.lost_usd == pytest.approx(2*(600*PRICE[0] + 7*PRICE[1])/1e6)
+
+
+# Not even HTTP
+
+class Raw(Server):
+    "A socket that says some bytes and nothing else"
+    def __enter__(self):
+        self.socket = socket.create_server(('127.0.0.1', 0))
+        def serve():
+            while True:
+                try: c, _ = self.socket.accept()
+                except OSError: return
+                with c:
+                    try: c.recv(65536), c.sendall(self.reply)
+                    except OSError: pass
+        threading.Thread(target=serve, daemon=True).start()
+        self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}/v1'
+        return self
+    def __exit__(self, *_): self.socket.close()
+
+@pytest.mark.parametrize('said', [b'SSH-2.0-OpenSSH_9.6\r\n', b'HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n', b'HTTP/1.1 Cannot connect\r\n\r\n', b'\x00\xff'*50,
+    b'HTTP/1.1 503 Busy\r\nretry-after: Fri, 31 Dec 99999999999999999999 23:59:59 GMT\r\ncontent-length: 0\r\n\r\n',
+    b'HTTP/1.1 500 No\r\ncontent-type: text/plain; charset=hex\r\ncontent-length: 2\r\n\r\nzz'])
+def test_what_speaks_no_http(said, tmp_path):
+    with Raw(said) as s: got, spent = write(tmp_path/'r', s.url, 2, retries=2, price=PRICE)
+    assert isinstance(got, TeacherError) and 'gives no reply after 3 attempts' in str(got)
+
+
+def test_a_redirect_is_not_followed(tmp_path):
+    "A key is not sent where nobody said it should be, and the new address is named"
+    with Server(lambda body, n: (200, whole(row(n)))) as other:
+        with Raw(f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()) as s:
+            got, _ = write(tmp_path/'r', s.url, 2, headers={'api-key': 'secret-secret'})
+        assert isinstance(got, TeacherError) and f'it has moved to {other.url}' in str(got) and not other.requests
+
+
+def test_a_wait_of_no_time(tmp_path):
+    "A 429 that asks for 0 seconds is not asked again at once"
+    with Raw(b'HTTP/1.1 429 Busy\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n') as s, api(s.url).open(tmp_path) as teacher:
+        teacher.early(TASK, asked(1)[0], [])
+        time.sleep(2)
+        teacher.client.stopping  # the loop is still at it
+        n = len(attempts(tmp_path))
+    assert 2 <= n <= 12
+
+
+def test_the_books_agree_on_an_error_with_usage(tmp_path):
+    error = dict(error=dict(code=400, message='content filter \ud800: no'), usage=usage(600, 7))
+    with Server(lambda body, n: (200, error if n % 2 else whole(row(n), usage=usage(600, 40)))) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, concurrency=1)
+    assert spent.lost_tokens == 3*607 and sum(c.reason.startswith('refused') for c in got) == 3
+    for c in got: c.reason.encode()
+
+
+def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
+    "honestly counted: one stop, then as much is reserved, and the cap holds; the first of every process that knows nothing goes alone"
+    reply = lambda body, n: (200, whole(row(n), usage=usage(5000 + len(words(body))//4, 40)))
+    with Server(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, retries=0)
+    with Server(reply) as s:
+        port = s.server.server_port
+        got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
+        assert isinstance(got, TeacherError) and len(s.requests) == 1
+        got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
+    assert not isinstance(got, TeacherError), got
+    assert spent.usd + spent.lost_usd <= .3 and sum(c.row is not None for c in got) > 10
+
+
+def test_a_text_longer_than_its_limit(tmp_path):
+    "whatever is reported: left at once"
+    with Server(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
+    assert isinstance(got, TeacherError) and 'tokens where' in str(got) and len(s.requests) == 4
+
+
+@pytest.mark.parametrize('message', [dict(refusal='no '*8000), dict(reasoning_content='hm '*500), dict(tool_calls=[dict(function=dict(arguments='x '*500))])])
+def test_words_beside_the_content_are_not_free(message, tmp_path):
+    with Server(lambda body, n: (200, choices([dict(message=dict(content=None) | message, finish_reason='stop')], usage=usage(90, 0)))) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
+    assert spent.completion_tokens == s.requests[0]['max_tokens'] and not got[0].row
 
 
 # Size

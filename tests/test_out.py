@@ -1,5 +1,5 @@
 "What stands where a command is told to write: nothing that llm2llm did not write itself is removed or replaced"
-import json, os, stat
+import json, os, shutil, stat
 
 import pytest
 import yaml
@@ -59,7 +59,8 @@ def test_a_folder_of_somebody_else(command, made, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('command', FILES)
-@pytest.mark.parametrize('content', [PRECIOUS, json.dumps(ROWS[0])+'\n', '[1]\n', '\xff'])
+@pytest.mark.parametrize('content', [PRECIOUS, '\n \n'+PRECIOUS, json.dumps(ROWS[0])+'\n', '[1]\n', '\xff', 'id,prediction,correct,truncated,mine\n',
+    json.dumps(dict.fromkeys('id question prediction completion truncated correct reason held_out kind detail mine'.split(), 1))])
 def test_a_file_of_somebody_else(command, content, made, tmp_path, capsys):
     mine = tmp_path/'mine.jsonl'
     mine.write_text(content)
@@ -82,6 +83,22 @@ def test_the_rows_themselves(command, made, tmp_path):
     [file] = [w for w in words if w.endswith('.jsonl')]
     before = open(file).read()
     assert main([*words, '--out', file]) == 2 and open(file).read() == before
+
+
+def test_what_was_predicted_is_not_its_own_question(made, tmp_path):
+    "The output of a command that is its input too, fields and all"
+    out = tmp_path/'out.jsonl'
+    assert call('predict', made, out) == 0
+    before = out.read_bytes()
+    assert main(['predict', str(made/'run'), '--file', str(out), '--student', 'mini', '--out', str(out)]) == 2 and out.read_bytes() == before
+
+
+@pytest.mark.parametrize('out', ['a'*250, 'loop'])
+def test_names_that_cannot_be_written(out, made, tmp_path, capsys):
+    (tmp_path/'loop').symlink_to(tmp_path/'pool'), (tmp_path/'pool').symlink_to(tmp_path/'loop')
+    ends = call('score', made, tmp_path/out)
+    assert ends == (0 if out[0] == 'a' else 2) and (ends == 0 or 'circle' in capsys.readouterr().err)
+    assert call('score', made, tmp_path/('a'*300)) == 2
 
 
 @pytest.mark.parametrize('command', FILES)
@@ -119,6 +136,9 @@ def test_a_grid_and_its_table(made, tmp_path):
     cell = filled(tmp_path/'other'/'seed_0'/'plain')
     before = listed(cell)
     assert call('grid', made, tmp_path/'other') == 2 and listed(cell) == before
+    (tmp_path/'other'/'seed_0'/'plain'/'cell.json').write_text('{"mine": 1}')
+    before = listed(cell)
+    assert call('grid', made, tmp_path/'other') == 2 and listed(cell) == before
     assert call('grid', made, tmp_path/'new') == 0 and call('grid', made, tmp_path/'new') == 0
 
 
@@ -138,12 +158,36 @@ def test_a_student_is_saved_beside_nobody_elses_files(made, tmp_path):
     with pytest.raises(StudentError, match="student's base"): student.save(mini_base())
     assert listed(tmp_path/'mine') == before
     for _ in range(2): student.save(tmp_path/'new')   # its own is written again
+    model = tmp_path/'a model'
+    shutil.copytree(mini_base(), model)
+    before = listed(model)
+    with pytest.raises(LLM2LLMError, match='not empty'): student.save(model)
+    assert listed(model) == before
     adapted = Student(mini_base(), lora=4, epochs=1)
     adapted.train([('1 + 1 =', ' 2')])
     adapted.save(tmp_path/'adapter')
     (tmp_path/'adapter'/'README.md').write_text(PRECIOUS)
     adapted.save(tmp_path/'adapter')
     assert (tmp_path/'adapter'/'README.md').read_text() == PRECIOUS
+
+
+def test_what_a_user_puts_into_a_run_stays(made, tmp_path):
+    "A stage with somebody else's file in it is made again, and keeps it"
+    shutil.copytree(made/'run', tmp_path/'run')
+    notes = tmp_path/'run'/'round_00'/'student'/'sub'/'notes.md'
+    notes.parent.mkdir()
+    notes.write_text(PRECIOUS)
+    (tmp_path/'run'/'.thesis.partial').write_text(PRECIOUS)
+    for _ in range(2): LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(epochs=1), None, tmp_path/'run').fit(verbose=False)
+    assert notes.read_text() == PRECIOUS and (tmp_path/'run'/'.thesis.partial').read_text() == PRECIOUS
+    trained = [l for l in map(json.loads, open(tmp_path/'run'/'log.jsonl')) if l.get('phase') == 'train']
+    assert len(trained) == 2, 'made again once'
+
+
+def test_two_writers_of_one_file(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: write_text(tmp_path/'a.txt', f'{i}\n'*100), range(200)))
+    assert len(set((tmp_path/'a.txt').read_text().split())) == 1 and [p.name for p in tmp_path.iterdir()] == ['a.txt']
 
 
 def test_a_folder_takes_the_place_of_none(tmp_path):

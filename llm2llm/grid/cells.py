@@ -14,7 +14,7 @@ import pandas as pd
 from ..core import LLM2LLMError, RunError, SettingError, check_whole, digest, unknown
 from ..report.report import read_run
 from ..loop.dials import steps_behind
-from ..store.folder import check_out, read_jsonl, write_json, write_jsonl, write_text
+from ..store.folder import check_out, check_table, read_jsonl, write_json, write_jsonl, write_text
 
 # %% ../../nbs/07_grid/00_cells.ipynb #f8e92bef
 @dataclass(frozen=True)
@@ -253,10 +253,12 @@ def record(
     rounds = pd.DataFrame([dict(cell=c, **m) for c in done['cell'] for m in _rounds(out/c)]).convert_dtypes()
     answers = pd.DataFrame([dict(cell=c, right=_right(out/c, k)) for c,k in zip(done['cell'], done['round'])])
     for file,table in (('cells', found), ('rounds', rounds), ('answers', answers)):
-        check_out(raw/f'{file}.csv', *table.columns[:2])
+        check_table(raw/f'{file}.csv', *table.columns[:2])
         write_text(raw/f'{file}.csv', table.to_csv(index=False))
     for cell,k in done[done['method']==rows][['cell','round']].head(1).itertuples(index=False):
-        write_jsonl(raw/'rows.jsonl', [c for i in range(k) for c in _kept(out/cell, i)])
+        kept = [c for i in range(k) for c in _kept(out/cell, i)]
+        if kept: check_out(raw/'rows.jsonl', *kept[0])
+        write_jsonl(raw/'rows.jsonl', kept)
 
 # %% ../../nbs/07_grid/00_cells.ipynb #dcf4559e
 def missing(

@@ -15,7 +15,7 @@ from .cells import Cell, cells, command, keep_error, missing, read_grid, run_cel
 from ..core import RunError, SettingError, check_whole, watched
 from ..report.report import read_run
 from ..tables import one, span, text_table
-from ..store.folder import check_out, check_target, whole, write_text
+from ..store.folder import check_table, check_target, holds, whole, write_text
 
 # %% ../../nbs/07_grid/01_grid.ipynb #b4054952
 class Table:
@@ -261,7 +261,7 @@ def grid(
     root,todo = Path(out),cells(plan, check)
     if max_usd is not None: _check_money(todo, max_usd)
     for c in todo: _check_place(root/c.name)
-    check_out(root/'cells.csv', 'cell', 'method', 'seed')
+    check_table(root/'cells.csv', 'cell', 'method', 'seed')
     if dry_run: return _said(todo, missing(todo, root), out)
     with _held(root):
         if left := missing(todo, root):
@@ -274,7 +274,8 @@ def grid(
 
 def _check_place(folder):
     "A cell's folder is new, or was made by a grid or by a run"
-    check_target(folder, 'folder', ours=any((folder/name).exists() for name in ('cell.json', 'run.json')))
+    wants = {'cell.json': {'axes', 'method', 'seed', 'words'}, 'run.json': {'settings', 'versions'}}
+    check_target(folder, 'folder', ours=any((folder/name).is_file() and holds(folder/name, keys) for name,keys in wants.items()))
 
 def _check_money(todo, cap):
     "A cap on the whole needs one on each cell that costs money"

@@ -18,7 +18,7 @@ from ..tasks.filters import near_limit
 from ..loop.loop import LLM2LLM
 from .report import RunRecord,_flat,_json,read_run,summary,wilson
 from ..tables import clean, mark, markdown_table, one
-from ..store.folder import RunFolder,_link,check_target,content_digest,read_jsonl,whole,write_json
+from ..store.folder import RunFolder,_link,check_target,content_digest,holds,read_jsonl,whole,write_json
 from ..tasks.task import TASKS,Task
 
 # %% ../../nbs/06_report/07_share.ipynb #f47fcd9f
@@ -430,10 +430,9 @@ def _book(path):
     "What was written to a folder and listed, as the file beside it says; None if there is no such file"
     if not path.exists(): return None
     check_target(path, 'file')
-    have = _json(path)
-    if not isinstance(have, dict) or set(have) != {'inputs', 'made', 'listed'}:
+    if not holds(path, {'inputs', 'made', 'listed'}):
         raise RunError(f"{path} is there and share did not write it, and it would be overwritten; give another folder (--out FOLDER)")
-    return have
+    return _json(path)
 
 def _keep_or_fill(out, inputs, fill):
     "Digests by name of the files that were written to `out`, now unless they are there for the same inputs"
@@ -443,6 +442,7 @@ def _keep_or_fill(out, inputs, fill):
         if not have: raise RunError(f"{out} is there and share did not make it; give another folder (--out FOLDER)")
         if have['inputs']==inputs: return have['made']
         mine = [n for n,_,d in _files(out) if have['made'].get(n) != d]
+        mine += [p.relative_to(out).as_posix() for p in out.rglob('*') if p.is_symlink() or not (p.is_file() or p.is_dir())]
         if mine: raise RunError(f"{out} was written for other settings, and {mine[0]} was changed since; give another folder (--out FOLDER), or remove {out} if the change may go")
     with whole(out, ours=True) as p: fill(p)   # all that is there is as it was written
     made = {n: d for n,_,d in _files(out)}
@@ -519,7 +519,7 @@ def share(
 )->Listing:                  # prints as a few lines; `str` of it has the card too
     "Write what would be sent into a folder and list it; with `yes`, send it"
     _check_repo(repo)
-    record,out = _finished(folder),Path(out or Path(folder)/'share'/check_one_of('kind', kind, SHARED))
+    record,out = _finished(folder),Path(out or Path(folder)/'share'/check_one_of('kind', kind, SHARED)).expanduser()
     words = dict(repo=repo, license=license, language=language, without_seed=without_seed, base=base)
     inputs,fill,on = _plan(record, check_one_of('kind', kind, SHARED), words, exported)
     made,book = _keep_or_fill(out, inputs, fill),out.with_name(f'{out.name}.json')

@@ -84,6 +84,7 @@ class Student:
         self.checkpointing = self.device=='cuda' if checkpointing is None else checkpointing
         self.flash,self.liger = self._kernels(flash, liger)
         self.model,self.last,self.trained,self.holds,self.max_new_tokens = None,{},0,None,None
+        self._saved = set()   # folders that `save` has written
         self._read_base()
 
 # %% ../../nbs/03_student/06_student.ipynb #2b2df8ad
@@ -522,7 +523,7 @@ def save(self:Student,
         raise StudentError("there is nothing to save before the first training; call train")
     config = 'adapter_config.json' if self.lora else 'config.json'
     if folder.resolve() == Path(self.base).resolve(): raise StudentError(f"{folder} is the student's base; save to another folder")
-    check_target(folder, 'folder', ours=(folder/config).is_file())
+    check_target(folder, 'folder', ours=folder.resolve() in self._saved)
     folder.mkdir(parents=True, exist_ok=True)
     with quiet(), disk_errors(), tempfile.TemporaryDirectory(dir=folder) as new:
         if self.lora: self._write_adapter(Path(new))
@@ -530,6 +531,7 @@ def save(self:Student,
         mode = 0o666 & (Path(new)/config).stat().st_mode
         for p in Path(new).glob('*.safetensors'): p.chmod(mode)   # private to their owner otherwise
         for p in Path(new).iterdir(): p.replace(folder/p.name)
+    self._saved.add(folder.resolve())
 
 @patch
 def _write_adapter(self:Student, folder):

@@ -49,7 +49,7 @@ def retry_after(
     after = headers.get('retry-after') or ''
     if re.fullmatch(r'[0-9]+(\.[0-9]+)?', after): return float(after)
     try: return max(0., parsedate_to_datetime(after).timestamp()-time.time()) if after else None
-    except ValueError: return None
+    except (ValueError, OverflowError): return None
 
 def backoff(attempt:int)->float: # attempt: 0, 1, 2, …
     "Seconds to wait before the next attempt"
@@ -99,6 +99,8 @@ def judge(
         if status in (408, 409, 429) or status >= 500:
             headers = error.response.headers if hasattr(error, 'response') else error.headers
             if 'insufficient_quota' not in code: return 'lost' if status in (408, 502, 504, *range(520, 525)) else 'refused', retry_after(headers)
+        moved = error.response.headers.get('location') if 300 <= status < 400 and hasattr(error, 'response') else None
+        if moved: said = f"it has moved to {moved}; give that address (base_url, --base-url)"
         return 'refused', TeacherError(f"the teacher's endpoint answers {status}: {said}")
     return ('refused' if no_connection(error) else 'lost'), None
 
@@ -293,7 +295,8 @@ def _find_secret(self:Client):
 
 @patch
 def clean(self:Client, text:str)->str:
-    "`text` without keys"
+    "`text` without keys, and as UTF-8 can hold it"
+    text = text.encode('utf-8', 'replace').decode()
     for s in self._secrets: text = text.replace(s, '***')
     return re.sub(r'\b(sk|key|gsk|xai)-[\w*-]{8,}', '***', text)
 
@@ -322,16 +325,16 @@ class Booked:
     reply:Reply=None # what is kept
     paid:Reply=None  # what something that is not kept reports to have cost
 
-def _count(n, text, worst):
+def _count(n, least, worst):
     "What is counted and recorded of a report: the worst case and None where it is no count"
-    if n is None or n > MOST_TOKENS or (text and not n): return worst, None
-    return (max(n, least_tokens(text)),)*2
+    if n is None or n > MOST_TOKENS or (least and not n): return worst, None
+    return (max(n, min(least, worst)),)*2
 
 @patch
 def _book(self:Client, got, messages, bound, most, started):
     "How a reply with status 200 is booked"
-    prompt,prompt_said = _count(got.prompt_tokens, '\n'.join(m['content'] for m in messages), bound)
-    completion,completion_said = _count(got.completion_tokens, got.text, most)
+    prompt,prompt_said = _count(got.prompt_tokens, least_tokens(' '.join(m['content'] for m in messages)), bound)
+    completion,completion_said = _count(got.completion_tokens, got.least_tokens, most)
     usd = self.price(prompt, completion, min(got.cached_tokens, prompt), started)
     reply = Reply(got.text, got.finish, got.refusal, '', prompt_said, completion_said, usd, round(time.time()-started, 3))
     if not (got.odd or got.error): return Booked('reply', usd, prompt+completion, reply)
@@ -345,12 +348,18 @@ def _bound(self:Client, base):
     return max(base + self.noted('excess', 0), math.ceil(base*self.noted('ratio', 1.)))
 
 @patch
-def _check_counts(self:Client, got, base, bound, most):
-    "Remember how this endpoint counts; raises where a cap rests on counts above the worst case"
-    prompt,completion = got.prompt_tokens or 0, got.completion_tokens or 0
-    if self.capped or prompt > base: self.note('excess', max(self.noted('excess', 0), min(prompt, MOST_TOKENS)-base))
-    if prompt > base: self.note('ratio', max(self.noted('ratio', 1.), min(prompt, MOST_TOKENS)/base))
+def _remember(self:Client, got, base):
+    "Note how far an endpoint counts beyond what a text can have: as a part of its own, and in proportion"
+    prompt = min(got.prompt_tokens or 0, MOST_TOKENS)
+    over = prompt > base
+    if over or (self.capped and not (got.odd or got.error)): self.note('excess', max(self.noted('excess', 0), prompt*over))
+    if over: self.note('ratio', max(self.noted('ratio', 1.), prompt/base))
+
+@patch
+def _check_counts(self:Client, got, bound, most):
+    "Raises where a cap rests on counts above the worst case"
     if not self.capped: return
+    prompt,completion = got.prompt_tokens or 0, max(got.completion_tokens or 0, len(got.text.split()))
     if prompt > bound:
         raise self._fatal(TeacherError(f"{self.base_url} counts {prompt:,} prompt tokens where the text can have at most {bound:,}, and a cap on money or tokens rests on its counts. "
             f"Nothing more was sent; spent so far: {self.budget}. If it is right, the same command goes on, with as much reserved; if not, use another endpoint"))
@@ -377,7 +386,8 @@ async def _attempt(self:Client, key, messages, schema, params, about):
         if self.stopping.is_set(): booked = Booked('refused', 0., 0); raise Stopped
         got = read_completion(await self._post(key, messages, schema, params, secret))
         booked = self._book(got, messages, bound, most, started)
-        self._check_counts(got, base, bound, most)
+        self._remember(got, base)
+        self._check_counts(got, bound, most)
         self._check_reply(got)
         self.heard,self.alive = True,time.monotonic()
         self._slots.faster()
@@ -406,8 +416,9 @@ def _check_reply(self:Client, got):
 @patch
 def _failed(self:Client, e, schema, booked):
     "What a failure means: what `judge` says, the words, and how the attempt is booked"
-    if not sent_now.get():
-        return TeacherError(f"a request could not be sent ({type(e).__name__}: {self.clean(str(e))[:300]})"), 'not sent', Booked('refused', 0., 0)
+    if not sent_now.get():   # a time-out there is a busy machine's; anything else would come again
+        said = f"a request could not be sent ({type(e).__name__}: {self.clean(str(e))[:300]})"
+        return None if isinstance(e, OSError) else TeacherError(said), said, Booked('refused', 0., 0)
     outcome,next_ = judge(e, schema)
     if isinstance(next_, Refused): next_ = Refused(next_.what, self.clean(str(next_)))
     if isinstance(next_, Reply): next_ = replace(next_, refusal=self.clean(next_.refusal))
@@ -483,4 +494,4 @@ async def _wait(self:Client, after, said, failed, attempt, born):
     if failed > (self.retries if self.heard else min(2, self.retries)): raise self._fatal(TeacherError(f"{self.base_url} gives no reply after {attempt+1} attempts, the last: {said}; {kept}")) from None
     if time.monotonic()-max(self.alive, born) > PATIENCE: raise self._fatal(TeacherError(f"{self.base_url} has taken no request for {PATIENCE//60} minutes, the last: {said}; {kept}")) from None
     if (after or 0) > PATIENCE: raise self._fatal(TeacherError(f"{self.base_url} wants to be left alone for {after/60:.0f} minutes: {said}; {kept}")) from None
-    await self._sleep(backoff(attempt) if after is None else after+random.uniform(0, .1*after+.05))
+    await self._sleep(backoff(attempt) if not after else after+random.uniform(0, .1*after+.05))

@@ -7,7 +7,7 @@ __all__ = ['NOT_JSON', 'sent_now', 'read_finish', 'read_text', 'read_count', 'le
            'read_completion', 'TooLarge', 'room', 'bounded_http']
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de0004
-import json
+import json,re
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ def least_tokens(
     text:str, # a prompt or a completion
 )->int:
     "How many tokens a text has at least"
-    return max(len(text.split()), -(-len(text)//16))
+    return max(len(text.split()), -(-len(re.sub(r'(.)\1+', r'\1', text, flags=re.S))//24))
 
 def read_usage(
     usage,                        # of a reply: any JSON value
@@ -72,6 +72,7 @@ class Received:
     prompt_tokens:int|None = None     # as reported; None if not
     completion_tokens:int|None = None # likewise
     cached_tokens:int = 0             # of the prompt's
+    least_tokens:int = 0              # of all that was written, hidden thoughts and tool calls included
     odd:str = ''                      # why there is no reply; '' if there is one
     error:object = None               # the provider's error, as it stands there
 
@@ -100,6 +101,12 @@ def _error(value, choice):
     return value.get('error') or (choice.get('error') if isinstance(choice, dict) else None)
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de0012
+def _all_words(message, *read):
+    "All that was written: what was read, and what stands beside it"
+    beside = [message[k] for k in ('reasoning_content', 'reasoning') if isinstance(message.get(k), str)]
+    calls = [json.dumps(message[k]) for k in ('tool_calls', 'function_call') if message.get(k)]
+    return ' '.join(filter(None, [*read, *beside, *calls]))
+
 def read_completion(
     body:bytes, # of a reply with status 200
 )->Received:
@@ -112,13 +119,16 @@ def read_completion(
     if error := _error(value, choice): return Received('', 'stop', '', *counts, error=error)
     message = choice if isinstance(choice, str) else _message(choice)
     if isinstance(message, str): return Received('', 'stop', '', *counts, odd=message)
-    return Received(read_text(message.get('content')), read_finish(choice.get('finish_reason')), read_text(message.get('refusal')), *counts)
+    text,refusal = read_text(message.get('content')), read_text(message.get('refusal'))
+    return Received(text, read_finish(choice.get('finish_reason')), refusal, *counts, least_tokens(_all_words(message, text, refusal)))
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0dec002
 sent_now = ContextVar('sent', default=False)  # has the present request left?
 
 class TooLarge(Exception):
     "A reply that goes on after its token limit"
+
+_ENCODED = ('content-encoding', 'content-length', 'transfer-encoding')
 
 def room(tokens:int)->int: return 65_536 + 64*tokens # bytes
 
@@ -131,11 +141,14 @@ def bounded_http(
         most = room(0)
         async def send(self, request, **kwargs):
             sent_now.set(True)
-            response = await super().send(request, **kwargs | dict(stream=True))
+            try: response = await super().send(request, **kwargs | dict(stream=True))
+            except Exception as e:
+                if type(e).__module__.partition('.')[0] != 'aiohttp': raise
+                raise ValueError(f'what answers there speaks no HTTP ({type(e).__name__})') from None
             body = await _read(response, self.most)
-            headers = [(k, v) for k,v in response.headers.multi_items() if k not in ('content-encoding', 'content-length', 'transfer-encoding')]
+            headers = [(k, v.partition(';')[0]) for k,v in response.headers.multi_items() if k not in _ENCODED]   # without a charset
             return type(response)(response.status_code, headers=headers, content=body, request=response.request)
-    return Bounded(timeout=timeout)
+    return Bounded(timeout=timeout, follow_redirects=False)  # a key goes where it was given for, and nowhere else
 
 async def _read(response, most):
     "The first bytes of a response, all of them if it is no error"

@@ -130,7 +130,7 @@ async def end(self:Replies,
     paid:Reply=None,  # what something that is not kept reports to have cost
 ):
     "Write down how a request ended, and keep its reply"
-    r = reply or paid or Reply()
+    r = paid or reply or Reply()
     lines = [('update attempts set ended=?, outcome=?, prompt_tokens=?, completion_tokens=?, usd=? where id=?',
               (time.time(), outcome, r.prompt_tokens, r.completion_tokens, r.usd, attempt))]
     if reply: lines.append(('insert or replace into replies values(?,?,?,?,?)', (key, row, json.dumps(draw), json.dumps(request, ensure_ascii=False), json.dumps(asdict(reply)))))

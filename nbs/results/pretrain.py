@@ -182,7 +182,7 @@ def pretrain(
 )->dict:                  # parameters, steps, tokens, loss (mean of the last 50 steps), seconds
     "Train a base model from texts and save it"
     import torch
-    check_target(folder, 'folder', ours=(Path(folder)/'config.json').is_file())
+    check_target(folder, 'folder')
     start,threads,loss = time.perf_counter(),torch.get_num_threads(),[]
     if texts is not None: texts = list(texts)
     tok = make_tokenizer(vocabulary_texts(seed) if texts is None else texts, vocab)
