@@ -71,18 +71,15 @@ def test_the_reading_of_imports(source, found, tmp_path):
 
 
 def _about_kind(node):
-    "Is this a kind's name: `kind`, `task.kind`, `t['kind']`, `t.get('kind', …)`, `task.kind.name`?"
-    if isinstance(node, ast.Call) and node.args: return isinstance(node.func, ast.Attribute) and node.func.attr == 'get' and _about_kind(node.args[0]) or _named(node.func, 'str') and _about_kind(node.args[0])
+    "Is this a kind's name: `kind`, `task.kind`, `t['kind']`, `t.get('kind', …)`, `task.kind.name`, `str(task.kind)`?"
+    if isinstance(node, ast.Call): return bool(node.args) and _about_kind(node.args[0])
     if isinstance(node, ast.Subscript): return _about_kind(node.slice)
     if isinstance(node, ast.Constant): return node.value == 'kind'
     if isinstance(node, ast.Attribute) and node.attr == 'name': return _about_kind(node.value)
     return (getattr(node, 'id', None) or getattr(node, 'attr', None) or '').endswith('kind')
 
 
-def _named(node, name): return isinstance(node, ast.Name) and node.id == name
-
-
-def _names_a_kind(node, names): return any(isinstance(n, ast.Constant) and n.value in names for n in (getattr(node, 'elts', None) or [node]))
+def _names_a_kind(node, names): return any(isinstance(n, ast.Constant) and n.value in names for n in getattr(node, 'elts', [node]))
 
 
 def kind_comparisons(source, names):
