@@ -430,8 +430,8 @@ def _by_name(name):
     if name in outside: _load(outside[name])
     known = {**kinds(), **outside}
     if name in kinds(): return kinds()[name]()
-    import_it = '' if nearest(name, known) else '; a kind of your own is known once its module is imported'
-    raise SettingError(unknown('kind', name, known) + import_it)
+    where = '; a kind of your own is known once its module is imported or its package is installed'
+    raise SettingError(unknown('kind', name, known) + ('' if nearest(name, known) else where))
 
 def kind_of(
     kind:str|Kind|type[Kind], # a name, a kind or its class
