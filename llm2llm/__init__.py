@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 # so `import llm2llm` itself loads neither torch nor pandas.
 _chapters = {
     'core': 'Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
+    'tasks.kinds': 'Kind',
     'tasks.task': 'TASKS',
     'tasks.files': 'Task load_task',  # `files` gives `Task` its `from_files`
     'teachers.teacher': 'Candidate PoolTeacher Request Teacher',
@@ -36,6 +37,7 @@ def __getattr__(name):
 
 if _TYPE_CHECKING:  # the same names, for editors
     from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError, TeacherError
+    from .tasks.kinds import Kind
     from .tasks.task import TASKS
     from .tasks.files import Task, load_task
     from .teachers.teacher import Candidate, PoolTeacher, Request, Teacher

@@ -460,7 +460,7 @@ def check(
     fields = ('id', 'reason', 'held_out', 'kind', 'detail')
     if out: check_out(out, *fields, reads=file)
     if task not in (*TASKS, 'own'): raise SettingError(unknown('task', task, [*TASKS, 'own']))
-    choices = choices or ('choices' if task in TASKS and TASKS[task].kind=='choice' else None)
+    choices = choices or ('choices' if task in TASKS and TASKS[task].kind.choices else None)
     kind = TASKS[task] if task in TASKS else Task.from_files(file, dev=False, **_own(dict(question=question, answer=answer, choices=choices, labels=labels)))
     rows = read_rows(file, question, answer, choices)
     found = check_rows(kind, rows, read_rows(against, question, answer, choices) if against else [])

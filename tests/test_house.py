@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from llm2llm.tasks.kinds import kinds
 
 HOUSE = ROOT/'llm2llm'
 ORDER = ['core', 'tables', 'store', 'tasks', 'student', 'teachers', 'loop', 'report', 'grid', 'mini', 'cli']
@@ -67,3 +68,36 @@ def test_the_reading_of_imports(source, found, tmp_path):
     "A check that cannot fail is none"
     (tmp_path/'m.py').write_text(source)
     assert [m for _,m in imports('teachers.llm', tmp_path/'m.py')] == [found]
+
+
+def _about_kind(node):
+    "Is this a kind's name: `kind`, `task.kind`, `t['kind']`, `t.get('kind', …)`, `task.kind.name`, `str(task.kind)`?"
+    if isinstance(node, ast.Call): return bool(node.args) and _about_kind(node.args[0])
+    if isinstance(node, ast.Subscript): return _about_kind(node.slice)
+    if isinstance(node, ast.Constant): return node.value == 'kind'
+    if isinstance(node, ast.Attribute) and node.attr == 'name': return _about_kind(node.value)
+    return (getattr(node, 'id', None) or getattr(node, 'attr', None) or '').endswith('kind')
+
+
+def _names_a_kind(node, names): return any(isinstance(n, ast.Constant) and n.value in names for n in getattr(node, 'elts', [node]))
+
+
+def kind_comparisons(source, names):
+    "The comparisons with a kind's name in a module"
+    for node in ast.walk(ast.parse(source)):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if any(_about_kind(s) for s in sides) and any(_names_a_kind(s, names) for s in sides): yield f'{node.lineno}: {ast.unparse(node)}'
+
+
+def test_a_kind_of_task_is_asked_not_compared():
+    names = {'number', 'label', 'choice', 'text'}
+    assert names <= set(kinds())
+    wrong = [f'{name}:{found}' for name,path in MODULES.items() if name != 'tasks.kinds' for found in kind_comparisons(path.read_text(encoding='utf-8'), names)]
+    assert not wrong, 'give Kind an attribute or a method that says it, in tasks.kinds'
+
+
+@pytest.mark.parametrize('source,found', {"if task.kind == 'label': pass": 1, "x = kind in ('label', 'choice')": 1, "y = 'text' != t['kind']": 1, "z = about.get('kind', 'text') == 'choice'": 1,
+                                           "self.kind not in {'number'}": 1, "task.kind.name == 'text'": 1, "str(task.kind) == 'text'": 1, "their_kind == 'label'": 1,
+                                           "kind == 'dataset'": 0, "name == 'label'": 0, "task.kind.stratified": 0, "form == 'text'": 0, "kind = 'label'": 0}.items())
+def test_the_reading_of_comparisons(source, found):
+    assert len(list(kind_comparisons(source, {'number', 'label', 'choice', 'text'}))) == found

@@ -133,7 +133,7 @@ def deal(
 )->dict[str,int]: # seed id to fold
     "The fold of each seed row"
     rows = rng('folds', seed).sample(list(task.seed), len(task.seed))
-    if task.kind in ('label', 'choice'): rows.sort(key=lambda r: str(task.gold(r)))
+    if task.kind.group: rows.sort(key=lambda r: str(task.gold(r)))
     return {r.id: i % folds for i,r in enumerate(rows)}
 
 # %% ../../nbs/05_loop/00_dials.ipynb #6f825433
@@ -182,14 +182,14 @@ def budget_of(
     if not (folder/'final.json').exists():
         raise RunError(f"match: {folder} is not a finished run; run it to its end first")
     settings = known(folder/'run.json')['settings']
-    for k,v in dict(name=task.name, kind=task.kind, labels=list(task.labels)).items():
+    for k,v in dict(name=task.name, kind=task.kind.name, labels=list(task.labels)).items():
         its = settings['task'][k]
         if its != v:
             raise RunError(f"match: {folder} is a run on another task (its {k} is {its!r}, here it is {v!r})")
     metrics = [known(p) for p in sorted(folder.glob('round_*/metrics.json'))]
     if not metrics[-1]['steps']: raise RunError(f"match: {folder} asked its base without training (shots), so it has no rows or steps to match; name a run that trains")
     rows = [example(d) for d in read_jsonl(folder/f'round_{len(metrics)-1:02}'/'train.jsonl')]
-    label = task.gold if task.kind=='label' else lambda r: ''
+    label = lambda r: task.label(r) or ''
     spent = [Counter(label(r) for r in rows if min(r.round, rounds)==k) for k in range(1, min(rounds, len(metrics)-1)+1)]
     steps = steps_behind(metrics, known(folder/'final.json')['picked_round'], settings.get('restart'))
     return dict(rows=[dict(sorted(c.items())) for c in spent], steps=steps)

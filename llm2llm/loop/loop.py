@@ -44,7 +44,7 @@ class LLM2LLM:
             raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
         if self.dials.select.startswith('crossfit') and teacher and self.dials.folds > len(task.seed):
             raise SettingError(f"folds = {self.dials.folds} is more than the {len(task.seed)} seed rows")
-        if self.dials.select in ('margin', 'crossfit-label') and task.kind != 'label': raise SettingError(f"select {self.dials.select!r} is for tasks with labels, and {task.name!r} is of kind {task.kind!r}; take crossfit, or learnable with samples")
+        if self.dials.select in ('margin', 'crossfit-label') and not task.kind.stratified: raise SettingError(f"select {self.dials.select!r} is for tasks with labels, and {task.name!r} is of kind {task.kind.name!r}; take crossfit, or learnable with samples")
         if (self.dials.shots or 0) > len(task.seed): raise SettingError(f"shots = {self.dials.shots} is more than the {len(task.seed)} seed rows")
         if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
         if teacher: self._check_teacher()
@@ -82,7 +82,7 @@ def settings(self:LLM2LLM)->dict: # JSON-able
     "Everything that makes the run's results"
     task = self.task
     rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}
-    about = dict(name=task.name, kind=task.kind, template=task.template, labels=list(task.labels), **rows,
+    about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels), **rows,
                  rows=digest(task.seed, task.dev, task.test, task.pool), notes=list(task.notes))
     return dict(task=about, student=self.student.settings(), teacher=self.teacher.settings() if self.teacher else None,
                 **asdict(self.dials) | dict(match=self.plan))
@@ -131,11 +131,11 @@ def _complete(self:LLM2LLM, rows, trained_on, each=None, names=(), sample=False)
     "The present student's completions for rows, in order; `each` is told number and completion as soon as it is there"
     task,k,trained = self.task,self.dials.shots or 0,self.dials.shots is None
     how = dict(max_new_tokens=self.student.token_limit([task.completion(r) for r in (trained_on if trained else task.seed)]), until=task.until)
-    if not trained and task.kind=='text' and not self.student.chat: how['until'] = r'(?<=\S)(?=\s*\n\n)'  # nobody taught it to end
+    if not trained and not self.student.chat: how['until'] = task.kind.until_untrained
     if self.dials.protocol=='official': how = dict(OFFICIAL)
     if sample and not how.get('temperature'): how['temperature'] = 1.
     if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
-    return self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows] if task.kind in ('label', 'choice') else None,
+    return self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows],
                                label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), each=each, **how)
 
 @patch
@@ -469,7 +469,7 @@ def predict(self:LLM2LLM,
     if not self.final: raise RunError(f"{self.folder.path}: call fit() first; where the run is finished it trains nothing again")
     rows = [q if isinstance(q, Example) else Example(str(i), q, '') for i,q in enumerate([questions] if isinstance(questions, (str, Example)) else questions)]
     if wrong := [r for r in rows if not isinstance(r.question, str) or not r.question.strip()]: raise SettingError(f"question {wrong[0].id} must be text, not {wrong[0].question!r:.80}")
-    if self.task.kind=='choice' and (bare := [r for r in rows if len(r.choices) < 2]): raise SettingError(f"question {bare[0].id} has no choices; give Example(id, question, '', choices)")
+    if self.task.kind.choices and (bare := [r for r in rows if len(r.choices) < 2]): raise SettingError(f"question {bare[0].id} has no choices; give Example(id, question, '', choices)")
     place = self.folder/f"round_{self.final['picked_round']:02}"
     self._load(place/'student')
     said = self._complete(rows, [example(d) for d in read_jsonl(place/'train.jsonl')])

@@ -78,7 +78,7 @@ def _task(record, task):
     if task is None:
         rows = {s: tuple(map(example, read_jsonl(record.path/f'{s}.jsonl'))) for s in ('seed', 'dev')}
         return Task(about['name'], about['kind'], about['template'], tuple(about['labels']), **rows)
-    for k,v in dict(kind=task.kind, template=task.template, labels=list(task.labels), rows=digest(task.seed, task.dev, task.test, task.pool)).items():
+    for k,v in dict(kind=task.kind.name, template=task.template, labels=list(task.labels), rows=digest(task.seed, task.dev, task.test, task.pool)).items():
         if v != about[k]: raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, and the run had {about[k]!r}; describe it with the words that the run was given")
     return task
 

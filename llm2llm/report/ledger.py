@@ -21,7 +21,8 @@ from .report import RunRecord, _round, headline, method, notes, read_run, table
 from .display import METHOD_COLORS
 from ..tables import clean
 from ..store.folder import read_jsonl, write_text
-from ..tasks.task import LETTERS, Task
+from ..tasks.kinds import kind_of
+from ..tasks.task import Task
 
 # %% ../../nbs/06_report/05_ledger.ipynb #9e7bc004
 STATUSES = ('fixed', 'unfixed', 'still wrong', 'always right', 'not asked')
@@ -129,21 +130,16 @@ def _was_wrong(entry, c):
     known = [a for s in entry.said.values() if c['round'] <= len(s) for a in s[c['round']-1] if a.completion==c.get('cause')]
     return None if not known else not all(a.correct for a in known)
 
-def _gold(task, row):
-    "The right answer, in short"
-    gold = task.gold(row)
-    return f'{gold}. {row.answer}' if task.kind=='choice' and gold else gold or row.answer
-
 def _label(task, row):
     "What the page groups rows by: the label, the letter of the right choice, or where the row came from"
-    return (task.gold(row) if task.kind in ('label', 'choice') else row.source) or ''
+    return (task.gold(row) if task.kind.group else row.source) or ''
 
 # %% ../../nbs/06_report/05_ledger.ipynb #757c0180
 def _row(entry, task, series, texts):
     "A seed row for the page"
     row = entry.row
     label = _label(task, row)
-    out = dict(id=row.id, question=texts(row.question), answer=texts(row.answer), gold=texts(_gold(task, row)), label=clean(label) if label else None,
+    out = dict(id=row.id, question=texts(row.question), answer=texts(row.answer), gold=texts(task.kind.shown(row, task.labels)), label=clean(label) if label else None,
                choices=[texts(c) for c in row.choices] or None, status=[entry.status(s) for s in series], marks=[entry.marks(s) for s in series],
                said=[[_answers(a, texts) for a in entry.said[s]] for s in series], made=[_candidate(c, _was_wrong(entry, c), texts) for c in entry.made])
     return {k:v for k,v in out.items() if v is not None}
@@ -162,13 +158,14 @@ def page_data(
 )->dict:              # JSON-able; texts stand in `texts` and are named by their number elsewhere
     "What the page shows"
     found,about,texts = entries(record),record.task,_Texts()
-    task = Task(about.get('name','?'), about.get('kind','text'), about.get('template','{question}{choices}' if about.get('kind')=='choice' else '{question}'), tuple(about.get('labels',())))
+    kind = kind_of(about.get('kind', 'text'))
+    task = Task(about.get('name', '?'), kind, about.get('template', kind.template), tuple(about.get('labels', ())))
     series = [*found[0].said] if found else ['student']
     rows = [_row(e, task, series, texts) for e in found]
     name = lambda v: (v.get('name') or v.get('base') or '?') if isinstance(v, dict) else v or 'none'
     who = {'student':name(record.settings.get('student')), 'teacher':name(record.settings.get('teacher')), 'random seed':record.seed}
     return dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record), who={k: clean(v) for k,v in who.items()}, picked=record.picked,
-                series=[dict(name=s, who=SERIES[s]) for s in series], first=len(series)-1, labels={'label':'label', 'choice':'letter'}.get(task.kind, 'source'),
+                series=[dict(name=s, who=SERIES[s]) for s in series], first=len(series)-1, labels=kind.group or 'source',
                 asks=any(r['made'] for r in rows), report=(record.path/'report.html').exists(), rounds=_rounds(record), rows=rows, texts=texts.cleaned())
 
 # %% ../../nbs/06_report/05_ledger.ipynb #e927e9fa

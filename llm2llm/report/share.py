@@ -15,6 +15,7 @@ from fastcore.docments import docments
 from ..core import DataError,Example,LLM2LLMError,RunError,SettingError,check_one_of,digest,example
 from ..loop.dials import Dials
 from ..tasks.filters import near_limit
+from ..tasks.kinds import kind_of
 from ..loop.loop import LLM2LLM
 from .report import RunRecord,_flat,_json,read_run,summary,wilson
 from ..tables import clean, mark, markdown_table, one
@@ -94,7 +95,7 @@ def _passed(record):
     "What new rows were filtered by, a line each"
     s,t,near = record.settings,record.task,_near(record)
     held = ' and '.join(f'{t[k]} {k}' for k in ('dev', 'test') if t.get(k))
-    yield f"It is valid by itself: an answer that a {t['kind']} task can have" + (', steps that calculate' if t['kind']=='number' else '') + ', in the script and language of the seed rows.'
+    yield f"It is valid by itself: an answer that a {t['kind']} task can have" + kind_of(t['kind']).checked + ', in the script and language of the seed rows.'
     yield 'Its question is not that of a seed, dev, test or earlier row' + (f', nor one with a ROUGE-L F1 of {near:g} or more to it.' if near else '.')
     if not s.get('decontaminate', True): yield 'Decontamination was off: rows that share long runs of words with dev or test rows were **not** rejected.'
     elif held: yield f"It shares no long run of words with one of the {held} rows (decontamination)."
@@ -122,7 +123,7 @@ def _task_words(t):
     if t['name'] in ('mini-gsm', 'mini-intent') or t['name'] in TASKS and t['template']==TASKS[t['name']].template: return dict(task=t['name']) | n
     files = dict(data='SEED.jsonl', dev='DEV.jsonl' if t.get('dev') else 'none', **{k: f'{k.upper()}.jsonl' for k in ('test', 'pool') if t.get(k)})
     labels = ','.join(t['labels']) if t['labels'] and not any(',' in l for l in t['labels']) else None
-    return dict(task='own') | files | dict(question='question', answer='answer', choices='choices' if t['kind']=='choice' else None,
+    return dict(task='own') | files | dict(question='question', answer='answer', choices='choices' if kind_of(t['kind']).choices else None,
                                             kind=t['kind'], labels=labels, template=t['template'].replace('\n', '\\n'))
 
 # %% ../../nbs/06_report/07_share.ipynb #5d68a3f9
@@ -205,13 +206,9 @@ def _checked(license, language):
     if language is not None and not re.fullmatch(r'[a-z]{2,3}', language): raise SettingError(f"language must be a code such as en, not {language!r}")
 
 # %% ../../nbs/06_report/07_share.ipynb #9d1df929
-_CATEGORY = dict(label='text-classification', choice='multiple-choice', number='text-generation', text='text-generation')
-
-_ANSWER = dict(number="right answer: worked solution ending in '#### number'", label='right answer: one of the labels', choice='right answer: one of the choices', text='right answer: text')
-
 def _columns(names, kind):
     "What the columns hold: the comments of `Example`"
-    said = docments(Example) | dict(answer=_ANSWER[kind])
+    said = docments(Example) | dict(answer=kind_of(kind).column)
     return markdown_table(pd.DataFrame([(n, said[n]) for n in names], columns=['column', 'what it holds']))
 
 def _size(n): return next(s for most,s in ((1e3, 'n<1K'), (1e4, '1K<n<10K'), (1e5, '10K<n<100K'), (1e6, '100K<n<1M'), (9e99, '1M<n<10M')) if n < most)
@@ -232,7 +229,7 @@ def dataset_card(
     made,last = len(rows)-seeds,max(rows['round'])
     when = 'round 1' if last==1 else f'rounds 1 to {last}'
     data = DatasetCardData(license=license, language=language, tags=['llm2llm', *['synthetic']*(made > 0 and new=='synthetic rows')], size_categories=_size(len(rows)),
-                           task_categories=[_CATEGORY[t['kind']]], configs=[dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])])
+                           task_categories=[kind_of(t['kind']).category], configs=[dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])])
     lead = f"{len(rows)} training rows of the task `{t['name']}`: {seeds or 'no'} seed rows" + (f' and {made} {new} that llm2llm added in {when}.' if made else '.')
     said = '\n'.join(_scored(record, record.rounds[record.picked]['scores']))
     return _card('dataset', data, f"{mark(t['name'])}: training rows of an llm2llm run", lead, [
@@ -272,7 +269,7 @@ def _use(record, kind, repo):
     "Code that asks the model one question"
     s,t = record.settings['student'],record.task
     library,auto = ('peft', 'AutoPeftModelForCausalLM') if kind=='adapter' else ('transformers', 'AutoModelForCausalLM')
-    fill = ".replace('{question}', question)" + (r".replace('{choices}', 'A. …\nB. …')" if t['kind']=='choice' else '')
+    fill = ".replace('{question}', question)" + (r".replace('{choices}', 'A. …\nB. …')" if kind_of(t['kind']).choices else '')
     turn = ["prompt = tok.apply_chat_template([dict(role='user', content=prompt)], add_generation_prompt=True, tokenize=False)"]*bool(s.get('chat'))
     code = [f'from {library} import {auto}', 'from transformers import AutoTokenizer, GenerationConfig', '', f"repo = '{repo}'",
         f'model, tok, how = {auto}.from_pretrained(repo), AutoTokenizer.from_pretrained(repo), GenerationConfig.from_pretrained(repo)',
@@ -280,7 +277,7 @@ def _use(record, kind, repo):
         f"x = tok(prompt, return_tensors='pt'{', add_special_tokens=False' if turn else ''}).to(model.device)",
         'said = model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:]', 'print(tok.decode(said, skip_special_tokens=True))']
     says,among = ['```python', *code, '```'],f" ({', '.join(map(mark, t['labels']))})" if t['labels'] else ''
-    if t['kind'] in ('label', 'choice'): says += ['', f'In the run the student picked among the options{among}; a program that generates freely can get something else.']
+    if kind_of(t['kind']).restricted: says += ['', f'In the run the student picked among the options{among}; a program that generates freely can get something else.']
     if kind=='adapter' and s['quantize']: says += ['', f"The adapter was trained on its base in {s['quantize']}; load the base so (`BitsAndBytesConfig`), or the answers can differ."]
     return '\n'.join(says)
 

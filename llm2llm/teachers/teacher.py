@@ -75,9 +75,9 @@ class PoolTeacher:
     def write(self, task, requests, have)->Iterator[tuple[Request,list[Candidate]]]:
         taken = {question_key(r.question) for r in (*task.seed, *have)}
         keys = [question_key(r.question) for r in task.pool]
-        golds = [task.gold(r) for r in task.pool] if task.kind=='label' else []
+        golds = [task.label(r) for r in task.pool]
         for request in requests:
-            like = task.gold(request.row) if task.kind=='label' else None
+            like = task.label(request.row)
             free = [i for i,k in enumerate(keys) if k not in taken and (like is None or golds[i]==like)]
             if not free: yield request, []; continue
             row = task.pool[rng('pool', request.seed, request.round, request.row.id, request.draw).choice(self._near(task, request.row, free))]
