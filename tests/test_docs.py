@@ -84,16 +84,16 @@ def test_search_finds_pages_headings_and_names(site):
     index = json.loads((folder/'search-index.js').read_text(encoding='utf-8').removeprefix('const INDEX ='))
     kinds = {kind: [(text, address) for text, address, _, k in index if k == kind] for kind in ('page', 'heading', 'name')}
     assert {a for _, a in kinds['page']} == {p.as_posix() for p in rendered}
-    assert ('LLM2LLM.fit', 'loop.html#llm2llm.fit') in kinds['name'] and len(kinds['name']) > 200
+    assert ('LLM2LLM.fit', '05_loop/loop.html#llm2llm.fit') in kinds['name'] and len(kinds['name']) > 200
     ids = {page.as_posix(): pages.Page((folder/page).read_text(encoding='utf-8')).ids for page in rendered}
     assert not [a for _, a in kinds['heading'] + kinds['name'] if a.split('#')[1] not in ids[a.split('#')[0]]]
 
 
 def test_a_page_has_its_place(site, root):
     "The section of the sidebar is open, the page before and the page after are one click away, and the versions are named."
-    page = (site[1]/'loop.html').read_text(encoding='utf-8')
+    page = (site[1]/'05_loop'/'loop.html').read_text(encoding='utf-8')
     [here] = re.findall(r'<details open><summary>(.*?)</summary><ul>(.*?)</ul>', page)
-    assert here[0] == 'The loop' and 'href="loop.html" aria-current' in here[1]
+    assert here[0] == 'The loop' and 'href="../05_loop/loop.html" aria-current' in here[1]
     home = (site[1]/'index.html').read_text(encoding='utf-8')
     assert re.findall(r'<details open><summary>(.*?)</summary>', home) == ['Tutorials']
     assert '← The dials' in page and 'Baselines →' in page
@@ -103,7 +103,7 @@ def test_a_page_has_its_place(site, root):
 
 
 def test_plots_take_the_ink_of_the_page(site):
-    page = (site[1]/'show.html').read_text(encoding='utf-8')
+    page = (site[1]/'06_report'/'display.html').read_text(encoding='utf-8')
     assert 'currentColor' in page and re.search(r'<svg class="plot" style="min-width: \d+px" role="img" aria-label=', page)
 
 
