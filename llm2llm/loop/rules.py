@@ -213,14 +213,15 @@ def _named(
     known[name].made_by = Path(select).name   # without the folders of this machine
     return known[name]
 
-# %% ../../nbs/05_loop/00_rules.ipynb #057a90ca
+# %% ../../nbs/05_loop/00_rules.ipynb #1b85e8c0
 def find_rule(
     select:str|type[Rule]|Rule, # a name, FILE.py:CLASS, MODULE:CLASS, a class or an object
 )->Rule:
     "The rule that is meant"
     if isinstance(select, str):
         if ':' in select or select.endswith('.py'): cls = _named(select)
-        elif (cls := rules().get(select)) is None: raise SettingError(unknown('select', select, rules()))
+        elif (cls := rules().get(select)) is None:
+            raise SettingError(f"{unknown('select', select, rules())} An own rule is named FILE.py:CLASS")
     else: cls = select
     if isinstance(cls, Rule): rule = cls
     elif isinstance(cls, type) and issubclass(cls, Rule): rule = _made(cls)
