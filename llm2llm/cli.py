@@ -32,7 +32,8 @@ def parameters(
         for name,p in inspect.signature(part).parameters.items():
             if p.kind is p.VAR_KEYWORD: continue
             note = said.get(name) or ''
-            if '`rules`' in note: note = note.replace('one of `rules`', ', '.join(f'{k} ({r.help})' for k,r in rules().items()))
+            if '`rules`' in note:
+                note = note.replace('one of `rules`', ', '.join(f'{k} ({r.help})' for k,r in rules().items()))
             out.setdefault(name, (p.annotation, p.default, note))
     return out
 

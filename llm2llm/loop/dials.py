@@ -31,8 +31,8 @@ class Dials:
     budget:int|None = None    # most synthetic rows in the whole run; it stops there
     match:str|None = None     # folder of a run: its rows by round and label; with no teacher its result's steps
     shots:int|None = None     # no training: 0 asks the base as it is, k puts k seed rows in front of each prompt; None: train the student
-    folds:int = 5             # parts of the seed rows, >= 2, each answered by a student of the others, for a rule that wants that
-    samples:int = 0           # answers drawn for each seed row beside the greedy one; the row counts as wrong if any of them is
+    folds:int = 5             # for crossfit: parts of the seed rows, >= 2; a student of the others answers each
+    samples:int = 0           # answers drawn for each seed row beside the greedy one; one wrong makes it wrong
     patience:int|None = None  # stop after this many rounds without a gain on dev
     pick:str|None = None      # which round is the result: 'last' or 'dev' (best on dev); None: 'dev' where there is a dev split
     test_every_round:bool = False # score the test set in every round, for plots; it never picks

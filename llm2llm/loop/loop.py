@@ -84,9 +84,11 @@ def settings(self:LLM2LLM)->dict: # JSON-able
     about = dict(name=task.name, kind=task.kind, template=task.template, labels=list(task.labels), **rows,
                  rows=digest(task.seed, task.dev, task.test, task.pool), notes=list(task.notes))
     rule = self.dials.rule
-    dials = {f.name: getattr(self.dials, f.name) for f in fields(Dials)} | dict(match=self.plan, select=rule.name)
+    dials = {f.name: getattr(self.dials, f.name) for f in fields(Dials)}
+    dials |= dict(match=self.plan, select=rule.name)
     own = dict(rule=rule.settings()) if rule.settings() else {}
-    return dict(task=about, student=self.student.settings(), teacher=self.teacher.settings() if self.teacher else None, **dials, **own)
+    return dict(task=about, student=self.student.settings(), teacher=self.teacher.settings() if self.teacher else None,
+                **dials, **own)
 
 # %% ../../nbs/05_loop/01_loop.ipynb #616ccb5d
 @patch
@@ -181,7 +183,8 @@ def _drawn(self:LLM2LLM, r, student, rows):
         self._load(student)
         write_jsonl(path, self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True))
     inputs = dict(student=content_digest(student), rows=digest(*seed), samples=k)
-    out = self.folder.stage(f'round_{r:02}/samples.jsonl', inputs, make, round=r, phase='samples', memory=self.student.memory)
+    out = self.folder.stage(f'round_{r:02}/samples.jsonl', inputs, make, round=r, phase='samples',
+                            memory=self.student.memory)
     drawn = {x.id:[] for x in seed}
     for d in read_jsonl(out): drawn[d['id']].append(answer(d))
     return drawn
@@ -196,13 +199,14 @@ def _likelihoods(self:LLM2LLM, r, student):
         found = self.student.likelihoods([task.prompt(x) for x in seed], options, f'round {r} likelihoods')
         write_jsonl(path, [dict(id=x.id, likelihoods=[round(v, 7) for v in p]) for x,p in zip(seed, found)])
     inputs = dict(student=content_digest(student), rows=digest(*seed))
-    out = self.folder.stage(f'round_{r:02}/likelihoods.jsonl', inputs, make, round=r, phase='likelihoods', memory=self.student.memory)
+    out = self.folder.stage(f'round_{r:02}/likelihoods.jsonl', inputs, make, round=r, phase='likelihoods',
+                            memory=self.student.memory)
     return {d['id']: d['likelihoods'] for d in read_jsonl(out)}
 
 # %% ../../nbs/05_loop/01_loop.ipynb #ebd4d373
 @patch
 def _early(self:LLM2LLM, r, rows, counts):
-    "A function that is told each answer and starts the teacher on rows that are picked; None where that is not certain yet"
+    "A function that is told each answer and starts the teacher on rows that are picked; None where none is certain"
     d,start,seed = self.dials,getattr(self.teacher, 'early', None),self.task.seed
     room = (d.per_round, None if d.budget is None else d.budget-(len(rows)-len(seed)))
     if not start or r >= self.n_rounds or self.plan or d.samples or not d.rule.prefetch: return None
@@ -352,7 +356,8 @@ def _augment(self:LLM2LLM, r, rows, said, counts, m, student, early):
     candidates = self._write(r, rows, asked, left, student)
     new,reasons = kept(candidates),[reason(c['verdict']) for c in candidates]
     no = Counter(x for x,c in zip(reasons, candidates) if c['verdict']!='kept')
-    m |= dict(requested=len(asked), candidates=sum(x not in _SILENT for x in reasons), kept=len(new), rejected=dict(sorted(no.items())))
+    m |= dict(requested=len(asked), candidates=sum(x not in _SILENT for x in reasons), kept=len(new),
+              rejected=dict(sorted(no.items())))
     for name in ('usd', 'prompt_tokens', 'completion_tokens'):
         if paid := [c[name] for c in candidates if name in c]: m[name] = round(sum(paid), 8)
     return new, ''

@@ -24,9 +24,9 @@ class Evidence:
     task:Task                         # whose seed rows were answered
     answers:dict[str,Answer]          # id to the answer that counts
     written:tuple[Example,...] = ()   # the synthetic rows so far
-    counts:Counter = field(default_factory=Counter)           # seed id to requests so far, in the whole run
-    drawn:dict[str,list[Answer]] = field(default_factory=dict)# seed id to the answers drawn for it (`samples`)
-    likelihoods:dict[str,list[float]] = field(default_factory=dict) # seed id to log-probabilities of its options
+    counts:Counter = field(default_factory=Counter) # seed id to requests so far, in the whole run
+    drawn:dict = field(default_factory=dict)        # seed id to the answers drawn for it (`samples`)
+    likelihoods:dict = field(default_factory=dict)  # seed id to the log-probabilities of its options, in nats
 
     @property
     def wrong(self)->list[Example]:
@@ -58,7 +58,9 @@ class Rule:
         super().__init_subclass__(**kwargs)
         cls.name,cls.color = vars(cls).get('name') or cls.__name__,vars(cls).get('color')   # one rule's alone
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in vars(self).items())})"
+    def __repr__(self):
+        held = ', '.join(f'{k}={v!r}' for k,v in vars(self).items())
+        return f"{type(self).__name__}({held})"
 
 # %% ../../nbs/05_loop/00_rules.ipynb #fd081e65
 @patch
@@ -114,16 +116,19 @@ def check(self:Rule,
     "A `SettingError` where the rule lacks what it needs"
     name,n = self.name,dials.samples
     if self.samples is None and n:
-        raise SettingError(f'samples says which rows are wrong, and select {name!r} does not ask that; leave samples out')
+        raise SettingError(f"samples says which rows are wrong, and select {name!r} does not ask that; "
+                           "leave samples out")
     if self.samples and n < self.samples:
-        raise SettingError(f"select {name!r} compares several answers to a row; give samples, for instance 8 (it is {n})")
+        raise SettingError(f"select {name!r} compares several answers to a row; "
+                           f"give samples, for instance 8 (it is {n})")
     if task is None: return
     if self.crossfit and dials.folds > len(task.seed):
         raise SettingError(f"folds = {dials.folds} is more than the {len(task.seed)} seed rows")
     kinds = self.kinds or (('label', 'choice') if self.likelihoods else ())
     if kinds and task.kind not in kinds:
-        raise SettingError(f"select {name!r} is for tasks with {' or '.join(f'{k}s' for k in kinds)}, and {task.name!r} "
-                           f"is of kind {task.kind!r}; take another rule, such as crossfit")
+        wanted = ' or '.join(f'{k}s' for k in kinds)
+        raise SettingError(f"select {name!r} is for tasks with {wanted}, and {task.name!r} is of kind {task.kind!r}; "
+                           "take another rule, such as crossfit")
 
 # %% ../../nbs/05_loop/00_rules.ipynb #dcda8ab1
 class Wrong(Rule):
@@ -155,7 +160,8 @@ class WrongAll(Rule):
     words = 'and new rows that the student got wrong'
     on_written = True
 
-    def rows(self, evidence): return evidence.wrong + [r for r in evidence.written if not evidence.answers[r.id].correct]
+    def rows(self, evidence):
+        return evidence.wrong + [r for r in evidence.written if not evidence.answers[r.id].correct]
 
 class All(Rule):
     "Every seed row, once a round"
@@ -187,7 +193,8 @@ def rules()->dict[str,type[Rule]]: # name to class
             out.setdefault(cls.name, cls)
         except Exception as e:
             why = f'{type(e).__name__}: {e}'
-            warnings.warn(f"the rule {point.name!r} ({point.value}) does not load ({why}); it is left out", stacklevel=2)
+            warnings.warn(f"the rule {point.name!r} ({point.value}) does not load ({why}); it is left out",
+                          stacklevel=2)
     return out
 
 # %% ../../nbs/05_loop/00_rules.ipynb #83606afc
@@ -205,10 +212,13 @@ def _named(
     select:str, # FILE.py:CLASS or MODULE:CLASS
 )->type[Rule]:
     where,_,name = select.rpartition(':')
-    if not where: raise SettingError(f"select {select!r} names a file; name the class in it too, as {select}:CLASS")
+    if not where:
+        raise SettingError(f"select {select!r} names a file; name the class in it too, as {select}:CLASS")
     try: module = _module(where)
-    except Exception as e: raise SettingError(f"select: {where} does not load ({type(e).__name__}: {e})") from e
-    known = {k: c for k,c in vars(module).items() if isinstance(c, type) and issubclass(c, Rule) and c is not Rule}
+    except Exception as e:
+        raise SettingError(f"select: {where} does not load ({type(e).__name__}: {e})") from e
+    ours = (Rule, *own_rules().values())
+    known = {k: c for k,c in vars(module).items() if isinstance(c, type) and issubclass(c, Rule) and c not in ours}
     if name not in known: raise SettingError(f"select: {unknown(f'rule of {where}', name, known)}")
     known[name].made_by = Path(select).name   # without the folders of this machine
     return known[name]
@@ -225,21 +235,26 @@ def find_rule(
     else: cls = select
     if isinstance(cls, Rule): rule = cls
     elif isinstance(cls, type) and issubclass(cls, Rule): rule = _made(cls)
-    else: raise SettingError(f"select must be the name of a rule, FILE.py:CLASS or a Rule, not {select!r:.80}")
+    else:
+        raise SettingError(f"select must be the name of a rule, FILE.py:CLASS or a Rule, not {select!r:.80}")
     if own_rules().get(rule.name, type(rule)) is not type(rule):
-        raise SettingError(f"select: {type(rule).__name__} has the name of a rule of this package, {rule.name!r}; give it another")
+        raise SettingError(f"select: {type(rule).__name__} has the name of a rule of this package, {rule.name!r}; "
+                           "give it another")
     return rule
 
 def _made(cls):
     try: return cls()
-    except TypeError as e: raise SettingError(f"select: {cls.__name__} cannot be made without arguments ({e}); give {cls.__name__}(…)") from e
+    except TypeError as e:
+        name = cls.__name__
+        raise SettingError(f"select: {name} cannot be made without arguments ({e}); give {name}(…)") from e
 
 # %% ../../nbs/05_loop/00_rules.ipynb #fb7f6ca1
 @patch
 def settings(self:Rule)->dict: # JSON-able; {} for a rule of this package
     "What makes the rule, beside its name"
     if type(self) in own_rules().values(): return {}
-    code = [_code(c) for c in type(self).__mro__ if issubclass(c, Rule) and c not in (Rule, *own_rules().values())]
+    ours = (Rule, *own_rules().values())
+    code = [_code(c) for c in type(self).__mro__ if issubclass(c, Rule) and c not in ours]
     made_by = getattr(self, 'made_by', f'{type(self).__module__}:{type(self).__qualname__}')
     about = dict(words=self.words, color=self.color)
     return dict(made_by=made_by, code=digest(code)) | {k: v for k,v in about.items() if v} | vars(self)
