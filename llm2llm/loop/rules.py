@@ -126,8 +126,8 @@ def check(self:Rule,
         raise SettingError(f"folds = {dials.folds} is more than the {len(task.seed)} seed rows")
     kinds = self.kinds or (('label', 'choice') if self.likelihoods else ())
     if kinds and task.kind not in kinds:
-        wanted = ' or '.join(f'{k}s' for k in kinds)
-        raise SettingError(f"select {name!r} is for tasks with {wanted}, and {task.name!r} is of kind {task.kind!r}; "
+        wanted,kind = ' or '.join(f'{k}s' for k in kinds),str(task.kind)
+        raise SettingError(f"select {name!r} is for tasks with {wanted}, and {task.name!r} is of kind {kind!r}; "
                            "take another rule, such as crossfit")
 
 # %% ../../nbs/05_loop/00_rules.ipynb #dcda8ab1
