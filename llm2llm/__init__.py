@@ -14,6 +14,7 @@ _chapters = {
     'tasks.files': 'Task load_task',  # `files` gives `Task` its `from_files`
     'teachers.teacher': 'Candidate PoolTeacher Request Teacher',
     'teachers.prompts': 'Prompt prompt_for',
+    'loop.rules': 'Rule',
     'loop.baselines': 'EDATeacher',
     'teachers.llm': 'APITeacher LocalTeacher ReplayTeacher',
     'student.student': 'Student',
@@ -42,6 +43,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .tasks.files import Task, load_task
     from .teachers.teacher import Candidate, PoolTeacher, Request, Teacher
     from .teachers.prompts import Prompt, prompt_for
+    from .loop.rules import Rule
     from .loop.baselines import EDATeacher
     from .teachers.llm import APITeacher, LocalTeacher, ReplayTeacher
     from .student.student import Student

@@ -13,8 +13,9 @@ import argparse,inspect,json,os,re,shlex,sys,types,typing
 from pathlib import Path
 from fastcore.docments import docments
 from .core import Answer, Example, LLM2LLMError, RunError, SettingError, check_whole, progress, unknown
-from .loop.dials import SELECT, Dials
+from .loop.dials import Dials
 from .loop.loop import LLM2LLM
+from .loop.rules import rules
 
 # %% ../nbs/09_cli.ipynb #b00ca51e
 def _type(annotation):
@@ -29,7 +30,11 @@ def parameters(
     for part in parts:
         said = docments(part)
         for name,p in inspect.signature(part).parameters.items():
-            if p.kind is not p.VAR_KEYWORD: out.setdefault(name, (p.annotation, p.default, (said.get(name) or '').replace('one of `SELECT`', ', '.join(f'{k} ({v})' for k,v in SELECT.items()))))
+            if p.kind is p.VAR_KEYWORD: continue
+            note = said.get(name) or ''
+            if '`rules`' in note:
+                note = note.replace('one of `rules`', ', '.join(f'{k} ({r.help})' for k,r in rules().items()))
+            out.setdefault(name, (p.annotation, p.default, note))
     return out
 
 def call(

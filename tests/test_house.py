@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from llm2llm.loop.rules import find_rule, own_rules, rules
 from llm2llm.tasks.kinds import kinds
 
 HOUSE = ROOT/'llm2llm'
@@ -99,5 +100,46 @@ def test_a_kind_of_task_is_asked_not_compared():
 @pytest.mark.parametrize('source,found', {"if task.kind == 'label': pass": 1, "x = kind in ('label', 'choice')": 1, "y = 'text' != t['kind']": 1, "z = about.get('kind', 'text') == 'choice'": 1,
                                            "self.kind not in {'number'}": 1, "task.kind.name == 'text'": 1, "str(task.kind) == 'text'": 1, "their_kind == 'label'": 1,
                                            "kind == 'dataset'": 0, "name == 'label'": 0, "task.kind.stratified": 0, "form == 'text'": 0, "kind = 'label'": 0}.items())
-def test_the_reading_of_comparisons(source, found):
+def test_the_reading_of_kinds(source, found):
     assert len(list(kind_comparisons(source, {'number', 'label', 'choice', 'text'}))) == found
+
+
+RULES = {*own_rules(), 'learnable', 'margin', 'crossfit-label'}
+
+
+def compared(source):
+    "(line, words) of each comparison of what a run selects with the name of a rule, or the beginning of one"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare): sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in ('startswith', 'endswith'): sides = [node.func.value, *node.args]
+        elif isinstance(node, ast.Match): sides = [node.subject, *(c.pattern for c in node.cases)]
+        else: continue
+        words = {c.value for s in sides for c in ast.walk(s) if isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value}
+        names = {w for w in words if any(w in n for n in RULES)} if isinstance(node, ast.Call) else words & RULES
+        if names and any('select' in ast.unparse(s) for s in sides): yield node.lineno, sorted(names)
+
+
+def test_no_module_compares_the_name_of_a_rule():
+    "What is special about a rule stands in its class"
+    assert not [(name, *c) for name,path in MODULES.items() for c in compared(path.read_text(encoding='utf-8'))]
+
+
+@pytest.mark.parametrize('source,found', {"if d.select == 'wrong': pass": ['wrong'], "'all' != self.dials.select": ['all'], "d.select in ('crossfit', 'mine', 'margin')": ['crossfit', 'margin'],
+                                           "d.select.startswith('crossfit')": ['crossfit'], "s.get('select', 'wrong') != x": ['wrong'], "match d.select:\n  case 'random': pass": ['random'],
+                                           "how == 'all'": None, "d.select == 'mine'": None, "d.select in known": None, "select.startswith('round_')": None}.items())
+def test_the_reading_of_rules(source, found):
+    assert next((names for _,names in compared(source)), None) == found
+
+
+def test_the_rules_of_installed_packages_are_found(tmp_path, monkeypatch):
+    "By their entry points; one that does not load is left out, and a name of ours stays ours"
+    (tmp_path/'mine.py').write_text("from llm2llm.loop.rules import Rule\nclass Longest(Rule):\n    name, help = 'longest', 'the longest questions first'\n"
+                                    "    def rank(self, row, evidence): return -len(row.question)\nclass Wrong(Longest): name = 'wrong'\n")
+    (tmp_path/'mine-1.dist-info').mkdir()
+    (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
+    (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.rules]\nlongest = mine:Longest\nwrong = mine:Wrong\nbroken = not_there:Rule\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match='broken'): found = rules()
+    assert [*found] == [*own_rules(), 'longest'] and found['wrong'] is own_rules()['wrong']
+    with pytest.warns(UserWarning): by_name = find_rule('longest')
+    assert by_name.settings() == find_rule('mine:Longest').settings() and by_name.settings()['code']

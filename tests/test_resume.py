@@ -117,3 +117,26 @@ def test_a_folder_that_cannot_be_used(tmp_path, run):
     (tmp_path/'file').write_text('')
     res = run(*command(tmp_path/'file'/'run'), status=2)
     assert 'choose another' in res.stderr and 'Traceback' not in res.stderr
+
+
+RULE = """from llm2llm import Rule
+
+class Short(Rule):
+    "Wrong rows, the shortest first"
+    def rank(self, row, evidence): return len(row.question)
+"""
+
+def test_a_run_goes_on_under_its_own_rule_alone(tmp_path, run):
+    "A rule in a file of the user's: resumed wherever the file is, refused with other code or another rule"
+    for name,source in dict(mine=RULE, other=RULE.replace('return len', 'return -len')).items(): (tmp_path/f'{name}.py').write_text(source)
+    words = [w for w in command(tmp_path/'run') if w != '--test-every-round']
+    run(*words, '--select', tmp_path/'mine.py:Short')
+    made, log = content(tmp_path/'run'), (tmp_path/'run'/'log.jsonl').read_bytes()
+    settings = json.loads((tmp_path/'run'/'run.json').read_text())['settings']
+    assert settings['select'] == 'Short' and settings['rule']['made_by'] == 'mine.py:Short' and str(tmp_path) not in json.dumps(settings)
+    (tmp_path/'there').mkdir()
+    (tmp_path/'mine.py').rename(tmp_path/'there'/'moved.py')
+    run(*words, '--select', 'moved.py:Short', cwd=tmp_path/'there')
+    assert content(tmp_path/'run') == made and (tmp_path/'run'/'log.jsonl').read_bytes() == log
+    assert 'holds a run with rule.code' in run(*words, '--select', tmp_path/'other.py:Short', status=2).stderr
+    assert "holds a run with select = 'Short', and this one has select = 'wrong'" in run(*words, status=2).stderr

@@ -7,14 +7,15 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
+from conftest import ROOT
 from llm2llm import cli
 from llm2llm.core import Example, RunError, SettingError
-from llm2llm.loop.dials import SELECT
 from llm2llm.report.export import export
 from llm2llm.loop.loop import LLM2LLM
+from llm2llm.loop.rules import Wrong, find_rule, own_rules
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 from llm2llm.report.report import read_run
-from llm2llm.report.share import _SELECT, command, dataset_card, push, share, shared_rows
+from llm2llm.report.share import _selected, command, dataset_card, push, share, shared_rows
 from llm2llm.store.folder import read_jsonl, write_json, write_jsonl
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
@@ -247,7 +248,10 @@ def test_cards_of_other_runs(made, tmp_path, who):
     if who in ('pool', 'eda'): assert cli.call(cli.find_teacher, words).settings() == TEACHERS[who]
 
 
-def test_every_rule_of_selection_has_words(): assert set(SELECT) <= set(_SELECT)
+def test_every_rule_of_selection_has_words():
+    own = [find_rule(f'{ROOT}/nbs/results/rules.py:{name}') for name in ('Learnable', 'Margin', 'CrossfitLabel')]
+    for rule in (*own_rules().values(), *own): assert rule.help and _selected(dict(select=rule.name, rule=dict(words=rule.words))) == rule.words
+    assert _selected({}) == Wrong.words and _selected(dict(select='mine')) == "selected by 'mine'"
 
 
 def test_choices_and_missing_values_keep_their_types(made, tmp_path):

@@ -9,11 +9,12 @@ __all__ = ['OFFICIAL', 'LLM2LLM', 'kept', 'score']
 import json
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
-from .dials import Dials, budget_of, deal, learnable, prompts, requests, shares, shots, targets
+from .dials import Dials, budget_of, deal, prompts, requests, shots
+from .rules import Evidence
 from ..tasks.filters import Filter, reason
 from ..teachers.replies import Replies
 from ..store.folder import RunFolder, commit, content_digest, machine, read_jsonl, versions, write_json, write_jsonl
@@ -42,9 +43,6 @@ class LLM2LLM:
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
         if (self.dials.patience or self.dials.pick=='dev') and not task.dev:
             raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
-        if self.dials.select.startswith('crossfit') and teacher and self.dials.folds > len(task.seed):
-            raise SettingError(f"folds = {self.dials.folds} is more than the {len(task.seed)} seed rows")
-        if self.dials.select in ('margin', 'crossfit-label') and not task.kind.stratified: raise SettingError(f"select {self.dials.select!r} is for tasks with labels, and {task.name!r} is of kind {task.kind.name!r}; take crossfit, or learnable with samples")
         if (self.dials.shots or 0) > len(task.seed): raise SettingError(f"shots = {self.dials.shots} is more than the {len(task.seed)} seed rows")
         if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
         if teacher: self._check_teacher()
@@ -62,6 +60,7 @@ def _check_teacher(self:LLM2LLM):
     "What only the run and the teacher together can get wrong"
     t,d = self.teacher,self.dials
     t.check(self.task)
+    d.rule.check(self.task, d)
     if d.shots is not None: raise SettingError("shots asks the base without training it, so new rows would serve nobody; leave out the teacher (--augment none) or shots")
     if d.verify and not hasattr(t, 'verify'): raise SettingError(f"verify needs a teacher that can solve questions, and {t.name!r} cannot; leave verify out")
     if getattr(t, 'protocol', d.protocol) != d.protocol:
@@ -84,8 +83,12 @@ def settings(self:LLM2LLM)->dict: # JSON-able
     rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}
     about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels), **rows,
                  rows=digest(task.seed, task.dev, task.test, task.pool), notes=list(task.notes))
+    rule = self.dials.rule
+    dials = {f.name: getattr(self.dials, f.name) for f in fields(Dials)}
+    dials |= dict(match=self.plan, select=rule.name)
+    own = dict(rule=rule.settings()) if rule.settings() else {}
     return dict(task=about, student=self.student.settings(), teacher=self.teacher.settings() if self.teacher else None,
-                **asdict(self.dials) | dict(match=self.plan))
+                **dials, **own)
 
 # %% ../../nbs/05_loop/01_loop.ipynb #616ccb5d
 @patch
@@ -173,40 +176,44 @@ def _crossfit(self:LLM2LLM, r, rows, heard=None):
 
 # %% ../../nbs/05_loop/01_loop.ipynb #7b6a0762
 @patch
-def _sampled(self:LLM2LLM, r, student, rows):
-    "The wrong ones of the answers drawn for each seed row, id to a list"
+def _drawn(self:LLM2LLM, r, student, rows):
+    "The answers drawn for each seed row, id to a list"
     k,seed = self.dials.samples,self.task.seed
     def make(path):
         self._load(student)
-        drawn = self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True)
-        write_jsonl(path, drawn)
-    out = self.folder.stage(f'round_{r:02}/samples.jsonl', dict(student=content_digest(student), rows=digest(*seed), samples=k), make, round=r, phase='samples', memory=self.student.memory)
-    wrong = {x.id:[] for x in seed}
-    for d in map(answer, read_jsonl(out)):
-        if not d.correct: wrong[d.id].append(d)
-    return wrong
+        write_jsonl(path, self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True))
+    inputs = dict(student=content_digest(student), rows=digest(*seed), samples=k)
+    out = self.folder.stage(f'round_{r:02}/samples.jsonl', inputs, make, round=r, phase='samples',
+                            memory=self.student.memory)
+    drawn = {x.id:[] for x in seed}
+    for d in read_jsonl(out): drawn[d['id']].append(answer(d))
+    return drawn
 
 @patch
-def _margins(self:LLM2LLM, r, student):
-    "How far each seed row's right label is ahead of the likeliest other, in nats; below 0 where it is behind"
+def _likelihoods(self:LLM2LLM, r, student):
+    "The log-probability of each option of each seed row in nats, id to a list"
     task,seed = self.task,self.task.seed
     def make(path):
         self._load(student)
-        found = self.student.likelihoods([task.prompt(x) for x in seed], [task.options(x) for x in seed], f'round {r} margins')
-        right = lambda x, p: p.pop(task.options(x).index(task.completion(x))) - max(p)
-        write_jsonl(path, [dict(id=x.id, margin=round(right(x, list(p)), 5)) for x,p in zip(seed, found)])
-    out = self.folder.stage(f'round_{r:02}/margins.jsonl', dict(student=content_digest(student), rows=digest(*seed)), make, round=r, phase='margins', memory=self.student.memory)
-    return {d['id']: d['margin'] for d in read_jsonl(out)}
+        options = [task.options(x) for x in seed]
+        found = self.student.likelihoods([task.prompt(x) for x in seed], options, f'round {r} likelihoods')
+        write_jsonl(path, [dict(id=x.id, likelihoods=[round(v, 7) for v in p]) for x,p in zip(seed, found)])
+    inputs = dict(student=content_digest(student), rows=digest(*seed))
+    out = self.folder.stage(f'round_{r:02}/likelihoods.jsonl', inputs, make, round=r, phase='likelihoods',
+                            memory=self.student.memory)
+    return {d['id']: d['likelihoods'] for d in read_jsonl(out)}
 
 # %% ../../nbs/05_loop/01_loop.ipynb #ebd4d373
 @patch
 def _early(self:LLM2LLM, r, rows, counts):
-    "A function that is told each answer and starts the teacher on wrong rows; None where requests are not certain yet"
+    "A function that is told each answer and starts the teacher on rows that are picked; None where none is certain"
     d,start,seed = self.dials,getattr(self.teacher, 'early', None),self.task.seed
     room = (d.per_round, None if d.budget is None else d.budget-(len(rows)-len(seed)))
-    if not start or r >= self.n_rounds or self.plan or d.samples or d.select not in ('wrong', 'all', 'crossfit') or any(x is not None and x < len(seed) for x in room): return None
+    if not start or r >= self.n_rounds or self.plan or d.samples or not d.rule.prefetch: return None
+    if any(x is not None and x < len(seed) for x in room): return None
     def heard(row, said):
-        if (d.select=='all' or not said.correct) and (d.cap is None or counts[row.id] < d.cap): start(self.task, Request(row, said, r+1, 0, d.seed), rows)
+        if not d.rule.picks(row, said): return
+        if d.cap is None or counts[row.id] < d.cap: start(self.task, Request(row, said, r+1, 0, d.seed), rows)
     return heard
 
 # %% ../../nbs/05_loop/01_loop.ipynb #6220bd71
@@ -275,21 +282,34 @@ def kept(
 
 # %% ../../nbs/05_loop/01_loop.ipynb #af92b4a7
 @patch
-def _select(self:LLM2LLM, r, rows, said, counts, rank={}):
-    "The requests after round r, and how many rows the rule found wrong"
-    d,written = self.dials,[x for x in rows if x.round]
-    found,n = targets(d.select, self.task.seed, written, said, rank)
-    wrong = [x for x in self.task.seed if not said[x.id].correct]
-    left = None if d.budget is None else max(0, d.budget - len(written))
-    by_label = self.plan['rows'][r] if self.plan else None
-    if d.select=='crossfit-label' and wrong and not self.plan:
-        by_label = shares(d.per_round or len(wrong)*d.each, Counter(self.task.gold(x) for x in wrong))
-    if by_label is None: return requests(found, min(x for x in (d.per_round or n*d.each, left) if x is not None), counts, d, r+1, said, rank), len(wrong)
-    out = []
-    for label,n in by_label.items():
-        like = [x for x in found if label in ('', self.task.gold(x))]
-        out += requests(like, n if left is None else min(n, left-len(out)), counts, d, r+1, said, rank)
-    return out, len(wrong)
+def _evidence(self:LLM2LLM, r, rows, said, counts, m, student, early):
+    "What the rule looks at after round r; fills in the metrics"
+    d,drawn,written = self.dials,{},tuple(x for x in rows if x.round)
+    if d.rule.crossfit:
+        said = self._crossfit(r, rows, early)
+        m['crossfit'] = score(said.values())
+    if d.samples:
+        drawn = self._drawn(r, student, rows)
+        wrong = {i: [a for a in found if not a.correct] for i,found in drawn.items()}
+        m['sampled_error'] = sum(map(len, wrong.values()))/(d.samples*len(wrong))
+        said = {i: wrong[i][0] if a.correct and wrong.get(i) else a for i,a in said.items()}
+    likelihoods = self._likelihoods(r, student) if d.rule.likelihoods else {}
+    if d.rule.on_written and written: said = said | self._answers(r, student, 'train', written, rows)
+    return Evidence(self.task, said, written, counts, drawn, likelihoods)
+
+@patch
+def _select(self:LLM2LLM, r, evidence):
+    "The requests after round r, and why there are none"
+    d,rule = self.dials,self.dials.rule
+    found = rule.rows(evidence)
+    n = d.per_round or rule.count(evidence, found)*d.each
+    by_label = self.plan['rows'][r] if self.plan else rule.quotas(evidence, n)
+    if by_label is None: by_label = {'': n}
+    left,out = None if d.budget is None else max(0, d.budget-len(evidence.written)),[]
+    for label,k in by_label.items():
+        like = [x for x in found if not label or self.task.gold(x)==label]
+        out += requests(like, k if left is None else min(k, left-len(out)), evidence, d, r+1)
+    return out, '' if out else 'cap reached' if found and n else rule.nothing
 
 # %% ../../nbs/05_loop/01_loop.ipynb #ecb28d05
 def score(
@@ -302,19 +322,19 @@ def score(
 
 @patch
 def _round(self:LLM2LLM, r, rows, counts):
-    "Train, ask, select, write: the metrics of round r and the rows it adds"
+    "Train, ask, select, write: the metrics of round r, the rows it adds, and why it asked for none"
     student,training = self._train(r, rows)
     said,early,more = {},self._early(r, rows, counts),r < self.n_rounds
     for split in [*(('dev', 'seed') if self.dials.patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
-        hear = early if split=='seed' and more and not self.dials.select.startswith('crossfit') else None
+        hear = early if split=='seed' and more and not self.dials.rule.crossfit else None
         if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
         if split=='dev' and self.dials.patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
-    m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.select,
+    m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.rule.name,
              wrong=scores['seed']['n']-scores['seed']['correct'], requested=0, candidates=0, kept=0, rejected={}, scores=scores)
-    new = self._augment(r, rows, said['seed'], counts, m, student, early) if more else []
+    new,why = self._augment(r, rows, said['seed'], counts, m, student, early) if more else ([], '')
     write_json(self.folder/f'round_{r:02}'/'metrics.json', m)
-    return m, new
+    return m, new, why
 
 @patch
 def _stuck(self:LLM2LLM, rounds):
@@ -323,49 +343,43 @@ def _stuck(self:LLM2LLM, rounds):
     return len(dev)-1 - dev.index(max(dev)) >= self.dials.patience
 
 # %% ../../nbs/05_loop/01_loop.ipynb #1cf5a9e9
+_SILENT = ('nothing written', 'not asked', 'not recorded')
+
 @patch
 def _augment(self:LLM2LLM, r, rows, said, counts, m, student, early):
-    "The rows that join after round r; fills in the metrics"
-    d,rank = self.dials,{}
-    if d.select in ('crossfit', 'crossfit-label'):
-        said = self._crossfit(r, rows, early)
-        m['crossfit'] = score(said.values())
-    if d.samples:
-        wrong = self._sampled(r, student, rows)
-        m['sampled_error'] = sum(map(len, wrong.values()))/(d.samples*len(wrong))
-        if d.select=='learnable': rank = learnable({i: len(w) for i,w in wrong.items()}, d.samples)
-        said = {i: wrong[i][0] if a.correct and wrong.get(i) else a for i,a in said.items()}
-    if d.select=='margin': rank = self._margins(r, student)
-    if d.select=='wrong-all' and len(rows) > len(self.task.seed):
-        said = said | self._answers(r, student, 'train', [x for x in rows if x.round], rows)
-    asked,m['wrong'] = self._select(r, rows, said, counts, rank)
-    if not asked: return []
-    candidates = self._write(r, rows, asked, None if d.budget is None else d.budget - m['synthetic'], student)
-    new = kept(candidates)
-    no = Counter(reason(c['verdict']) for c in candidates if c['verdict']!='kept')
-    m |= dict(requested=len(asked), candidates=sum(reason(c['verdict']) not in ('nothing written', 'not asked', 'not recorded') for c in candidates), kept=len(new), rejected=dict(sorted(no.items())))
+    "The rows that join after round r, and why none was asked for; fills in the metrics"
+    evidence = self._evidence(r, rows, said, counts, m, student, early)
+    asked,why = self._select(r, evidence)
+    m['wrong'] = len(evidence.wrong)
+    if not asked: return [], why
+    left = None if self.dials.budget is None else self.dials.budget - m['synthetic']
+    candidates = self._write(r, rows, asked, left, student)
+    new,reasons = kept(candidates),[reason(c['verdict']) for c in candidates]
+    no = Counter(x for x,c in zip(reasons, candidates) if c['verdict']!='kept')
+    m |= dict(requested=len(asked), candidates=sum(x not in _SILENT for x in reasons), kept=len(new),
+              rejected=dict(sorted(no.items())))
     for name in ('usd', 'prompt_tokens', 'completion_tokens'):
         if paid := [c[name] for c in candidates if name in c]: m[name] = round(sum(paid), 8)
-    return new
+    return new, ''
 
 # %% ../../nbs/05_loop/01_loop.ipynb #0577fe83
 @patch
-def _why_stop(self:LLM2LLM, m, new):
+def _why_stop(self:LLM2LLM, m, new, why):
     "Why the run ends after this round, or ''"
     if m['round'] >= self.n_rounds: return 'rounds done'
     if self.dials.patience and self._stuck(self.rounds): return 'no gain on dev'
     if self.dials.budget is not None and m['synthetic'] >= self.dials.budget: return 'budget reached'
-    if not m['requested']: return 'nothing wrong' if not m['wrong'] else 'nothing undecided' if self.dials.select=='learnable' and not self.dials.cap else 'cap reached'
-    return '' if new else 'cap on the teacher reached' if 'not asked' in m['rejected'] else 'nothing kept'
+    if why or new: return why
+    return 'cap on the teacher reached' if 'not asked' in m['rejected'] else 'nothing kept'
 
 @patch
 def _notes(self:LLM2LLM, stopped, scores):
     "What the user should know about this end"
-    out,last = [],self.rounds[-1]
-    if stopped=='nothing wrong' and last['round']==0 and not self.dials.select.startswith('crossfit'):
+    out,last,rule = [],self.rounds[-1],self.dials.rule
+    if stopped==rule.nothing and last['round']==last['wrong']==0 and not rule.crossfit:
         out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
                    "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' (--select crossfit: "
-                   "each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='margin' or 'random', or fewer epochs.")
+                   "each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='random', or fewer epochs.")
     if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if n := sum(m['rejected'].get('not asked', 0) for m in self.rounds):
         limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)
@@ -392,7 +406,7 @@ def fit(self:LLM2LLM,
 def _run(self:LLM2LLM, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
-        self.folder.claim(self.settings(), versions(), record=('task.notes',))
+        self.folder.claim(self.settings(), versions(), record=('task.notes', 'rule.made_by'))
         self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
         if verbose and (found := self._found()): print(found, flush=True)
@@ -419,10 +433,10 @@ def _all_rounds(self:LLM2LLM, verbose):
     rows = list(self.task.seed) if self.dials.shots is None else shots(self.task, self.dials.shots, self.dials.seed)[:self.dials.shots]
     counts,self.rounds,stopped = Counter(),[],''
     while not stopped:
-        m,new = self._round(len(self.rounds), rows, counts)
+        m,new,why = self._round(len(self.rounds), rows, counts)
         self.rounds.append(m)
         if verbose: self._say(m)
-        stopped,rows = self._why_stop(m, new),rows+new
+        stopped,rows = self._why_stop(m, new, why),rows+new
     return stopped
 
 # %% ../../nbs/05_loop/01_loop.ipynb #adbd11cb
@@ -486,4 +500,4 @@ def dataset(self:LLM2LLM):
 def __repr__(self:LLM2LLM):
     "Task, teacher, folder, and how it ended"
     state = f"stopped: {self.final['stopped']}" if self.final else "not run in this session; fit() starts it, or goes on in that folder"
-    return f"LLM2LLM({self.task.name}, teacher={self.teacher.name if self.teacher else None}, select={self.dials.select!r}, out={str(self.folder.path)!r}; {state})"
+    return f"LLM2LLM({self.task.name}, teacher={self.teacher.name if self.teacher else None}, select={self.dials.rule.name!r}, out={str(self.folder.path)!r}; {state})"

@@ -36,7 +36,7 @@ def requests_by_round(
     out,most = [],math.inf if dials.cap is None else dials.cap*n_seed
     for r in range(dials.rounds):
         rate,total = rates[min(r, len(rates)-1)],sum(out)
-        n = dials.per_round or dials.each*(n_seed if dials.select=='all' else math.ceil(rate*(n_seed + (total if dials.select=='wrong-all' else 0))))
+        n = dials.per_round or dials.each*dials.rule.forecast(n_seed, total, rate)
         out.append(int(max(0, min(n, most-total, math.inf if dials.budget is None else dials.budget-total))))
     return out
 
@@ -134,7 +134,7 @@ def _notes(teacher, usd, rates, found, tokens, k, dials):
     if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.client.price.meant) else '')
     if not rates and not found: yield 'Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every round. Give error_rate, or an earlier run (like).'
     if dials.match: yield 'The budget of the matched run is not taken into account.'
-    if dials.select.startswith('crossfit') and not found: yield 'crossfit finds more wrong rows than the student gets wrong among those it was trained on.'
+    if dials.rule.crossfit and not found: yield f'{dials.rule.name} finds more wrong rows than the student gets wrong among those it was trained on.'
     if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
     else: yield 'Tokens are counted by characters (about four to a token); the high end has every reply as long as it may be.'
     if k: yield f'Each new row is solved {k} more time{"s" if k > 1 else ""} by the teacher.'
@@ -153,10 +153,10 @@ def work(
     for r in range(len(new)+1):
         have,more = seed+sum(new[:r]),r < len(new)
         trained,asked = [trained_as or have]*(dials.shots is None),[seed, rows.get('dev', 0)]
-        if more and dials.select.startswith('crossfit'):
+        if more and dials.rule.crossfit:
             trained += [have*(dials.folds-1)//dials.folds]*dials.folds
             asked += [math.ceil(seed/dials.folds)]*dials.folds
-        if more: asked += [(dials.select=='wrong-all')*(have-seed), (dials.select=='margin')*seed, dials.samples*seed, dials.only_wrong*new[r]]
+        if more: asked += [dials.rule.on_written*(have-seed), dials.rule.likelihoods*seed, dials.samples*seed, dials.only_wrong*new[r]]
         if not more or dials.test_every_round: asked.append(rows.get('test', 0))
         out.append(dict(trained=trained, asked=[n for n in asked if n]))
     return out

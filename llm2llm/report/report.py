@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import RunError, SettingError, check_one_of
 from ..tasks.filters import reason
+from ..loop.dials import Dials
 from ..loop.loop import LLM2LLM
 from ..teachers.replies import Replies
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines
@@ -173,13 +174,18 @@ def method(
     if s['teacher'].get('name')=='eda': return 'EDA'
     if (s['teacher'].get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('restart')=='continuous': return 'continuous'
-    if s.get('select','wrong') != 'wrong': return s['select']
+    if (rule := s.get('select', Dials.select)) != Dials.select: return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
+
+def _color(record):
+    "The colour of a run's method; that of an own rule stands in its folder"
+    own = record.settings.get('rule') or {}
+    return METHOD_COLORS.get(method(record)) or own.get('color') or INK
 
 # %% ../../nbs/06_report/02_report.ipynb #2ba4f826
 def _draw_accuracy(ax, record):
     "Accuracy by round with Wilson intervals"
-    df,color,ends = table(record),METHOD_COLORS.get(method(record), INK),[]
+    df,color,ends = table(record),_color(record),[]
     for split,style,shade in (('dev','--',INK),('test','-',color)):
         if f'{split} %' not in df: continue
         d = df[[f'{split} %',f'{split} low',f'{split} high']].dropna().astype(float)
@@ -198,13 +204,13 @@ def _draw_errors(ax, record):
     "Seed rows still wrong, and new rows kept, by round"
     df = table(record)
     wrong,kept = df['wrong'].fillna(0).to_numpy(float), (df['kept'] if 'kept' in df else df['wrong']*0).fillna(0).to_numpy(float)
-    if kept.any(): ax.bar(df.index, kept, width=.5, color=METHOD_COLORS.get(method(record), INK), alpha=.3, lw=0)
+    if kept.any(): ax.bar(df.index, kept, width=.5, color=_color(record), alpha=.3, lw=0)
     ax.plot(df.index.to_numpy(int), wrong, color=INK, marker='o', lw=1.8)
     ax.set_ylim(0, max(1, wrong.max(), kept.max())*1.1)
     ax.set_ylabel('rows')
     round_axis(ax, len(df), .4)
     ends = [(wrong[-1], 'wrong seed rows', INK)]
-    if kept.any(): ends.append((kept[-2] if len(kept)>1 else kept[-1], 'new rows kept', METHOD_COLORS.get(method(record), INK)))
+    if kept.any(): ends.append((kept[-2] if len(kept)>1 else kept[-1], 'new rows kept', _color(record)))
     name_lines(ax, ends)
 
 # %% ../../nbs/06_report/02_report.ipynb #1747ee40
@@ -243,7 +249,7 @@ def _draw_yield(ax, record):
     whys = Counter({w:0 for m in rounds for w in m.get('rejected') or {}})
     for m in rounds: whys.update(m.get('rejected') or {})
     top,base = [w for w,_ in whys.most_common(3)], [0]*len(rounds)
-    parts = {'kept':(METHOD_COLORS.get(method(record), INK), [m.get('kept') or 0 for m in rounds])}
+    parts = {'kept':(_color(record), [m.get('kept') or 0 for m in rounds])}
     for w,color in zip(top, (LOST, '#C4B7A6', '#6B5B73')): parts[w] = color, [(m.get('rejected') or {}).get(w, 0) for m in rounds]
     if len(whys) > 3: parts['other reasons'] = '#D9D9D9', [sum(v for w,v in (m.get('rejected') or {}).items() if w not in top) for m in rounds]
     for name,(color,values) in parts.items():

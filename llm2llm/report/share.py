@@ -17,6 +17,7 @@ from ..loop.dials import Dials
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
 from ..loop.loop import LLM2LLM
+from ..loop.rules import own_rules
 from .report import RunRecord,_flat,_json,read_run,summary,wilson
 from ..tables import clean, mark, markdown_table, one
 from ..store.folder import RunFolder,_link,check_target,content_digest,holds,read_jsonl,whole,write_json
@@ -47,10 +48,12 @@ def shared_rows(
 
 # %% ../../nbs/06_report/07_share.ipynb #0c9edb07
 _RULES = dict(pool='no model: real rows of the task that were held back', eda='no model: seed questions with words changed by rule', mini='no model: rules that know the answers')
-_SELECT = {'wrong': 'that the student got wrong', 'wrong-all': 'and new rows that the student got wrong', 'random': 'drawn at random',
-           'coverage': 'in turn, whether right or wrong', 'all': 'whether right or wrong', 'crossfit': 'that a student trained without them got wrong',
-           'crossfit-label': 'with the labels of those that a student trained without them got wrong', 'learnable': 'that the student got right in some samples and wrong in others',
-           'margin': 'whose right label was least ahead'}
+
+def _selected(settings):
+    "Which seed rows a run asked about, in the words of its rule"
+    name,own = settings.get('select', Dials.select),settings.get('rule') or {}
+    known = own_rules().get(name)
+    return known.words if known else own.get('words') or f'selected by {name!r}'
 
 def _teacher(record):
     "Who wrote the new rows, in words; and whether it is a model with terms of use"
@@ -154,6 +157,7 @@ def command(
     "The command that makes a run again"
     s = record.settings
     dials = {f.name: s[f.name] for f in fields(Dials) if s.get(f.name, f.default) != f.default} | (dict(match='FOLDER_OF_THE_MATCHED_RUN') if s.get('match') else {})
+    if s.get('rule'): dials['select'] = s['rule']['made_by']
     words = _task_words(record.task) | _student_words(s['student']) | _teacher_words(s.get('teacher')) | dials
     flag = lambda k,v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}" + ('' if isinstance(v, bool) else f' {shlex.quote(str(v))}')
     return ' '.join(['llm2llm run', *(flag(k, v) for k,v in words.items() if v is not None)])
@@ -188,8 +192,7 @@ def _by_round(record):
 def _came(record):
     "How the new rows came about"
     if not record.settings.get('teacher'): return _by_round(record)
-    how = record.settings.get('select', 'wrong')
-    asked = f"For seed rows {_SELECT.get(how, f'selected by {how!r}')}, a teacher ({_teacher(record)[0]}) gave new ones."
+    asked = f"For seed rows {_selected(record.settings)}, a teacher ({_teacher(record)[0]}) gave new ones."
     return '\n\n'.join([asked, _by_round(record), 'A new row was kept if all of this holds:', '\n'.join(f'- {x}' for x in _passed(record))])
 
 def _card(kind, data, title, lead, parts):
