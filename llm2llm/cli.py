@@ -31,7 +31,7 @@ def _choices(note):
 
 def parameters(
     *parts, # functions or dataclasses with documented parameters
-)->dict:    # name -> (annotation, default, comment); of the first part that has it
+)->dict[str,tuple]: # name -> (annotation, default, comment); of the first part that has it
     "The parameters of several functions together"
     out = {}
     for part in parts:
@@ -42,13 +42,13 @@ def parameters(
 
 def call(
     part,       # a function
-    words:dict, # name -> value; those that the function does not know are left out
+    words:dict[str,object], # name -> value; those that the function does not know are left out
 ):
     "`part` with the words that are meant for it"
     return part(**{k:v for k,v in words.items() if k in inspect.signature(part).parameters})
 
 def command_parser(
-    known:dict, # from `parameters`
+    known:dict[str,tuple], # from `parameters`
     parser,     # an argument parser to fill
 ):              # the parser
     "Give `parser` the parameters of a command"
@@ -258,8 +258,8 @@ def find_teacher(
     worked:bool=None,   # mini: write the steps of a word problem; no: the result alone (default: yes)
 )->Teacher|None:        # None: nobody
     "The teacher that the words describe"
+    given = {k:v for k,v in locals().items() if k not in ('augment', 'task', 'protocol') and v is not None}
     from llm2llm.teachers.kinds import teacher_kind
-    given = {k:v for k,v in locals().items() if k not in ('augment', 'task', 'protocol', 'teacher_kind') and v is not None}
     augment = augment or ('api' if teacher else 'mini' if task in MINI_TASKS else 'pool')
     kind = teacher_kind(augment)
     owners = {k: ['api', 'local'] if k=='teacher' else note.split(':')[0].split(', ')
@@ -317,7 +317,7 @@ def _run_words(
 ): "What only `run` knows"
 
 def make_run(
-    words:dict, # of `find_task`, `find_student`, `find_teacher`, `Dials` and `run`
+    words:dict[str,object], # of `find_task`, `find_student`, `find_teacher`, `Dials` and `run`
 )->LLM2LLM:
     "The run that the words describe"
     use_threads(1 if words.get('threads') is None and words.get('student', 'mini')=='mini' else words.get('threads'))
@@ -365,8 +365,8 @@ def prompt(**words):
     row = task.seed[0] if 'row' not in words else rows.get(words['row'])
     if row is None: raise SettingError(f"row: {unknown('seed row', words['row'], list(rows)[:2000])[:300]}")
     answer = Answer(row.id, words['said'], None, False) if 'said' in words else None
-    form = 'json' if teacher.form=='auto' else teacher.form
-    chat,schema,sampling = teacher.request(task, Request(row, answer, words.get('round', 1), words.get('draw', 0), words.get('seed', 0)), task.seed, form)
+    request = Request(row, answer, words.get('round', 1), words.get('draw', 0), words.get('seed', 0))
+    chat,schema,sampling = teacher.request(task, request, task.seed)
     print(shown_messages(chat) + f"\n\n[sampling]\n{json.dumps(sampling)}" + (f"\n\n[JSON schema; where the endpoint takes none, the form is described in words]\n{json.dumps(schema, ensure_ascii=False)}" if schema else ''))
 
 # %% ../nbs/09_cli.ipynb #ba7be782

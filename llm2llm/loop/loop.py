@@ -27,14 +27,14 @@ class LLM2LLM:
         task:Task,    # with seed rows, and test rows if it is to be scored
         student,      # a `Student`
         teacher:Teacher|None=None, # who writes; None is plain fine-tuning
-        out='runs/llm2llm', # the run's folder
+        out:str|Path='runs/llm2llm', # the run's folder
         **dials,      # fields of `Dials`
     ):
         known = [f.name for f in fields(Dials)]
         if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + ('' if not isinstance(student, (str, Path)) else '; give Student(mini_base(), lora=None)' if str(student)=='mini' else f"; give Student({str(student)!r})"))
         if teacher is not None and not isinstance(teacher, Teacher):
             raise SettingError("teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, "
-                               f"not {teacher!r:.80}")
+                               f"not {teacher!r:.80}; a class of your own is made from Teacher")
         if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
         if wrong := [k for k in dials if k not in known]:
             if hasattr(student, wrong[0]): raise SettingError(f"{wrong[0]} is a setting of the student; give it there")
@@ -81,7 +81,7 @@ def _teaching(self:LLM2LLM)->AbstractContextManager:
 
 # %% ../../nbs/05_loop/01_loop.ipynb #1ed220e0
 @patch
-def settings(self:LLM2LLM)->dict: # JSON-able
+def settings(self:LLM2LLM)->dict[str,object]: # JSON-able
     "Everything that makes the run's results"
     task = self.task
     rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}

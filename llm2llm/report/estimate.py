@@ -83,8 +83,8 @@ def _words(chat): return '\n'.join(m['content'] for m in chat)
 
 def _per_request(task, teacher):
     "Prompt and completion tokens of one request: two ranges"
-    rows,form = task.seed[:100],'json' if teacher.form=='auto' else teacher.form
-    prompts = [teacher.request(task, Request(r, Answer(r.id, task.completion(r), None, False), 1), task.seed, form)[0] for r in rows]
+    rows = task.seed[:100]
+    prompts = [teacher.request(task, Request(r, Answer(r.id, task.completion(r), None, False), 1), task.seed)[0] for r in rows]
     low,likely,high = _mean([token_range(row_text(task, r)) for r in rows])
     prompt = _mean([(a, b, min(max(c, b), prompt_bound(p))) for p in prompts for a,b,c in [token_range(_words(p))]])
     return prompt, (low/2, likely+12, teacher.reply_limit(task))
@@ -110,8 +110,8 @@ def cost(
     task:Task,       # with seed rows
     teacher:Teacher|None, # an `APITeacher`, or another language model
     dials:Dials=Dials(), # the run's dials
-    rates=None,      # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 in every round
-    like=None,       # folder of an earlier run whose error rates and tokens are taken
+    rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 in every round
+    like:str|Path|None=None, # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"
     if teacher is not None and not isinstance(teacher, Teacher):

@@ -30,6 +30,7 @@ def _check_sampling(temperature, top_p):
 # %% ../../nbs/04_teachers/06_llm.ipynb #d24c0b3d
 class LLMTeacher(Teacher):
     "A language model that writes new examples"
+    first_form = 'json' # the form that is tried first, where it has to be found out
     def __init__(self,
         model:str,                # name of the model
         protocol:str='corrected', # 'corrected' or 'official': the prompt of the paper's code
@@ -83,11 +84,12 @@ def request(self:LLMTeacher,
     task:Task,              # the task
     q:Request,              # what the loop wants
     have:Sequence[Example], # all training rows so far
-    form:str,               # 'json' or 'text'
+    form:str|None=None,     # 'json' or 'text'; None: the one that it is asked in first
     demos:int|None=None,    # at most so many demonstrations
 )->tuple[list[dict[str,str]],dict[str,object]|None,dict[str,float]]: # messages, schema (text: None), sampling
     "What is sent for a request of the loop"
     prompt = self.prompt_of(task)
+    form = form or (self.first_form if self.form=='auto' else self.form)
     schema = reply_schema(task, q.row, prompt.rephrase) if form=='json' else None
     return messages(task, q, have, prompt, form, demos), schema, self.sampling(task)
 

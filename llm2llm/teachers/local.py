@@ -23,6 +23,7 @@ class LocalTeacher(LLMTeacher):
     kind = 'local'
     help = 'a chat model on this machine'
     needs_gpu = True
+    first_form = 'text'
     def __init__(self,
         model:str,               # folder of a chat model, or its name on the Hub
         quantize:str|None=None,  # 'nf4': in 4 bits

@@ -103,7 +103,7 @@ def verify(self:Teacher,
     raise NotImplementedError(f'{type(self).__name__} has no method `verify`')
 
 @patch
-def request(self:Teacher, task:Task, q:Request, have:Sequence[Example], form:str,
+def request(self:Teacher, task:Task, q:Request, have:Sequence[Example], form:str|None=None,
 )->tuple[list[dict[str,str]],dict[str,object]|None,dict[str,object]]: # messages, schema, sampling parameters
     "What is sent for a request of the loop"
     raise NotImplementedError(f'{type(self).__name__} has no method `request`')
