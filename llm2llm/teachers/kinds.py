@@ -30,7 +30,8 @@ def load_kind(
     whose = f"the teacher {point.name!r} of the package {point.dist.name if point.dist else '?'}"
     mend = 'update that package, or remove it'
     try: found = point.load()
-    except Exception as e: raise SettingError(f"{whose} cannot be loaded ({type(e).__name__}: {e}); {mend}") from e
+    except Exception as e:
+        raise SettingError(f"{whose} cannot be loaded ({type(e).__name__}: {e}); {mend}") from e
     if not isinstance(found, type) or not issubclass(found, Teacher):
         raise SettingError(f"{whose} is {point.value}, which is no class made from Teacher; {mend}")
     if found.kind != point.name: raise SettingError(f"{whose} calls itself {found.kind!r}; {mend}")
@@ -41,8 +42,8 @@ def load_kind(
 def teacher_kinds()->dict[str,type[Teacher]]: # short name to class, in alphabetical order
     "The kinds of teachers that there are"
     from llm2llm import teachers
-    modules = [import_module(f'{teachers.__name__}.{m.name}') for m in pkgutil.iter_modules(teachers.__path__)]
-    classes = [c for m in modules for c in kinds_in(m)]
+    names = [f'{teachers.__name__}.{m.name}' for m in pkgutil.iter_modules(teachers.__path__)]
+    classes = [c for name in names for c in kinds_in(import_module(name))]
     classes += [load_kind(p) for p in entry_points(group='llm2llm.teachers')]
     out = {}
     for c in classes:

@@ -51,18 +51,24 @@ class LLMTeacher(Teacher):
         self.temperature,self.top_p,self.reply_tokens,self.form = temperature,top_p,reply_tokens,form
         self.replies = None
 
-    def settings(self)->dict[str,object]: # JSON-able
-        "What makes its output"
-        return dict(name=self.name, kind=self.kind, protocol=self.protocol,
-                    prompt=json.loads(json.dumps(self.prompt)), temperature=self.temperature, top_p=self.top_p,
-                    reply_tokens=self.reply_tokens, form=self.form)
+# %% ../../nbs/04_teachers/06_llm.ipynb #0e672a11
+@patch
+def settings(self:LLMTeacher)->dict[str,object]: # JSON-able
+    "What makes its output"
+    names = ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens', 'form')
+    made = {k: getattr(self, k) for k in names}
+    return dict(name=self.name, kind=self.kind) | made | dict(prompt=json.loads(json.dumps(self.prompt)))
 
-    def prompt_of(self, task:Task)->Prompt: return prompt_for(task, self.protocol, **self.prompt)
+@patch
+def prompt_of(self:LLMTeacher, task:Task)->Prompt:
+    "The prompt for a task"
+    return prompt_for(task, self.protocol, **self.prompt)
 
-    def reply_limit(self, task:Task)->int: # tokens of a reply
-        "Twice the longest seed row, counted at three bytes a token, and room for the form"
-        if self.reply_tokens: return self.reply_tokens
-        return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed)//3)
+@patch
+def reply_limit(self:LLMTeacher, task:Task)->int: # tokens of a reply
+    "Twice the longest seed row, counted at three bytes a token, and room for the form"
+    if self.reply_tokens: return self.reply_tokens
+    return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed)//3)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #e1948a02
 def draw_of(q:Request)->list[int]: return [q.seed, q.round, q.draw]
@@ -73,7 +79,7 @@ def demo_counts(prompt:Prompt)->list[int]: # largest first
 
 @patch
 def sampling(self:LLMTeacher, task:Task)->dict[str,float]: # by the API's names
-    "Sampling parameters; those that are any endpoint's default are left out, since some models take no others"
+    "Sampling parameters; any endpoint's defaults are left out, since some models take no others"
     out = dict(max_tokens=self.reply_limit(task))
     if self.temperature != 1: out['temperature'] = self.temperature
     if self.top_p != 1: out['top_p'] = self.top_p
@@ -130,7 +136,7 @@ def read_solution(
 def vote(self:LLMTeacher,
     task:Task,   # says how an answer is read
     row:Example, # whose question was solved
-    replies:Sequence[Reply|object], # one for each time; anything else says why there is none, '' if it is not recorded
+    replies:Sequence[Reply|object], # one each time; anything else says why there is none, '': not recorded
 )->tuple[int|str,dict[str,float]]:
     "How many solutions come to a row's answer (or why some are missing), and what they cost"
     came = [r for r in replies if isinstance(r, Reply)]

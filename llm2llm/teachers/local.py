@@ -46,16 +46,26 @@ class LocalTeacher(LLMTeacher):
         raise SettingError(f"{model} has no chat template, so it cannot be told what to write; "
                            "use a chat (instruct) model")
 
-    def settings(self)->dict[str,object]:
-        s = self.chat.settings()
-        return super().settings() | {k: s[k] for k in ('base_digest', 'quantize', 'dtype')}
+# %% ../../nbs/04_teachers/08_local.ipynb #4648e92f
+@patch
+def settings(self:LocalTeacher)->dict[str,object]: # JSON-able
+    "What makes its output, the model's weights by their digest"
+    s = self.chat.settings()
+    return LLMTeacher.settings(self) | {k: s[k] for k in ('base_digest', 'quantize', 'dtype')}
 
-    def __repr__(self): return f"LocalTeacher({self.name}, {self.chat.quantize or self.chat.dtype} on {self.chat.device})"
+@patch
+def __repr__(self:LocalTeacher):
+    how = self.chat.quantize or self.chat.dtype
+    return f"LocalTeacher({self.name}, {how} on {self.chat.device})"
 
-    def open(self, folder:str|Path)->'LocalTeacher':
-        super().open(folder)
-        self.replies.note('teacher', self.settings())
-        return self
+@patch
+def open(self:LocalTeacher,
+    folder:str|Path, # the run's folder
+)->LocalTeacher:     # itself
+    "Find the replies that are kept in `folder`"
+    LLMTeacher.open(self, folder)
+    self.replies.note('teacher', self.settings())
+    return self
 
 # %% ../../nbs/04_teachers/08_local.ipynb #86e21c5f
 @patch
@@ -77,7 +87,8 @@ def _answer(self:LocalTeacher, todo, sampling, label):
         chat,row,draw = todo[keys[i]]
         counts = len(encode_chats(tok, [chat])[0]), len(encode_completions(tok, [said.text])[0])
         seconds,finish = round(time.time()-start, 3),'length' if said.truncated else 'stop'
-        reply = Reply(problem='context') if said.cut else Reply(said.text, finish, '', '', *counts, 0., seconds)
+        reply = Reply(said.text, finish, '', '', *counts, 0., seconds)
+        if said.cut: reply = Reply(problem='context')
         self.replies.keep(keys[i], reply, dict(messages=chat, params=sampling), row, draw)
     chats = [chat for chat,_,_ in todo.values()]
     try: self.chat.answer(chats, None, sampling['max_tokens'], label, each=keep, temperature=self.temperature,

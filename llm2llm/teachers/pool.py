@@ -9,6 +9,7 @@ __all__ = ['PoolTeacher']
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from fastcore.basics import patch
 from ..core import Example, SettingError, check_whole, rng
 from ..tasks.task import Task, question_key
 from .teacher import Candidate, Request, Teacher
@@ -36,23 +37,26 @@ class PoolTeacher(Teacher):
         raise SettingError(f"task {task.name!r} has no pool of further labelled rows to hand out; "
                            "give it one (pool=, --pool FILE), or use another teacher")
 
-    def write(self, task:Task, requests:Sequence[Request], have:Sequence[Example],
-    )->Iterator[tuple[Request,list[Candidate]]]: # a row each, or none where the pool has no further one
-        taken = {question_key(r.question) for r in (*task.seed, *have)}
-        keys = [question_key(r.question) for r in task.pool]
-        golds = [task.gold(r) for r in task.pool] if task.kind=='label' else []
-        for q in requests:
-            like = task.gold(q.row) if task.kind=='label' else None
-            free = [i for i,k in enumerate(keys) if k not in taken and (like is None or golds[i]==like)]
-            if not free:
-                yield q, []
-                continue
-            drawn = rng('pool', q.seed, q.round, q.row.id, q.draw).choice(self._near(task, q.row, free))
-            taken.add(keys[drawn])
-            yield q, [Candidate(replace(task.pool[drawn], source=task.pool[drawn].id))]
+# %% ../../nbs/04_teachers/10_pool.ipynb #63dbcd61
+@patch
+def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
+)->Iterator[tuple[Request,list[Candidate]]]: # a row each, or none where the pool has no further one
+    taken = {question_key(r.question) for r in (*task.seed, *have)}
+    keys = [question_key(r.question) for r in task.pool]
+    golds = [task.gold(r) for r in task.pool] if task.kind=='label' else []
+    for q in requests:
+        like = task.gold(q.row) if task.kind=='label' else None
+        free = [i for i,k in enumerate(keys) if k not in taken and (like is None or golds[i]==like)]
+        if not free:
+            yield q, []
+            continue
+        drawn = rng('pool', q.seed, q.round, q.row.id, q.draw).choice(self._near(task, q.row, free))
+        taken.add(keys[drawn])
+        yield q, [Candidate(replace(task.pool[drawn], source=task.pool[drawn].id))]
 
-    def _near(self, task, row, free):
-        if self.m is None or len(free) <= self.m: return free
-        vectorizer,pool = _vectors(tuple(r.question for r in task.pool))
-        score = (pool[free] @ vectorizer.transform([row.question]).T).toarray().ravel()
-        return [free[i] for i in sorted(range(len(free)), key=lambda i: (-score[i], i))[:self.m]]
+@patch
+def _near(self:PoolTeacher, task, row, free):
+    if self.m is None or len(free) <= self.m: return free
+    vectorizer,pool = _vectors(tuple(r.question for r in task.pool))
+    score = (pool[free] @ vectorizer.transform([row.question]).T).toarray().ravel()
+    return [free[i] for i in sorted(range(len(free)), key=lambda i: (-score[i], i))[:self.m]]

@@ -67,7 +67,7 @@ def _keys(self:ReplayTeacher, task, q, have):
 
 @patch
 def _exact(self:ReplayTeacher, task, q, have):
-    "The key of the recorded reply to just this request, or None; of several sizes the one that was not too long"
+    "The key of the recorded reply to just this request, or None; of several, one that was not too long"
     there = [k for k in self._keys(task, q, have) if self.record.get(k)]
     return next((k for k in there if not self.record.get(k).problem), there[0] if there else None)
 
@@ -91,7 +91,7 @@ def write(self:ReplayTeacher, task:Task, requests:Sequence[Request], have:Sequen
 
 @patch
 def verify(self:ReplayTeacher, task:Task, rows:Sequence[Example], k:int,
-)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many solutions agree (or 'not recorded'), and their cost
+)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many agree (or 'not recorded'), and the cost
     "The recorded solutions of rows"
     sent,prompt = self._sent(self.sampling(task)),self.prompt_of(task)
     def solutions(row):

@@ -32,7 +32,7 @@ class Candidate:
     row:Example|None = None # the loop sets its id and lineage
     reason:str = ''         # why no row can be read from the reply; its details stand after a colon
     text:str = ''           # the reply, where no row can be read from it
-    cost:dict[str,float|None] = field(default_factory=dict) # usd (None if the price is unknown), tokens; {}: nothing
+    cost:dict[str,float|None] = field(default_factory=dict) # usd (None: price unknown), tokens; {}: nothing
 
 # %% ../../nbs/04_teachers/00_teacher.ipynb #e979f15e
 class Teacher:
@@ -90,7 +90,8 @@ def connection(self:Teacher)->dict[str,object]: # JSON-able
 
 # %% ../../nbs/04_teachers/00_teacher.ipynb #e65c92e4
 @patch
-def prefetch(self:Teacher, task:Task, request:Request, have:Sequence[Example])->Future|None: # None: nothing to start
+def prefetch(self:Teacher, task:Task, request:Request, have:Sequence[Example],
+)->Future|None: # None: nothing to start
     "Start a request that is certain to come"
 
 @patch
@@ -98,7 +99,7 @@ def verify(self:Teacher,
     task:Task,              # says how an answer is read
     rows:Sequence[Example], # new rows
     k:int,                  # how often each is solved
-)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many solutions agree (or why there are none), and their cost
+)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many agree (or why there are none), and the cost
     "Solve the questions of rows without seeing their answers"
     raise NotImplementedError(f'{type(self).__name__} has no method `verify`')
 
