@@ -12,11 +12,14 @@ _chapters = {
     'tasks.kinds': 'Kind',
     'tasks.task': 'TASKS',
     'tasks.files': 'Task load_task',  # `files` gives `Task` its `from_files`
-    'teachers.teacher': 'Candidate PoolTeacher Request Teacher',
+    'teachers.teacher': 'Candidate Request Teacher',
     'teachers.prompts': 'Prompt prompt_for',
     'loop.rules': 'Rule',
-    'loop.baselines': 'EDATeacher',
-    'teachers.llm': 'APITeacher LocalTeacher ReplayTeacher',
+    'teachers.api': 'APITeacher',
+    'teachers.local': 'LocalTeacher',
+    'teachers.replay': 'ReplayTeacher',
+    'teachers.pool': 'PoolTeacher',
+    'teachers.eda': 'EDATeacher',
     'student.student': 'Student',
     'report.report': 'read_run',
     'report.ledger': 'LLM2LLM write_ledger',  # `report` and `ledger` give a run methods of these names
@@ -41,11 +44,14 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .tasks.kinds import Kind
     from .tasks.task import TASKS
     from .tasks.files import Task, load_task
-    from .teachers.teacher import Candidate, PoolTeacher, Request, Teacher
+    from .teachers.teacher import Candidate, Request, Teacher
     from .teachers.prompts import Prompt, prompt_for
     from .loop.rules import Rule
-    from .loop.baselines import EDATeacher
-    from .teachers.llm import APITeacher, LocalTeacher, ReplayTeacher
+    from .teachers.api import APITeacher
+    from .teachers.local import LocalTeacher
+    from .teachers.replay import ReplayTeacher
+    from .teachers.pool import PoolTeacher
+    from .teachers.eda import EDATeacher
     from .student.student import Student
     from .report.report import read_run
     from .report.ledger import LLM2LLM, write_ledger

@@ -146,18 +146,18 @@ def one_process(r, student, folder):
     if r.o.teacher=='threads':
         wrong = select(r.timed('answer', answer, r, student))
         return r.timed('write', write_threads, r, wrong), wrong
-    from llm2llm.teachers.llm import APITeacher
+    from llm2llm.teachers.api import APITeacher
     from llm2llm.teachers.teacher import Request
     folder.mkdir()
     with APITeacher('stub', r.o.url, api_key='none', price=(1, 1)).open(folder) as teacher:
-        heard = lambda x,a: a.correct or teacher.early(r.task, Request(x, a, 2, 0, 0), r.rows)
+        heard = lambda x,a: a.correct or teacher.prefetch(r.task, Request(x, a, 2, 0, 0), r.rows)
         wrong = select(r.timed('answer', answer, r, student, heard))
         return r.timed('write', write_client, r, teacher, wrong), wrong
 
 
 def package(r, student, folder):
     "The same round by the loop of this package, which also keeps everything and checks more"
-    from llm2llm.teachers.llm import APITeacher
+    from llm2llm.teachers.api import APITeacher
     from llm2llm.loop.loop import LLM2LLM, versions
     from llm2llm.store.folder import read_jsonl
     run = LLM2LLM(r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1)

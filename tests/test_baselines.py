@@ -8,7 +8,8 @@ from llm2llm.grid.cells import _counts
 from llm2llm.core import Example, RunError, SettingError
 from llm2llm.loop.dials import prompts
 from llm2llm.report.export import export
-from llm2llm.teachers.llm import APITeacher, ReplayTeacher
+from llm2llm.teachers.api import APITeacher
+from llm2llm.teachers.replay import ReplayTeacher
 from llm2llm.loop.loop import LLM2LLM
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 from llm2llm.report.report import method, read_run, still_wrong, table, write_report

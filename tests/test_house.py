@@ -1,6 +1,7 @@
 "The house: packages in the order of the data, each importing only from those above it, imports inside functions included"
 import ast, re
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -143,3 +144,47 @@ def test_the_rules_of_installed_packages_are_found(tmp_path, monkeypatch):
     assert [*found] == [*own_rules(), 'longest'] and found['wrong'] is own_rules()['wrong']
     with pytest.warns(UserWarning): by_name = find_rule('longest')
     assert by_name.settings() == find_rule('mine:Longest').settings() and by_name.settings()['code']
+
+
+def probes(source):
+    "Lines that look for something in a teacher that its class may lack"
+    is_teacher = lambda x: isinstance(x, ast.Name) and x.id in ('t', 'teacher') or isinstance(x, ast.Attribute) and x.attr == 'teacher'
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('hasattr', 'getattr')]
+    return [n.lineno for n in calls if n.args and is_teacher(n.args[0])]
+
+
+def test_nobody_probes_a_teacher():
+    "What a teacher offers is a method of `Teacher`, with a default"
+    wrong = [f'{name}:{line}' for name,path in MODULES.items() if package(name) != 'teachers' for line in probes(path.read_text(encoding='utf-8'))]
+    assert not wrong
+
+
+@pytest.mark.parametrize('source,lines', {"hasattr(teacher, 'x')": [1], "a = 1\nb = getattr(self.teacher, 'x', None)": [2], "getattr(getattr(job.teacher, 'client', 0), 'price')": [1],
+                                           "getattr(t, 'x')()": [1], "getattr(task, 'x')": [], 'teacher.x': [], "hasattr(student, 'teacher')": []}.items())
+def test_the_reading_of_probes(source, lines): assert probes(source) == lines
+
+
+def added(cls):
+    "Methods of a class that another module gave it (`_orig_…` is what `patch` keeps of a base's method)"
+    return [name for name,f in vars(cls).items() if isinstance(f, FunctionType) and not name.startswith('_orig_') and f.__module__ != cls.__module__]
+
+
+def test_every_kind_of_teacher_is_whole():
+    "A kind names itself in its own module, and no other module adds to it"
+    from importlib import import_module
+    from llm2llm.teachers.kinds import kinds_in
+    kinds = [c for name in MODULES if package(name) in ORDER[ORDER.index('teachers'):-1] for c in kinds_in(import_module(f'llm2llm.{name}'))]
+    assert sorted(c.kind for c in kinds) == ['api', 'eda', 'local', 'mini', 'pool', 'replay'] and all(c.help and '\n' not in c.help for c in kinds)
+    assert not [(c, added(c)) for kind in kinds for c in kind.__mro__[:-1] if added(c)]
+    part = type('Part', (kinds[0],), dict(__module__='elsewhere', check=test_no_circles))
+    assert added(part) == ['check'], 'a check that cannot fail is none'
+
+
+def test_entry_points_are_those_of_the_project():
+    "pyproject.toml names the teachers of the packages after `teachers`, each by its kind"
+    import tomllib
+    from importlib.metadata import EntryPoint
+    from llm2llm.teachers.kinds import load_kind
+    points = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points']['llm2llm.teachers']
+    found = [load_kind(EntryPoint(name, value, 'llm2llm.teachers')) for name,value in points.items()]
+    assert [c.kind for c in found] == list(points) == ['mini']

@@ -11,7 +11,9 @@ import pytest
 from llm2llm.teachers import client as client_module
 from llm2llm.core import SettingError, TeacherError, rng
 from llm2llm.tasks.filters import Filter
-from llm2llm.teachers.llm import APITeacher, LocalTeacher, ReplayTeacher
+from llm2llm.teachers.api import APITeacher
+from llm2llm.teachers.local import LocalTeacher
+from llm2llm.teachers.replay import ReplayTeacher
 from llm2llm.loop.loop import LLM2LLM
 from llm2llm.mini.mini import mini_chat, mini_student, mini_task
 from llm2llm.teachers.pricing import prompt_bound
@@ -181,7 +183,7 @@ def test_nothing_is_sent_after_a_fatal_error(tmp_path):
     with Stub(always=401, latency=.02) as s:
         with api(s.url, concurrency=8).open(tmp_path) as teacher:
             try:
-                for q in asked(100): teacher.early(TASK, q, [])
+                for q in asked(100): teacher.prefetch(TASK, q, [])
             except TeacherError: pass
             time.sleep(.8)  # the student answers
             n = s.stats()['requests']
@@ -574,13 +576,12 @@ STUDENT = dict(epochs=1)
 
 class Late(APITeacher):
     "Asks only when the student has answered everything"
-    @property
-    def early(self): raise AttributeError('early')
+    writing = False
+    def prefetch(self, task, q, have): return super().prefetch(task, q, have) if self.writing else None
     def write(self, task, requests, have):
-        Late.early, kept = APITeacher.early, Late.early
-        try: jobs = {q: self.early(task, q, have) for q in requests}
-        finally: Late.early = kept
-        for q,got in self._gather(jobs, 'late'): yield q, [self.read(task, q, *got)]
+        self.writing = True
+        try: yield from super().write(task, requests, have)
+        finally: self.writing = False
 
 
 def make_run(folder, url, task=TASK, kind=APITeacher, rounds=2, select='wrong', dials={}, **settings):

@@ -8,7 +8,7 @@ __all__ = ['OFFICIAL', 'LLM2LLM', 'kept', 'score']
 # %% ../../nbs/05_loop/01_loop.ipynb #51d61c14
 import json
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -19,7 +19,7 @@ from ..tasks.filters import Filter, reason
 from ..teachers.replies import Replies
 from ..store.folder import RunFolder, commit, content_digest, machine, read_jsonl, versions, write_json, write_jsonl
 from ..tasks.task import Rows, Task
-from ..teachers.teacher import Candidate, Request
+from ..teachers.teacher import Candidate, Request, Teacher
 
 # %% ../../nbs/05_loop/01_loop.ipynb #bc58bffb
 class LLM2LLM:
@@ -27,17 +27,21 @@ class LLM2LLM:
     def __init__(self,
         task:Task,    # with seed rows, and test rows if it is to be scored
         student,      # a `Student`
-        teacher=None, # who writes; None is plain fine-tuning
-        out='runs/llm2llm', # the run's folder
+        teacher:Teacher|None=None, # who writes; None is plain fine-tuning
+        out:str|Path='runs/llm2llm', # the run's folder
         **dials,      # fields of `Dials`
     ):
         known = [f.name for f in fields(Dials)]
         if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + ('' if not isinstance(student, (str, Path)) else '; give Student(mini_base(), lora=None)' if str(student)=='mini' else f"; give Student({str(student)!r})"))
-        if teacher is not None and not hasattr(teacher, 'write'): raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, not {teacher!r:.80}")
+        if teacher is not None and not isinstance(teacher, Teacher):
+            raise SettingError("teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, "
+                               f"not {teacher!r:.80}; a class of your own is made from Teacher")
         if not isinstance(task, Task): raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, load_task(NAME) is a built-in one")
         if wrong := [k for k in dials if k not in known]:
-            whose = next((name for name,part in (('student', student), ('teacher', teacher)) if hasattr(part, wrong[0])), None)
-            raise SettingError(f"{wrong[0]} is a setting of the {whose}; give it there" if whose else unknown('setting', wrong[0], known))
+            whose = 'student' if hasattr(student, wrong[0]) else ''
+            if not whose and teacher and teacher.takes(wrong[0]): whose = 'teacher'
+            if whose: raise SettingError(f"{wrong[0]} is a setting of the {whose}; give it there")
+            raise SettingError(unknown('setting', wrong[0], known))
         self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
         self.folder,self.rounds,self.final = RunFolder(out),[],None
         if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
@@ -61,23 +65,23 @@ def _check_teacher(self:LLM2LLM):
     t,d = self.teacher,self.dials
     t.check(self.task)
     d.rule.check(self.task, d)
-    if d.shots is not None: raise SettingError("shots asks the base without training it, so new rows would serve nobody; leave out the teacher (--augment none) or shots")
-    if d.verify and not hasattr(t, 'verify'): raise SettingError(f"verify needs a teacher that can solve questions, and {t.name!r} cannot; leave verify out")
-    if getattr(t, 'protocol', d.protocol) != d.protocol:
-        raise SettingError(f"the teacher follows the {t.protocol!r} protocol and the run the {d.protocol!r} one; give both the same protocol")
+    if d.shots is not None:
+        raise SettingError("shots asks the base without training it, so new rows would serve nobody; "
+                           "leave out the teacher (--augment none) or shots")
+    if d.verify and not t.can_verify:
+        raise SettingError(f"verify needs a teacher that can solve questions, and {t.name!r} cannot; leave verify out")
+    if t.protocol and t.protocol != d.protocol:
+        raise SettingError(f"the teacher follows the {t.protocol!r} protocol and the run the {d.protocol!r} one; "
+                           "give both the same protocol")
 
 @patch
-@contextmanager
-def _teaching(self:LLM2LLM):
-    "The teacher opened on the run's folder, where it can be"
-    if not hasattr(self.teacher, 'open'): yield; return
-    self.teacher.open(self.folder.path)
-    try: yield
-    finally: self.teacher.close()
+def _teaching(self:LLM2LLM)->AbstractContextManager:
+    "The teacher, open on the run's folder until the context ends"
+    return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
 # %% ../../nbs/05_loop/01_loop.ipynb #1ed220e0
 @patch
-def settings(self:LLM2LLM)->dict: # JSON-able
+def settings(self:LLM2LLM)->dict[str,object]: # JSON-able
     "Everything that makes the run's results"
     task = self.task
     rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}
@@ -205,15 +209,15 @@ def _likelihoods(self:LLM2LLM, r, student):
 
 # %% ../../nbs/05_loop/01_loop.ipynb #ebd4d373
 @patch
-def _early(self:LLM2LLM, r, rows, counts):
+def _prefetch(self:LLM2LLM, r, rows, counts):
     "A function that is told each answer and starts the teacher on rows that are picked; None where none is certain"
-    d,start,seed = self.dials,getattr(self.teacher, 'early', None),self.task.seed
+    d,seed = self.dials,self.task.seed
     room = (d.per_round, None if d.budget is None else d.budget-(len(rows)-len(seed)))
-    if not start or r >= self.n_rounds or self.plan or d.samples or not d.rule.prefetch: return None
+    if r >= self.n_rounds or self.plan or d.samples or not d.rule.prefetch: return None
     if any(x is not None and x < len(seed) for x in room): return None
     def heard(row, said):
         if not d.rule.picks(row, said): return
-        if d.cap is None or counts[row.id] < d.cap: start(self.task, Request(row, said, r+1, 0, d.seed), rows)
+        if d.cap is None or counts[row.id] < d.cap: self.teacher.prefetch(self.task, Request(row, said, r+1, 0, d.seed), rows)
     return heard
 
 # %% ../../nbs/05_loop/01_loop.ipynb #6220bd71
@@ -239,8 +243,8 @@ def _candidates(self:LLM2LLM, r, rows, asked, judge):
 def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
-        if getattr(self.teacher, 'frees_student', False): self.student.free()
-        near = getattr(self.teacher, 'near', None) if self.dials.near is None else self.dials.near
+        if self.teacher.needs_gpu: self.student.free()
+        near = self.teacher.near if self.dials.near is None else self.dials.near
         judge = Filter(self.task, [x for x in rows if x.round], near, self.dials.decontaminate)
         out,written = self._candidates(r, rows, asked, judge)
         still = lambda: [c for c in out if c['verdict']=='kept']
@@ -249,8 +253,9 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
         for c in still(): c['verdict'] = judge(*written[c['id']])   # duplicates within the batch, in the order of the requests
         for c in still()[len(out) if left is None else left:]: c['verdict'] = 'over budget'
         write_jsonl(path, out)
-    limits = getattr(self.teacher, 'limits', dict)()   # with more money, what was not asked is asked
-    inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows), left=left) | (dict(limits=limits) if limits else {})
+    asks = digest(asked, *[q.row for q in asked])
+    inputs = dict(teacher=self.teacher.settings(), asked=asks, have=digest(*rows), left=left)
+    if limits := self.teacher.limits(): inputs['limits'] = limits   # with more money, what was not asked is asked
     return read_jsonl(self.folder.stage(f'round_{r:02}/candidates.jsonl', inputs, make, round=r, phase='teacher', memory=self.student.memory))
 
 # %% ../../nbs/05_loop/01_loop.ipynb #bf1ad6c9
@@ -282,11 +287,11 @@ def kept(
 
 # %% ../../nbs/05_loop/01_loop.ipynb #af92b4a7
 @patch
-def _evidence(self:LLM2LLM, r, rows, said, counts, m, student, early):
+def _evidence(self:LLM2LLM, r, rows, said, counts, m, student, prefetch):
     "What the rule looks at after round r; fills in the metrics"
     d,drawn,written = self.dials,{},tuple(x for x in rows if x.round)
     if d.rule.crossfit:
-        said = self._crossfit(r, rows, early)
+        said = self._crossfit(r, rows, prefetch)
         m['crossfit'] = score(said.values())
     if d.samples:
         drawn = self._drawn(r, student, rows)
@@ -324,15 +329,15 @@ def score(
 def _round(self:LLM2LLM, r, rows, counts):
     "Train, ask, select, write: the metrics of round r, the rows it adds, and why it asked for none"
     student,training = self._train(r, rows)
-    said,early,more = {},self._early(r, rows, counts),r < self.n_rounds
+    said,prefetch,more = {},self._prefetch(r, rows, counts),r < self.n_rounds
     for split in [*(('dev', 'seed') if self.dials.patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
-        hear = early if split=='seed' and more and not self.dials.rule.crossfit else None
+        hear = prefetch if split=='seed' and more and not self.dials.rule.crossfit else None
         if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
         if split=='dev' and self.dials.patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
     m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.rule.name,
              wrong=scores['seed']['n']-scores['seed']['correct'], requested=0, candidates=0, kept=0, rejected={}, scores=scores)
-    new,why = self._augment(r, rows, said['seed'], counts, m, student, early) if more else ([], '')
+    new,why = self._augment(r, rows, said['seed'], counts, m, student, prefetch) if more else ([], '')
     write_json(self.folder/f'round_{r:02}'/'metrics.json', m)
     return m, new, why
 
@@ -346,9 +351,9 @@ def _stuck(self:LLM2LLM, rounds):
 _SILENT = ('nothing written', 'not asked', 'not recorded')
 
 @patch
-def _augment(self:LLM2LLM, r, rows, said, counts, m, student, early):
+def _augment(self:LLM2LLM, r, rows, said, counts, m, student, prefetch):
     "The rows that join after round r, and why none was asked for; fills in the metrics"
-    evidence = self._evidence(r, rows, said, counts, m, student, early)
+    evidence = self._evidence(r, rows, said, counts, m, student, prefetch)
     asked,why = self._select(r, evidence)
     m['wrong'] = len(evidence.wrong)
     if not asked: return [], why

@@ -10,6 +10,7 @@ __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS'
 # %% ../../nbs/08_mini/00_mini.ipynb #d86a2e79
 import dataclasses,re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from itertools import product
@@ -17,7 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Example, SettingError, check_one_of, check_whole, digest, rng
 from ..tasks.task import Task
-from ..teachers.teacher import Candidate, shown
+from ..teachers.teacher import Candidate, Request, Teacher
 
 # %% ../../nbs/08_mini/00_mini.ipynb #3b9fd066
 _divide = lambda a,b: a//b if a%b==0 else 0
@@ -277,61 +278,86 @@ def right_answer(
         if lines := solve(means, {k:int(v) for k,v in m.groupdict().items()}): return '\n'.join(lines)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #61129610
-class MiniTeacher:
+class MiniTeacher(Teacher):
     "Writes another example of the same family, by rule"
-    name = 'mini'
+    kind = name = 'mini'
+    help = "the mini-world's"
     def __init__(self,
         noise:float=0.,    # how often it errs, 0 to 1
         copies:bool=False, # word problems: write near copies, the row's own text with other numbers
         worked:bool=True,  # word problems: write the steps, not the result alone
         show_error:bool=False, # requests: read the student's wrong answer, and name a thing of that intent beside the right one
     ):
-        if not isinstance(noise, (int, float)) or not 0 <= noise <= 1: raise SettingError(f"noise must be a number from 0 to 1, not {noise!r}")
+        if not isinstance(noise, (int, float)) or not 0 <= noise <= 1:
+            raise SettingError(f"noise must be a number from 0 to 1, not {noise!r}")
         self.noise,self.copies,self.worked,self.show_error = float(noise),copies,worked,show_error
 
-    def settings(self)->dict:
-        return dict(name=self.name, noise=self.noise) | ({'copies':True} if self.copies else {}) | ({} if self.worked else {'worked':False}) | ({'show_error':True} if self.show_error else {})
+    def settings(self)->dict[str,object]: # what is as usual is left out
+        out = dict(name=self.name, noise=self.noise)
+        if self.copies: out['copies'] = True
+        if not self.worked: out['worked'] = False
+        if self.show_error: out['show_error'] = True
+        return out
 
-    __repr__ = shown
+    def check(self, task:Task):
+        if task.name!='mini-gsm' and (self.copies or not self.worked):
+            raise SettingError("copies and worked are for the word problems of mini-gsm, "
+                               f"not for task {task.name!r}; leave them out")
+        if task.name=='mini-gsm' and self.show_error:
+            raise SettingError("show_error is for the requests of mini-intent: "
+                               "this teacher can't read a wrong solution of a word problem; leave it out")
+        if task.name in _MINI: return
+        raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; "
+                           "use another teacher: a model (--teacher MODEL), or augment eda, replay or none")
 
-    def check(self, task):
-        if task.name!='mini-gsm' and (self.copies or not self.worked): raise SettingError(f"copies and worked are for the word problems of mini-gsm, not for task {task.name!r}; leave them out")
-        if task.name=='mini-gsm' and self.show_error: raise SettingError("show_error is for the requests of mini-intent: this teacher can't read a wrong solution of a word problem; leave it out")
-        if task.name not in _MINI: raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; use another teacher: a model (--teacher MODEL), or augment eda, replay or none")
+# %% ../../nbs/08_mini/00_mini.ipynb #61129612
+@patch
+def write(self:MiniTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
+)->Iterator[tuple[Request,list[Candidate]]]: # one each
+    "A row of the same family for each request"
+    for request in requests:
+        name,family = self._origin(request.row)
+        r = rng('mini', request.seed, request.round, request.row.id, request.draw)
+        yield request, [Candidate(self._example(name, family, r, request))]
 
-    def write(self, task, requests, have): # the interface of `Teacher`
-        for request in requests:
-            name,family = self._origin(request.row)
-            r = rng('mini', request.seed, request.round, request.row.id, request.draw)
-            yield request, [Candidate(self._example(name, family, r, request))]
+@patch
+def _origin(self:MiniTeacher, row):
+    name,_,family = row.source.removesuffix('/error').partition('/')
+    if name in _MINI and family in _families(name): return name,family
+    raise SettingError(f"row {row.id!r} is not a row of the mini-world (its source is {row.source!r}), so MiniTeacher cannot "
+                       "write another one; use it with mini_task, or take another teacher")
 
-    def _origin(self, row):
-        name,_,family = row.source.removesuffix('/error').partition('/')
-        if name not in _MINI or family not in _families(name):
-            raise SettingError(f"row {row.id!r} is not a row of the mini-world (its source is {row.source!r}), so MiniTeacher cannot write "
-                               "another one; use it with mini_task, or take another teacher")
-        return name,family
+@patch
+def _example(self:MiniTeacher, name, family, r, request):
+    if name=='mini-intent' and r.random() < .5:
+        label = family.split('/')[0]
+        family = r.choice([f for f in _families(name) if f.split('/')[0]==label and f!=family])
+    err,answer = r.random() < self.noise,None
+    read = self.show_error and request.answer and not request.answer.correct
+    said = request.answer.prediction if read else ''
+    while answer is None:
+        if self.copies: question,answer = near_copy(request.row.question, family, r)
+        else: question,answer = write_row(name, family, 'train', r, said)
+        if err: answer = _wrong(name, question, answer, r)
+    if not self.worked: answer = answer.splitlines()[-1]
+    return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
-    def _example(self, name, family, r, request):
-        if name=='mini-intent' and r.random() < .5: family = r.choice([f for f in _families(name) if f.split('/')[0]==family.split('/')[0] and f!=family])
-        err,answer = r.random() < self.noise,None
-        said = request.answer.prediction if self.show_error and request.answer and not request.answer.correct else ''
-        while answer is None:
-            question,answer = near_copy(request.row.question, family, r) if self.copies else write_row(name, family, 'train', r, said)
-            if err: answer = misread(question, answer, r) if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
-        if not self.worked: answer = answer.splitlines()[-1]
-        return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
+def _wrong(name, question, answer, r):
+    "Another answer; None where a problem has none"
+    if name=='mini-gsm': return misread(question, answer, r)
+    return r.choice([l for l in INTENTS if l!=answer])
 
 # %% ../../nbs/08_mini/00_mini.ipynb #60bd28d7
 @patch
-def verify(self:MiniTeacher, task, rows, k): # the interface of `Teacher`
+def verify(self:MiniTeacher, task:Task, rows:Sequence[Example], k:int,
+)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many solutions agree, and {}: it costs nothing
     "How many of `k` own solutions agree with each row; it errs as often as when it writes"
     out = {}
     for row in rows:
         name,r,said = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),[]
         for _ in range(k):
             answer = right_answer(name, row.question)
-            if r.random() < self.noise: answer = misread(row.question, answer, r) or answer if name=='mini-gsm' else r.choice([l for l in INTENTS if l!=answer])
+            if r.random() < self.noise: answer = _wrong(name, row.question, answer, r) or answer
             said.append(task.gold(dataclasses.replace(row, answer=answer)))
         out[row.id] = said.count(task.gold(row)),{}
     return out

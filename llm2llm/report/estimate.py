@@ -15,7 +15,7 @@ from ..teachers.pricing import prompt_bound
 from ..teachers.prompts import row_text, solve_messages
 from ..teachers.replies import Replies
 from ..tasks.task import Task
-from ..teachers.teacher import Request
+from ..teachers.teacher import Request, Teacher
 
 # %% ../../nbs/06_report/04_estimate.ipynb #9ead0383
 def token_range(
@@ -83,8 +83,8 @@ def _words(chat): return '\n'.join(m['content'] for m in chat)
 
 def _per_request(task, teacher):
     "Prompt and completion tokens of one request: two ranges"
-    rows,form = task.seed[:100],'json' if teacher.form=='auto' else teacher.form
-    prompts = [teacher.request(task, Request(r, Answer(r.id, task.completion(r), None, False), 1), task.seed, form)[0] for r in rows]
+    rows = task.seed[:100]
+    prompts = [teacher.request(task, Request(r, Answer(r.id, task.completion(r), None, False), 1), task.seed)[0] for r in rows]
     low,likely,high = _mean([token_range(row_text(task, r)) for r in rows])
     prompt = _mean([(a, b, min(max(c, b), prompt_bound(p))) for p in prompts for a,b,c in [token_range(_words(p))]])
     return prompt, (low/2, likely+12, teacher.reply_limit(task))
@@ -108,14 +108,17 @@ def _measured(folder):
 # %% ../../nbs/06_report/04_estimate.ipynb #99b90d5b
 def cost(
     task:Task,       # with seed rows
-    teacher,         # an `APITeacher`, or another language model
+    teacher:Teacher|None, # an `APITeacher`, or another language model
     dials:Dials=Dials(), # the run's dials
-    rates=None,      # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 in every round
-    like=None,       # folder of an earlier run whose error rates and tokens are taken
+    rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 in every round
+    like:str|Path|None=None, # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"
-    if teacher is not None and not hasattr(teacher, 'write'): raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), not {teacher!r:.80}")
-    if not hasattr(teacher, 'request'): raise SettingError(f"the teacher {teacher and teacher.name!r} costs nothing; an estimate is for a language model (--teacher MODEL)")
+    if teacher is not None and not isinstance(teacher, Teacher):
+        raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), not {teacher!r:.80}")
+    if teacher is None or not teacher.sends_prompts:
+        raise SettingError(f"the teacher {teacher and teacher.name!r} costs nothing; "
+                           "an estimate is for a language model (--teacher MODEL)")
     if rates and (bad := [x for x in rates if not 0 <= x <= 1]): raise SettingError(f"error rates must be between 0 and 1, not {bad[0]}")
     found,tokens = _measured(like) if like else (None, None)
     by = [rates]*3 if rates else [found]*3 if found else [[.05], [.3], [1.]]
@@ -124,14 +127,14 @@ def cost(
     if tokens: one = tuple((.8*t, t, 1.2*t) for t in tokens)
     k = dials.verify
     p,c = (tuple(n[i]*(one[w][i] + k*check[w][i]) for i in range(3)) for w in (0, 1))
-    price = getattr(getattr(teacher, 'client', None), 'price', None)
+    price = teacher.price
     usd = (0., 0., 0.) if price is None else tuple(x*(1+k)*price(math.ceil(a/x/(1+k)), math.ceil(b/x/(1+k))) if x else 0. for x,a,b in zip(n, p, c)) if price.known else None
     return Estimate(teacher.name, tuple(x*(1+k) for x in n), p, c, usd, repr(price).partition(': ')[2] if price else 'on this machine', tuple(_notes(teacher, usd, rates, found, tokens, k, dials)))
 
 # %% ../../nbs/06_report/04_estimate.ipynb #e0caec87
 def _notes(teacher, usd, rates, found, tokens, k, dials):
     limits = {k:v for k,v in teacher.limits().items() if v is not None}
-    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.client.price.meant) else '')
+    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.price.meant) else '')
     if not rates and not found: yield 'Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every round. Give error_rate, or an earlier run (like).'
     if dials.match: yield 'The budget of the matched run is not taken into account.'
     if dials.rule.crossfit and not found: yield f'{dials.rule.name} finds more wrong rows than the student gets wrong among those it was trained on.'

@@ -161,7 +161,7 @@ def measure_round(base, device, folder, data):
     from llm2llm.loop.loop import LLM2LLM
     from llm2llm.mini.mini import MiniTeacher, mini_task
     from llm2llm.store.folder import read_jsonl
-    from llm2llm.teachers.teacher import PoolTeacher
+    from llm2llm.teachers.pool import PoolTeacher
     task = load_task('gsm8k', data, n_seed=74) if data else mini_task('mini-gsm', n_seed=74, n_test=1)
     s = student(base, device, 512 if data else 256, 4, epochs=3)
     start = time.perf_counter()
