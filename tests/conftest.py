@@ -15,7 +15,7 @@ os.environ['PATH'] = f'{BIN}{os.pathsep}{os.environ["PATH"]}'  # `llm2llm` and n
 
 
 # The files that take longest come first, so that two processes end at about the same time.
-LONGEST = ('test_notebooks', 'test_grid', 'test_teacher', 'test_resume', 'test_ranks', 'test_plan', 'test_export', 'test_docs', 'test_main_job')
+LONGEST = ('test_notebooks', 'test_teacher', 'test_resume', 'test_grid', 'test_odd_replies', 'test_ranks', 'test_plan', 'test_export', 'test_docs', 'test_main_job')
 
 
 def pytest_addoption(parser):

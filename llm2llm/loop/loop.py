@@ -8,7 +8,7 @@ __all__ = ['OFFICIAL', 'LLM2LLM', 'kept', 'score']
 # %% ../../nbs/05_loop/01_loop.ipynb #51d61c14
 import json
 from collections import Counter
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
