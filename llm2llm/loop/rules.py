@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from fastcore.basics import patch
 from ..core import Answer, Example, SettingError, digest, unknown
 from ..tasks.task import Task
@@ -201,11 +201,11 @@ def rules()->dict[str,type[Rule]]: # name to class
 def _module(where):
     "The module of a file, which is read anew, or of a name"
     if not where.endswith('.py'): return import_module(where)
-    path = Path(where)
-    module = ModuleType(f'llm2llm_rules_{digest(str(path.resolve()))}')
-    module.__file__ = str(path.resolve())
-    sys.modules[module.__name__] = module   # where `inspect` looks for the source of its classes
-    exec(compile(path.read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
+    path = Path(where).expanduser().resolve()
+    spec = spec_from_file_location(f'llm2llm_rules_{digest(str(path))}', path)
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module   # where `inspect` looks for the source of its classes
+    spec.loader.exec_module(module)
     return module
 
 def _named(
