@@ -6,7 +6,7 @@
 __all__ = ['kinds_in', 'load_kind', 'teacher_kinds', 'teacher_kind']
 
 # %% ../../nbs/04_teachers/12_kinds.ipynb #0064d377
-import pkgutil
+import pkgutil,warnings
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -38,13 +38,18 @@ def load_kind(
     return found
 
 # %% ../../nbs/04_teachers/12_kinds.ipynb #de39e723
+def _installed(point):
+    "The class of an entry point; None, with a warning, where it does not load: another teacher may be wanted"
+    try: return load_kind(point)
+    except SettingError as e: warnings.warn(f'{e}; it is left out', stacklevel=3)
+
 @cache
 def teacher_kinds()->dict[str,type[Teacher]]: # short name to class, in alphabetical order
     "The kinds of teachers that there are"
     from llm2llm import teachers
     names = [f'{teachers.__name__}.{m.name}' for m in pkgutil.iter_modules(teachers.__path__)]
     classes = [c for name in names for c in kinds_in(import_module(name))]
-    classes += [load_kind(p) for p in entry_points(group='llm2llm.teachers')]
+    classes += filter(None, map(_installed, entry_points(group='llm2llm.teachers')))
     out = {}
     for c in classes:
         if (other := out.setdefault(c.kind, c)) is not c:
