@@ -158,9 +158,9 @@ def test_models_that_do_not_write(base, tmp_path, kind):
 def test_loading_an_adapter_first_is_silent(base, tmp_path):
     "A resumed run loads an adapter before it trains, so this is where the training libraries are first imported"
     for how in (dict(), dict(quantize='nf4')):
-        s = Student(base, lora=4, steps=1, **how); s.train(ROWS); s.save(tmp_path/'a')
+        s = Student(base, lora=4, steps=1, **how); s.train(ROWS); s.save(out := tmp_path/f'a{len(how)}')
         code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora=4, **{how}).load(sys.argv[2])"
-        done = subprocess.run([sys.executable, '-c', code, str(base), str(tmp_path/'a')], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, '-c', code, str(base), str(out)], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 

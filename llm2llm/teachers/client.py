@@ -463,14 +463,14 @@ async def ask(self:Client,
 ODD,ODD_TRIES = 'no reply in what came',4
 
 @patch
-def _hopeless(self:Client, said, failed, first):
+def _hopeless(self:Client, odd, failed, first):
     "Why this request gets no reply though the endpoint gives some, or ''"
-    if said.startswith(ODD) and failed >= min(ODD_TRIES, self.retries+1) and len(self.replies): return 'odd'
+    if odd >= min(ODD_TRIES, self.retries+1) and len(self.replies): return 'odd'
     return 'none' if failed > self.retries and self.alive > first else ''
 
 @patch
 async def _try(self:Client, key, messages, schema, params, about):
-    failed,born,first = 0,time.monotonic(),None
+    failed,odd,born,first = 0,0,time.monotonic(),None
     for attempt in itertools.count():
         field = self.noted('max_tokens')
         async with self._slots:
@@ -484,7 +484,8 @@ async def _try(self:Client, key, messages, schema, params, about):
         if isinstance(next_, Refused) and next_.what=='schema': raise next_
         if isinstance(next_, Exception): raise self._fatal(TeacherError(self.clean(str(next_))[:700])) from None
         failed,first = failed + (not said.startswith('429')), first or time.monotonic()
-        if problem := self._hopeless(said, failed, first): return Reply(problem=problem, text=said)
+        odd += said.startswith(ODD)
+        if problem := self._hopeless(odd, failed, first): return Reply(problem=problem, text=said)
         await self._wait(next_, said, failed, attempt, born)
 
 @patch
