@@ -174,7 +174,7 @@ class Slots:
     def slower(self):
         if time.monotonic() > self._halved+1: self.width,self._halved = max(1, self.width/2),time.monotonic()
 
-# %% ../../nbs/04_teachers/05_client.ipynb #b4c8bcce
+# %% ../../nbs/04_teachers/05_client.ipynb #c0dec007
 OWNED = ('model', 'messages', 'n', 'max_tokens', 'max_completion_tokens', 'response_format', 'stream', 'temperature', 'top_p')
 
 def check_headers(headers:dict):
@@ -189,6 +189,7 @@ def check_body(body:dict):
     try: json.dumps(body, allow_nan=False)
     except (TypeError, ValueError) as e: raise SettingError(f"body must hold JSON values: {e}") from None
 
+# %% ../../nbs/04_teachers/05_client.ipynb #b4c8bcce
 class Client:
     "Chat completions of one model at one endpoint"
     def __init__(self,
