@@ -19,7 +19,7 @@ import psutil
 OFFICIAL = dict(rows='all', batches='unsorted', limit=100, teacher='threads', rouge='pool', pool=64, threads=10)
 
 
-def prepare(folder, url='', n_seed=64, per_seed=2, epochs=3, **switches):
+def prepare(folder, url='', n_seed=64, per_seed=2, num_train_epochs=3, **switches):
     "A folder with the settings and rows of a round; `switches` change `OFFICIAL`"
     from llm2llm.core import to_dict
     from llm2llm.mini.mini import MiniTeacher, mini_task
@@ -28,10 +28,10 @@ def prepare(folder, url='', n_seed=64, per_seed=2, epochs=3, **switches):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     task,rows = mini_task(n_seed=n_seed, n_test=0),[]
-    for q,(c,) in MiniTeacher().write(task, [Request(r, None, 1, i, 0) for i in range(per_seed) for r in task.seed], []):
-        rows.append(replace(c.row, id=f'{q.row.id}.r1.{q.draw}', parent=q.row.id, round=1, teacher='mini'))
-    write_jsonl(folder/'rows.jsonl', [*task.seed, *rows])
-    write_json(folder/'settings.json', OFFICIAL | dict(url=url, n_seed=n_seed, epochs=epochs) | switches)
+    for q,(c,) in MiniTeacher().write(task, [Request(r, None, 1, i, 0) for i in range(per_seed) for r in task.seed_rows], []):
+        rows.append(replace(c.row, id=f'{q.row.id}.r1.{q.draw}', parent_id=q.row.id, round=1, teacher='mini'))
+    write_jsonl(folder/'rows.jsonl', [*task.seed_rows, *rows])
+    write_json(folder/'settings.json', OFFICIAL | dict(url=url, n_seed=n_seed, num_train_epochs=epochs) | switches)
     return folder
 
 
@@ -59,7 +59,7 @@ class Round:
         from llm2llm.student.student import Student
         import torch
         torch.set_num_threads(1)
-        s = mini_student(epochs=self.o.epochs, eval_batch_size=64) if base is None else Student(base, lora=None, eval_batch_size=64)
+        s = mini_student(num_train_epochs=self.o.epochs, per_device_eval_batch_size=64) if base is None else Student(base, lora_r=None, per_device_eval_batch_size=64)
         self.timed('load', s.load_base)
         return s
 
@@ -71,15 +71,15 @@ def train(r, student):
 
 def answer(r, student, heard=None):
     "The student's answers to the rows that are to be answered, each with its row"
-    asked = r.rows if r.o.rows=='all' else list(r.task.seed)
+    asked = r.rows if r.o.rows=='all' else list(r.task.seed_rows)
     prompts = [r.task.prompt(x) for x in asked]
     score = lambda x,c: r.task.score(x, c.text, c.truncated)
     if r.o.batches=='sorted':
         limit = student.token_limit([r.task.completion(x) for x in r.rows])
-        said = student.answer(prompts, max_new_tokens=limit, each=heard and (lambda i,c: heard(asked[i], score(asked[i], c))))
+        said = student.generate(prompts, max_new_tokens=limit, on_completion=heard and (lambda i,c: heard(asked[i], score(asked[i], c))))
     else:
         said = []
-        for i in range(0, len(prompts), 64): said += student.answer(prompts[i:i+64], max_new_tokens=r.o.limit)
+        for i in range(0, len(prompts), 64): said += student.generate(prompts[i:i+64], max_new_tokens=r.o.limit)
     return [(x, score(x, c)) for x,c in zip(asked, said)]
 
 
@@ -91,8 +91,8 @@ class Duplicates:
     def __init__(self, o, wrong):
         self.o,self.lock = o,threading.Lock()
         if o.rouge=='index':
-            from llm2llm.tasks.similar import Near
-            self.known = Near()
+            from llm2llm.tasks.similar import NearDuplicateIndex
+            self.known = NearDuplicateIndex()
         else:
             from rouge_score import rouge_scorer
             self.lcs,self.words,self.known = rouge_scorer._score_lcs,rouge_scorer.RougeScorer(['rougeL'])._tokenizer.tokenize,[]

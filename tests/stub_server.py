@@ -161,13 +161,13 @@ class Server:
         return body, min(limits.values(), default=None)
 
     def limit_rate(self):
-        if not self.o.rpm: return
+        if not self.o.requests_per_minute: return
         now = time.monotonic()
         while self.admitted and self.admitted[0] <= now - self.o.window: self.admitted.popleft()
-        if len(self.admitted) >= self.o.rpm:
+        if len(self.admitted) >= self.o.requests_per_minute:
             self.n['limited'] += 1
             wait = self.admitted[0] + self.o.window - now
-            raise Refused(429, f'Rate limit reached: {self.o.rpm} requests in {self.o.window:g} s. Please try again in {wait:.3f}s.',
+            raise Refused(429, f'Rate limit reached: {self.o.requests_per_minute} requests in {self.o.window:g} s. Please try again in {wait:.3f}s.',
                           'rate_limit_exceeded', retry_after=f'{wait:.3f}')
         self.admitted.append(now)
 

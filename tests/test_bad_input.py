@@ -90,13 +90,13 @@ def test_nearly_the_same_question_with_two_answers(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('q 0', 'glad'), row('Q 0.', 'sad'), row('q 1', 'sad'), row('Q 1', 'sad'))
     task = Task.from_files(seed)
     note, = [n for n in task.notes if 'two answers' in n]
-    assert len(task.seed) == 14 and note.startswith('kept 1 seed question with two answers')
+    assert len(task.seed_rows) == 14 and note.startswith('kept 1 seed question with two answers')
     assert f"{seed}:12: 'Q 0.' has 'sad', but 'q 0' at {seed}:11 has 'glad'" in note
 
 def test_seed_row_in_test(tmp_path):
     seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('Sentence 3!', 'sad'), row('other', 'glad'))
     task = Task.from_files(seed, test=test)
-    assert len(task.seed) == 9 and len(task.test) == 2 and 'dropped 1 seed row whose question is also in test' in task.notes
+    assert len(task.seed_rows) == 9 and len(task.test) == 2 and 'dropped 1 seed row whose question is also in test' in task.notes
     with pytest.raises(DataError, match="seed.jsonl:4: the same question is in the test rows"): Task.from_files(seed, test=test, overlap='refuse')
     with pytest.raises(DataError, match='all 10 seed rows are also in test'): Task.from_files(seed, test=seed)
 
@@ -126,7 +126,7 @@ def sst2(tmp_path):
 def test_published_set_is_cleaned_and_counted(sst2):
     task = load_task('sst2', sst2, n_seed=4)
     assert task.notes == ('dropped 1 train row whose question is also in test', 'dropped 2 train rows whose question has two answers')
-    assert (len(task.seed), len(task.pool), len(task.test)) == (4, 14, 2)
+    assert (len(task.seed_rows), len(task.pool), len(task.test)) == (4, 14, 2)
 
 @pytest.mark.parametrize('wrong', [dict(n_seed=0), dict(n_seed=-1), dict(n_seed=2.0), dict(n_seed='4'), dict(n_dev=-1), dict(seed=-1),
                                    dict(n_seed=19), dict(n_seed=10, n_dev=10), dict(n_dev=18)])

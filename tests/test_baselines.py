@@ -31,12 +31,12 @@ def sent(folder):
 @pytest.mark.parametrize('form', ['json', 'text'])
 def test_rephrasing_takes_over_the_answer(form, tmp_path):
     "The stub answers with a label of its own for each question; the row's is kept, and none was shown"
-    student = mini_student('mini-intent', epochs=1)
+    student = mini_student('mini-intent', num_train_epochs=1)
     with Stub() as s:
-        teacher = APITeacher('stub', s.url, prompt=dict(rephrase=True), form=form)
+        teacher = APITeacher('stub', s.url, prompt=dict(rephrase=True), response_format=form)
         run = LLM2LLM(TASK, student, teacher, tmp_path/'run', rounds=1, select='all').fit(verbose=False)
-    new, answers = [r for r in run.rows() if r.round], {r.id: r.answer for r in TASK.seed}
-    assert len(new) > 10 and all(r.answer == answers[r.parent] for r in new) and len({r.answer for r in new}) > 4
+    new, answers = [r for r in run.rows() if r.round], {r.id: r.answer for r in TASK.seed_rows}
+    assert len(new) > 10 and all(r.answer == answers[r.parent_id] for r in new) and len({r.answer for r in new}) > 4
     asked = sent(tmp_path/'run')
     assert len(asked) == 14 and not [a for a in map(json.dumps, asked) if 'Labels:' in a or 'Answer:' in a]
     assert [list(a['schema']['properties']) if a['schema'] else None for a in asked] == [['question'] if form == 'json' else None]*14
@@ -50,18 +50,18 @@ def chat_base(tmp_path_factory):
     "The mini base as a chat model"
     folder = tmp_path_factory.mktemp('chat')/'base'
     shutil.copytree(mini_base(), folder)
-    student = Student(folder, lora=None)
-    student.tok.chat_template = TEMPLATE
-    student.tok.save_pretrained(folder)
+    student = Student(folder, lora_r=None)
+    student.tokenizer.chat_template = TEMPLATE
+    student.tokenizer.save_pretrained(folder)
     return folder
 
 
 def test_a_chat_model_gets_the_rows_as_turns(chat_base, tmp_path, monkeypatch):
-    student, heard = Student(chat_base, lora=None), []
+    student, heard = Student(chat_base, lora_r=None), []
     assert student.chat
     plain = student.answer
     monkeypatch.setattr(student, 'answer', lambda asked, *a, **k: heard.extend(asked) or plain(asked, *a, **k))
-    run = LLM2LLM(TASK, student, None, tmp_path/'run', shots=2).fit(verbose=False)
+    run = LLM2LLM(TASK, student, None, tmp_path/'run', num_fewshot=2).fit(verbose=False)
     assert len(heard) == 14+8 and all([m['role'] for m in c] == ['user', 'assistant']*2 + ['user'] for c in heard)
     shown = [[m['content'] for m in c[:-1]] for c in heard[14:]]
     assert all(s == shown[0] for s in shown) and shown[0] == [t for r in run.rows() for t in (TASK.prompt(r), r.answer)]
@@ -70,23 +70,23 @@ def test_a_chat_model_gets_the_rows_as_turns(chat_base, tmp_path, monkeypatch):
 
 def test_a_seed_row_is_never_in_front_of_itself():
     for chat in (False, True):
-        for row, said in zip(TASK.seed, prompts(TASK, TASK.seed, k=13, chat=chat)):
+        for row, said in zip(TASK.seed_rows, prompts(TASK, TASK.seed_rows, k=13, chat=chat)):
             before = str(said[:-1]) if chat else said[:-len(TASK.prompt(row))]
-            assert row.question not in before and sum(x.question in before for x in TASK.seed) == 13
+            assert row.question not in before and sum(x.question in before for x in TASK.seed_rows) == 13
 
 
 def test_the_base_is_asked_whatever_the_student_learnt_before(tmp_path):
     student = mini_student('mini-intent')
-    first = LLM2LLM(TASK, student, None, tmp_path/'first', shots=0).fit(verbose=False)
+    first = LLM2LLM(TASK, student, None, tmp_path/'first', num_fewshot=0).fit(verbose=False)
     trained = LLM2LLM(TASK, student, None, tmp_path/'plain').fit(verbose=False)
-    second = LLM2LLM(TASK, student, None, tmp_path/'second', shots=0).fit(verbose=False)
+    second = LLM2LLM(TASK, student, None, tmp_path/'second', num_fewshot=0).fit(verbose=False)
     said = lambda run: (run.folder/'round_00/test_answers.jsonl').read_bytes()
     assert said(first) == said(second) != said(trained)
 
 
 def test_a_run_without_training_goes_on_and_is_reported(tmp_path):
     out = tmp_path/'run'
-    make = lambda: LLM2LLM(TASK, mini_student('mini-intent'), None, out, shots=2).fit(verbose=False)
+    make = lambda: LLM2LLM(TASK, mini_student('mini-intent'), None, out, num_fewshot=2).fit(verbose=False)
     make()
     whole = content_digest(out/'round_00')
     (out/'final.json').unlink(); (out/'round_00/test_answers.jsonl').unlink()
@@ -98,14 +98,14 @@ def test_a_run_without_training_goes_on_and_is_reported(tmp_path):
     html = write_report(out)[1].read_text(encoding='utf-8')
     assert 'few-shot' in html and run.rounds[0]['train_rows'] == 2 and run.rounds[0]['synthetic'] == 0
     with pytest.raises(SettingError, match='no student of its own'): export(out, tmp_path/'out', base=mini_base())
-    with pytest.raises(RunError, match='shots = 2, and this one has shots = 3'): LLM2LLM(TASK, mini_student('mini-intent'), None, out, shots=3).fit(verbose=False)
+    with pytest.raises(RunError, match='shots = 2, and this one has shots = 3'): LLM2LLM(TASK, mini_student('mini-intent'), None, out, num_fewshot=3).fit(verbose=False)
 
 
 def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
     "Nobody has taught the base to end: an empty line does. A trained student and a chat model have their end tokens."
-    task = Task('own', 'text', '{question}\nAnswer:', seed=tuple(Example(f's{i}', f'How much is {i} and 2?', f'It is {i+2}.') for i in range(4)))
+    task = Task('own', 'text', '{question}\nAnswer:', seed_rows=tuple(Example(f's{i}', f'How much is {i} and 2?', f'It is {i+2}.') for i in range(4)))
     found = {}
-    for name, student, dials in (('base', mini_student(), dict(shots=2)), ('chat', Student(chat_base, lora=None), dict(shots=2)), ('plain', mini_student(epochs=1), {})):
+    for name, student, dials in (('base', mini_student(), dict(num_fewshot=2)), ('chat', Student(chat_base, lora_r=None), dict(num_fewshot=2)), ('plain', mini_student(num_train_epochs=1), {})):
         def answer(*args, plain=student.answer, name=name, **how):
             found[name] = how['until']
             return plain(*args, **how)
@@ -116,17 +116,17 @@ def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
     assert [cut(t) for t in (' It is 5.\n\nHow', '\n\n It is\n5. \n\n\nHow', ' It is 5.\nHow')] == [' It is 5.', '\n\n It is\n5.', ' It is 5.\nHow']
 
 
-@pytest.mark.parametrize('restart', ['scratch', 'continuous'])
+@pytest.mark.parametrize('init_from', ['scratch', 'continuous'])
 def test_the_control_has_the_steps_of_the_round_it_is_compared_with(restart, tmp_path):
     "Of the picked round, not of the last; where rounds go on from each other, of all of them up to it"
-    task, student, out = mini_task('mini-intent', n_seed=14, n_dev=8, n_test=8), mini_student('mini-intent', epochs=4), tmp_path/'LLM2LLM'
-    run = LLM2LLM(task, student, MiniTeacher(), out, rounds=2, select='all', restart=restart).fit(verbose=False)
+    task, student, out = mini_task('mini-intent', n_seed=14, n_dev=8, n_test=8), mini_student('mini-intent', num_train_epochs=4), tmp_path/'LLM2LLM'
+    run = LLM2LLM(task, student, MiniTeacher(), out, rounds=2, select='all', init_from=restart).fit(verbose=False)
     plain = LLM2LLM(task, student, None, tmp_path/'plain').fit(verbose=False)
     by_round, controls = [m['steps'] for m in run.rounds], []
     assert len({*by_round}) == 3
     for picked in range(3):
         write_json(out/'final.json', run.final | dict(picked_round=picked))
-        controls.append(LLM2LLM(task, student, None, tmp_path/f'control_{picked}', match=out).fit(verbose=False))
+        controls.append(LLM2LLM(task, student, None, tmp_path/f'control_{picked}', match_run=out).fit(verbose=False))
         folders = {'LLM2LLM': out, 'plain, step-matched': controls[-1].folder.path}
         steps = [by_round[picked] if restart == 'scratch' else sum(by_round[:picked+1])]*2
         assert [int(table(read_run(folders['plain, step-matched'])).loc[0, 'steps'])] == steps[:1]

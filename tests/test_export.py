@@ -29,15 +29,15 @@ def task(): return mini_task(n_seed=32, n_test=40)
 def exported(task, tmp_path_factory):
     "An exported run, twenty prompts and the run's student's free answers to them"
     at = tmp_path_factory.mktemp('export')
-    student = mini_student(lora=8, lr=5e-3)
+    student = mini_student(lora_r=8, learning_rate=5e-3)
     run = LLM2LLM(task, student, MiniTeacher(), at/'run', rounds=1).fit(verbose=False)
     found = export(at/'run', at/'out', base=mini_base(), task=task)
     student.load(at/'run'/'round_01'/'student')
     prompts = [task.prompt(r) for r in task.test[:20]]
     limit = student.token_limit([task.completion(r) for r in run.rows()])
-    said = [c.text for c in student.answer(prompts, max_new_tokens=limit)]
+    said = [c.text for c in student.generate(prompts, max_new_tokens=limit)]
     student.reset()
-    untrained = [c.text for c in student.answer(prompts, max_new_tokens=limit)]
+    untrained = [c.text for c in student.generate(prompts, max_new_tokens=limit)]
     assert len(set(said)) > 10 and sum(a != b for a,b in zip(said, untrained)) > 10  # an adapter that is not there would be seen
     return at/'out', prompts, limit, said, found
 
@@ -95,7 +95,7 @@ def test_the_score_again_is_the_runs(exported):
 
 
 def test_a_4_bit_student_is_exported_as_it_was_trained_or_onto_its_base(task, tmp_path):
-    LLM2LLM(task, mini_student(lora=8, lr=5e-3, quantize='nf4'), out=tmp_path/'run').fit(verbose=False)
+    LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3, quantization='nf4'), output_dir=tmp_path/'run').fit(verbose=False)
     as_trained = export(tmp_path/'run', tmp_path/'trained', base=mini_base(), task=task)
     assert sum(c['differ'] for c in as_trained.scores.values()) <= 2 and 'BitsAndBytesConfig' in as_trained.notes[0]
     assert 'quantization_config' not in (tmp_path/'trained'/'model'/'config.json').read_text()
@@ -135,7 +135,7 @@ from llm2llm.loop.loop import LLM2LLM
 from llm2llm.mini.mini import mini_task
 from llm2llm.student.student import Student
 at = Path(sys.argv[1])
-if not (at/'run').exists(): LLM2LLM(mini_task(n_seed=8, n_test=4), Student('some/mini', lora=4, steps=2), out=at/'run').fit(verbose=False)
+if not (at/'run').exists(): LLM2LLM(mini_task(n_seed=8, n_test=4), Student('some/mini', lora_r=4, steps=2), out=at/'run').fit(verbose=False)
 print(export(at/'run', at/sys.argv[2]))
 '''
 
@@ -151,7 +151,7 @@ def test_a_base_on_the_hub(tmp_path, run):
     (hub/'refs'/'main').write_text(commits[0])
     env = dict(HF_HUB_CACHE=str(tmp_path/'hub'))
     run(sys.executable, '-c', HUB, tmp_path, 'first', **env)
-    other = Student(mini_base(), lora=None, steps=1)
+    other = Student(mini_base(), lora_r=None, max_steps=1)
     other.train([('a', ' b')])
     other.save(hub/'snapshots'/commits[1])
     (hub/'refs'/'main').write_text(commits[1])

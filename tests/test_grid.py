@@ -5,8 +5,8 @@ import pandas as pd
 import psutil
 import pytest
 
-PLAN = dict(common=dict(student='mini', rounds=1, epochs=2., n_seed=12, pick='last'), vary=dict(task=['mini-gsm']), seeds=2,
-            methods={'plain': dict(augment='none'), 'LLM2LLM': None, 'random': dict(select='random', match='LLM2LLM')})
+PLAN = dict(common=dict(student='mini', rounds=1, num_train_epochs=2., n_seed=12, select_round_by='last'), vary=dict(task=['mini-gsm']), seeds=2,
+            methods={'plain': dict(augment='none'), 'LLM2LLM': None, 'random': dict(select='random', match_run='LLM2LLM')})
 CELLS = {f'mini-gsm/seed_{s}/{m}' for s in (0, 1) for m in ('plain', 'LLM2LLM', 'random')}
 DIFFERS = {'log.jsonl', '.lock'}   # seconds are in the first
 DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid.grid import grid\n"
@@ -115,8 +115,8 @@ def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path, run):
     "A file that is missing, a student that is none, and a cell that matches a failed one; tried again when that is mended"
     (tmp_path/'student').mkdir()
     own = dict(task='own', question='q', answer='a', dev='none')
-    plan = dict(common=dict(epochs=1, augment='none'), vary=dict(rows={'good': own | dict(data='good.csv'), 'gone': own | dict(data='gone.csv')}),
-                methods=dict(plain=dict(), broken=dict(student=str(tmp_path/'student')), matched=dict(match='broken')))
+    plan = dict(common=dict(num_train_epochs=1, augment='none'), vary=dict(rows={'good': own | dict(data='good.csv'), 'gone': own | dict(data='gone.csv')}),
+                methods=dict(plain=dict(), broken=dict(student=str(tmp_path/'student')), matched=dict(match_run='broken')))
     table = 'q,a\nhow much?,price\nhow many?,number\nwhat cost?,price\nwhat count?,number\n'
     (tmp_path/'good.csv').write_text(table)
     res = run(*call(plan, tmp_path/'out', workers=1), cwd=tmp_path)
@@ -136,7 +136,7 @@ def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path, run):
 def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
     (tmp_path/'dies.py').write_text('import os\nfrom llm2llm import cli\n'
                                     'def make(words):\n    if words["seed"] == 0: os.kill(os.getpid(), 9)\n    return cli.make_run(words)\n')
-    plan = dict(common=dict(task='mini-gsm', n_seed=4, epochs=1, augment='none'), seeds=2, methods=dict(plain=None))
+    plan = dict(common=dict(task='mini-gsm', n_seed=4, num_train_epochs=1, augment='none'), seeds=2, methods=dict(plain=None))
     res = run(*call(plan, tmp_path/'out', 'dies:make', workers=1), PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
     assert [l.split()[1:3] for l in res.stdout.splitlines()] == [['seed_0/plain', 'failed:'], ['seed_1/plain', 'done:']]
     assert 'its process ended with -9' in json.loads((tmp_path/'out/seed_0/plain/error.json').read_text())['error']
@@ -162,7 +162,7 @@ def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
 
 def test_from_the_shell(tmp_path, run):
     (tmp_path/'g.yaml').write_text('common: {student: mini, n-seed: 4, epochs: 1, augment: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n')
-    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path)
+    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
     assert '--seed 3 --out runs/g/mini-gsm/seed_3/plain' in res.stdout and '1 cells, 1 to run' in res.stdout and not (tmp_path/'runs').exists()
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--workers', '1', cwd=tmp_path)
     assert '1 of 1' in res.stdout and 'runs/g/cells.csv' in res.stdout and (tmp_path/'runs/g/mini-gsm/seed_3/plain/final.json').exists()
@@ -172,7 +172,7 @@ def test_from_the_shell(tmp_path, run):
         err = run('llm2llm', 'grid', '--config', 'bad.yaml', cwd=tmp_path, status=2).stderr
         assert says in err and len(err.splitlines()) == 1
     (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: snips, data: gone}}'))
-    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path)
+    res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
     assert '1 cells, 1 to run' in res.stdout and 'data: gone is not there (gone/seed_3/plain)' in res.stdout
     err = run('llm2llm', 'grid', '--config', 'g.yaml', cwd=tmp_path, status=2).stderr
     assert '1 of 2 cells failed' in err
@@ -180,10 +180,10 @@ def test_from_the_shell(tmp_path, run):
 
 def test_a_dry_run_says_what_the_cells_lack(tmp_path, run):
     (tmp_path/'g.yaml').write_text('common: {task: mini-gsm, n-seed: 4}\nseeds: 2\nmethods:\n  taught: {teacher: some-model, key-env: SURELY_UNSET}\n  big: {student: ./nowhere, augment: none}\n')
-    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path).stdout
+    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path).stdout
     assert 'set SURELY_UNSET in the environment' in said and '(seed_0/taught and 1 more cells)' in said and 'student: ./nowhere is not there' in said
     (tmp_path/'g.yaml').write_text('common: {task: mini-gsm}\nmethods:\n  taught: {teacher: m, api_key: sk-abcdefgh12345678}\n')
-    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry-run', cwd=tmp_path, status=2).stderr
+    said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path, status=2).stderr
     assert 'a key never stands in a file' in said and 'sk-abc' not in said
 
 
@@ -191,7 +191,7 @@ def test_the_money_of_all_cells_has_a_cap(tmp_path, run):
     from stub_server import Stub
     teach = dict(teacher='stub', form='text', price='1000,1000', max_usd=100, concurrency=1)
     with Stub() as s:
-        plan = dict(common=dict(task='mini-gsm', student='mini', rounds=1, epochs=1., n_seed=4, select='all', pick='last', near=0), seeds=3,
+        plan = dict(common=dict(task='mini-gsm', student='mini', rounds=1, num_train_epochs=1., n_seed=4, select='all', select_round_by='last', near_duplicate_threshold=0), seeds=3,
                     methods={'plain': dict(augment='none'), 'LLM2LLM': teach | dict(base_url=s.url)})
         go = lambda cap: run(*call(plan, tmp_path/'g', max_usd=cap, workers=1), OPENAI_API_KEY='none')
         read = lambda: pd.read_csv(tmp_path/'g/cells.csv').set_index('cell')

@@ -9,7 +9,7 @@ from stub_server import Stub
 
 SETUP = """
 from llm2llm import APITeacher, LLM2LLM, mini_student, mini_task
-task,student = mini_task('mini-gsm', n_seed=24, n_test=64, n_dev=12),mini_student(epochs=4, eval_batch_size=2)
+task,student = mini_task('mini-gsm', n_seed=24, n_test=64, n_dev=12),mini_student(num_train_epochs=4, eval_batch_size=2)
 teacher = APITeacher('stub', {url!r}, prompt=dict(demos=0), form='json', concurrency=1)
 def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, pick='last').fit()
 """

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 
 from browser import CHROMIUM, Browser
-from llm2llm.core import Answer, Example
+from llm2llm.core import Prediction, Example
 from llm2llm.report.ledger import write_ledger
 from llm2llm.store.folder import write_json, write_jsonl
 
@@ -28,8 +28,8 @@ def a_run(path, n=60, rounds=4, each=2, final=True):
         folder, said = path/f'round_{k:02}', []
         for s in seeds:
             right = r.random() < .3 + .12*k and s.id != 'rude'
-            said.append(Answer(s.id, ' ' + (s.answer if right else RUDE if s.id == 'rude' else r.choice(words)), s.answer if right else None, right))
-        made = [dict(id=f'{s.id}.r{k+1}.{j}', parent=s.id, round=k+1, teacher='<i>made up</i>', cause=a.completion, usd=.0004, prompt_tokens=300, completion_tokens=40)
+            said.append(Prediction(s.id, ' ' + (s.answer if right else RUDE if s.id == 'rude' else r.choice(words)), s.answer if right else None, right))
+        made = [dict(id=f'{s.id}.r{k+1}.{j}', parent_id=s.id, round=k+1, teacher='<i>made up</i>', wrong_completion=a.completion, usd=.0004, prompt_tokens=300, completion_tokens=40)
                 | (dict(text=RUDE, verdict='no example in the reply') if r.random() < .1 else
                    dict(question=f'{" ".join(r.choices(words, k=20))}?', answer=s.answer, verdict='near-duplicate of a seed question: ROUGE-L 0.95' if r.random() < .2 else 'kept'))
                 for s, a in zip(seeds, said) if not a.correct for j in range(each)] if k < rounds else []
@@ -206,7 +206,7 @@ def test_short_and_unfinished_runs(browser, tmp_path, rounds, final):
 
 def test_two_thousand_rows(browser, tmp_path, record_property):
     "2,000 seed rows and over 10,000 new rows: quick to write, to open, to filter and to search, with few rows in the page at a time."
-    run = a_run(tmp_path/'large', n=2000, rounds=6, each=3)
+    run = a_run(tmp_path/'large', n=2000, rounds=6, per_row=3)
     start = time.perf_counter()
     file = write_ledger(run)
     took = dict(write=time.perf_counter() - start)

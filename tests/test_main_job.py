@@ -11,8 +11,8 @@ SNIPS = ROOT/'tests/data/snips'
 @pytest.fixture(scope='module')
 def done(tmp_path_factory, run):
     out = tmp_path_factory.mktemp('job')/'snips'
-    res = run('llm2llm', 'run', '--task', 'snips', '--data', SNIPS, '--student', 'mini', '--augment', 'pool', '--n-seed', 28, '--rounds', 1,
-              '--select', 'crossfit', '--folds', 2, '--epochs', 6, '--out', out)
+    res = run('llm2llm', 'run', '--task', 'snips', '--data', SNIPS, '--student', 'mini', '--augment', 'pool', '--task.n_seed', 28, '--rounds', 1,
+              '--select', 'crossfit', '--num_folds', 2, '--student.num_train_epochs', 6, '--out', out)
     return out, res
 
 
@@ -57,15 +57,15 @@ def test_new_rows_are_real_rows_of_the_pool(done):
     assert new
     for r in new:
         assert r['question'] in train and r['question'] not in test and r['question'] not in {s['question'] for s in seed.values()}
-        assert r['answer'] == train[r['question']]['answer'] == seed[r['parent']]['answer']
-        assert r['source'] == train[r['question']]['id'] and r['teacher'] == 'pool' and r['cause'].strip()
+        assert r['answer'] == train[r['question']]['answer'] == seed[r['parent_id']]['answer']
+        assert r['source'] == train[r['question']]['id'] and r['teacher'] == 'pool' and r['wrong_completion'].strip()
 
 
 def test_the_numbers_come_from_the_answers(done):
     out, _ = done
     for r in (0, 1):
         metrics, said = json.loads((out/f'round_{r:02}/metrics.json').read_text()), rows(out/f'round_{r:02}/answers.jsonl')
-        assert metrics['scores']['seed'] == dict(n=28, correct=sum(a['correct'] for a in said), no_answer=0, truncated=0, prompt_cut=0)
+        assert metrics['scores']['seed'] == dict(n=28, correct=sum(a['correct'] for a in said), no_answer=0, truncated=0, prompt_truncated=0)
     new = rows(out/'round_01/train.jsonl')[28:]
     assert len(new) == json.loads((out/'round_00/metrics.json').read_text())['kept']
 
@@ -83,8 +83,8 @@ def test_own_files(tmp_path, run):
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, run):
     for args, says in ((['--task', 'snip'], "did you mean 'snips'"), (['--task', 'snips', '--data', str(tmp_path)], str(tmp_path)),
-                       (['--task', 'snips', '--data', SNIPS, '--n-seed', 5000], '5000'), (['--task', 'snips', '--data', SNIPS, '--rounds', 0], 'at least 1, not 0'),
-                       (['--task', 'snips', '--data', SNIPS, '--n-seed', -3], '-3'), (['--task', 'snips', '--data', SNIPS, '--student', tmp_path], 'config.json')):
+                       (['--task', 'snips', '--data', SNIPS, '--task.n_seed', 5000], '5000'), (['--task', 'snips', '--data', SNIPS, '--rounds', 0], 'at least 1, not 0'),
+                       (['--task', 'snips', '--data', SNIPS, '--task.n_seed', -3], '-3'), (['--task', 'snips', '--data', SNIPS, '--student', tmp_path], 'config.json')):
         err = run('llm2llm', 'run', *args, '--out', tmp_path/'out', status=2).stderr
         assert says in err and 'Traceback' not in err and len(err.splitlines()) == 1, err
     assert not (tmp_path/'out').exists()

@@ -242,7 +242,7 @@ def test_nothing_but_replies_of_this_shape(shape, tmp_path):
 def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     odd = asked(1)[0].row.question
     reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
-    with Server(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, retries=3, concurrency=4).fit(verbose=False)
+    with Server(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
     assert run.final['stopped'] == 'rounds done'
     assert sum(run.rounds[0]['rejected'].get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
@@ -353,7 +353,7 @@ def test_a_long_error_is_cut(tmp_path):
 
 def test_a_question_that_does_not_end(tmp_path):
     "More than four times the longest seed row"
-    longest = max(len(r.question) + len(r.answer) for r in TASK.seed)
+    longest = max(len(r.question) + len(r.answer) for r in TASK.seed_rows)
     long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
     with Server(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
     assert run.rounds[0]['rejected']['the question is too long'] >= 1

@@ -13,14 +13,14 @@ from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
 ROWS = [dict(question=f'What are {i} and {i}?', answer=f'{i} + {i} = {2*i}\n#### {2*i}') for i in range(3, 9)]
-PLAN = dict(common=dict(student='mini', task='mini-gsm', n_seed=4, epochs=1), seeds=1, methods=dict(plain=dict(augment='none')))
+PLAN = dict(common=dict(student='mini', task='mini-gsm', n_seed=4, num_train_epochs=1), seeds=1, methods=dict(plain=dict(augment='none')))
 
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "A folder with what commands read: a finished run, rows, completions, a plan"
     here = tmp_path_factory.mktemp('made')
-    LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(epochs=1), None, here/'run').fit(verbose=False)
+    LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, here/'run').fit(verbose=False)
     (here/'rows.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in ROWS))
     (here/'said.jsonl').write_text(''.join(json.dumps(r | dict(completion=r['answer']))+'\n' for r in ROWS))
     (here/'plan.yaml').write_text(yaml.safe_dump(PLAN))
@@ -28,7 +28,7 @@ def made(tmp_path_factory):
 
 
 FILES = dict(check='check {here}/rows.jsonl', predict='predict {here}/run --file {here}/rows.jsonl --student mini', score='score gsm8k {here}/said.jsonl')
-FOLDERS = dict(run='run --task mini-gsm --n-seed 4 --augment none --student mini --epochs 1', export='export {here}/run --student mini',
+FOLDERS = dict(run='run --task mini-gsm --task.n_seed 4 --teacher none --student mini --student.num_train_epochs 1', export='export {here}/run --student mini',
                share='share {here}/run me/rows', grid='grid --config {here}/plan.yaml --workers 1', demo='demo --seeds 2 --rounds 1')
 
 
@@ -151,7 +151,7 @@ def test_the_file_beside_what_is_shared(made, tmp_path):
 
 
 def test_a_student_is_saved_beside_nobody_elses_files(made, tmp_path):
-    student = mini_student(epochs=1)
+    student = mini_student(num_train_epochs=1)
     student.train([('1 + 1 =', ' 2')])
     before = listed(filled(tmp_path/'mine'))
     with pytest.raises(LLM2LLMError, match='not empty'): student.save(tmp_path/'mine')
@@ -163,7 +163,7 @@ def test_a_student_is_saved_beside_nobody_elses_files(made, tmp_path):
     before = listed(model)
     with pytest.raises(LLM2LLMError, match='not empty'): student.save(model)
     assert listed(model) == before
-    adapted = Student(mini_base(), lora=4, epochs=1)
+    adapted = Student(mini_base(), lora_r=4, num_train_epochs=1)
     adapted.train([('1 + 1 =', ' 2')])
     adapted.save(tmp_path/'adapter')
     (tmp_path/'adapter'/'README.md').write_text(PRECIOUS)
@@ -178,7 +178,7 @@ def test_what_a_user_puts_into_a_run_stays(made, tmp_path):
     notes.parent.mkdir()
     notes.write_text(PRECIOUS)
     (tmp_path/'run'/'.thesis.partial').write_text(PRECIOUS)
-    for _ in range(2): LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(epochs=1), None, tmp_path/'run').fit(verbose=False)
+    for _ in range(2): LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, tmp_path/'run').fit(verbose=False)
     assert notes.read_text() == PRECIOUS and (tmp_path/'run'/'.thesis.partial').read_text() == PRECIOUS
     trained = [l for l in map(json.loads, open(tmp_path/'run'/'log.jsonl')) if l.get('phase') == 'train']
     assert len(trained) == 2, 'made again once'

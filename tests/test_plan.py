@@ -18,16 +18,16 @@ def planned(run, *words): return json.loads(run(sys.executable, '-m', 'llm2llm',
 
 
 def test_a_plan_needs_a_config_alone(run, shape):
-    found = planned(run, '--student', shape, '--gpu', '24GB', '--max-length', '1024', '--batch-size', '4', '--quantize', 'nf4')
+    found = planned(run, '--student', shape, '--gpu', '24GB', '--student.max_length', '1024', '--student.batch_size', '4', '--student.quantization', 'nf4')
     assert list(found) == ['student']
     p = found['student']
-    assert p['fits'] and p['settings']['micro_batch'] == 4 and 3.5e9 < p['training']['weights'] < 4e9
+    assert p['fits'] and p['settings']['per_device_train_batch_size'] == 4 and 3.5e9 < p['training']['weights'] < 4e9
     assert 5e9 < p['peak']['training'] < 8e9   # LLaMA-Factory's public table has 7 to 9 GB for such a training
 
 
 def test_settings_that_fit_are_proposed_or_it_says_what_does_not(run, shape):
     found = planned(run, '--student', shape, '--fit', '8GB')['student']
-    assert found['fits'] and found['changes'] and found['settings']['quantize'] == 'nf4'
+    assert found['fits'] and found['changes'] and found['settings']['quantization'] == 'nf4'
     done = run(sys.executable, '-m', 'llm2llm', 'estimate', '--student', shape, '--fit', '3GB', status=2)
     assert 'does not fit' in done.stderr and 'weights' in done.stderr
     assert "unknown GPU '4091'" in run(sys.executable, '-m', 'llm2llm', 'estimate', '--student', shape, '--gpu', '4091', status=2).stderr

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from llm2llm.store.folder import read_jsonl
 
-WORDS = ['--task', 'mini-gsm', '--n-seed', '61', '--rounds', '1', '--cap', '2', '--test-every-round', '--device', 'cpu']
+WORDS = ['--task', 'mini-gsm', '--task.n_seed', '61', '--rounds', '1', '--max_per_seed_row', '2', '--test_every_round', '--device', 'cpu']
 
 
 def launch(folder, words, processes):
@@ -19,7 +19,7 @@ def launch(folder, words, processes):
     return done
 
 
-@pytest.mark.parametrize('extra', [[], ['--lora', '8', '--micro-batch', '2', '--lr', '0.01']], ids=['whole', 'lora'])
+@pytest.mark.parametrize('extra', [[], ['--student.lora_r', '8', '--student.per_device_train_batch_size', '2', '--student.learning_rate', '0.01']], ids=['whole', 'lora_r'])
 def test_two_processes_make_the_run_of_one(tmp_path, extra):
     for n in (1, 2):
         done = launch(tmp_path/str(n), WORDS + extra, n)
@@ -42,7 +42,7 @@ def test_two_processes_make_the_run_of_one(tmp_path, extra):
 
 
 def test_a_mistake_ends_all_processes_with_one_message(tmp_path):
-    done = launch(tmp_path/'run', [*WORDS, '--batch-size', '7'], 2)
+    done = launch(tmp_path/'run', [*WORDS, '--student.batch_size', '7'], 2)
     assert done.returncode != 0 and 'cannot be shared out among 2 processes' in done.stderr
 
 

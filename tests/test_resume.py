@@ -3,7 +3,7 @@ import hashlib, json, os, random, resource, signal, subprocess, sys, time
 
 import pytest
 
-FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--augment', 'mini', '--n-seed', '12', '--rounds', '2', '--epochs', '2', '--test-every-round']
+FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--augment', 'mini', '--task.n_seed', '12', '--rounds', '2', '--student.num_train_epochs', '2', '--test_every_round']
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
 
 
@@ -77,7 +77,7 @@ def test_other_settings_are_refused(whole, run):
     before = content(out)
     res = run(*command(out, '--seed', '5'), status=2)
     assert 'seed = 0, and this one has seed = 5' in res.stderr.replace('task.', '') or 'task.rows' in res.stderr
-    res = run(*command(out, '--cap', '2'), status=2)
+    res = run(*command(out, '--max_per_seed_row', '2'), status=2)
     assert 'cap = None, and this one has cap = 2' in res.stderr and 'Traceback' not in res.stderr
     assert content(out) == before
 
@@ -129,7 +129,7 @@ class Short(Rule):
 def test_a_run_goes_on_under_its_own_rule_alone(tmp_path, run):
     "A rule in a file of the user's: resumed wherever the file is, refused with other code or another rule"
     for name,source in dict(mine=RULE, other=RULE.replace('return len', 'return -len')).items(): (tmp_path/f'{name}.py').write_text(source)
-    words = [w for w in command(tmp_path/'run') if w != '--test-every-round']
+    words = [w for w in command(tmp_path/'run') if w != '--test_every_round']
     run(*words, '--select', tmp_path/'mine.py:Short')
     made, log = content(tmp_path/'run'), (tmp_path/'run'/'log.jsonl').read_bytes()
     settings = json.loads((tmp_path/'run'/'run.json').read_text())['settings']

@@ -30,8 +30,8 @@ class Hub:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = 'HTTP/1.1'
             def log_message(self, *a): pass
-            def do_GET(self): hub.answer(self, b'')
-            def do_POST(self): hub.answer(self, self.rfile.read(int(self.headers.get('Content-Length', 0))))
+            def do_GET(self): hub.generate(self, b'')
+            def do_POST(self): hub.generate(self, self.rfile.read(int(self.headers.get('Content-Length', 0))))
 
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
@@ -88,7 +88,7 @@ def hub(monkeypatch):
 def made(tmp_path_factory):
     "A run and its export"
     at, task = tmp_path_factory.mktemp('share'), mini_task(n_seed=32, n_dev=20)
-    run = LLM2LLM(task, mini_student(lora=8, lr=5e-3), MiniTeacher(), at/'run', rounds=1).fit(verbose=False)
+    run = LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3), MiniTeacher(), at/'run', rounds=1).fit(verbose=False)
     export(at/'run', at/'run'/'export', base=mini_base(), task=task)
     return at/'run', run
 
@@ -218,9 +218,9 @@ def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
 
 
 TEACHERS = dict(
-    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., reply_tokens=None, form='json', body=dict(user='someone private')),
-    local=dict(name='Chat-4B', kind='local', protocol='corrected', prompt=dict(about='Own words'), temperature=1., top_p=1., reply_tokens=64, form='auto', base_digest='0', quantize='nf4', dtype='bfloat16'),
-    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., reply_tokens=None, form='auto', replies='0'),
+    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., max_completion_tokens=None, form='json', body=dict(user='someone private')),
+    local=dict(name='Chat-4B', kind='local', protocol='corrected', prompt=dict(about='Own words'), temperature=1., top_p=1., max_completion_tokens=64, response_format='auto', base_digest='0', quantization='nf4', dtype='bfloat16'),
+    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., max_completion_tokens=None, form='auto', replies='0'),
     pool=dict(name='pool', m=None), eda=dict(name='eda', alpha=.2, wordnet='3.0'))
 
 
@@ -229,9 +229,9 @@ def test_cards_of_other_runs(made, tmp_path, who):
     "An own label task on a base of the Hub: what the folder would say, its card, and a command that the command line knows"
     folder, _ = made
     head = json.loads((folder/'run.json').read_text())
-    head['settings'] |= dict(teacher=TEACHERS[who], select='random', verify=3 if who=='api' else 0, near=.8)
+    head['settings'] |= dict(teacher=TEACHERS[who], select='random', num_verifications=3 if who=='api' else 0, near_duplicate_threshold=.8)
     head['settings']['task'] |= dict(name='intents', kind='label', labels=['Play', 'Book'], template='{question}\nIntent:', test=0)
-    head['settings']['student'] |= dict(base='some/base', base_digest='c'*40, quantize='nf4', chat=True)
+    head['settings']['student'] |= dict(base='some/base', base_digest='c'*40, quantization='nf4', chat=True)
     write_json(tmp_path/'run'/'run.json', head)
     for name in ('final.json', 'seed.jsonl', *(f'round_0{r}/{f}' for r in (0, 1) for f in ('metrics.json', 'train.jsonl'))):
         (tmp_path/'run'/name).parent.mkdir(exist_ok=True)
@@ -242,9 +242,9 @@ def test_cards_of_other_runs(made, tmp_path, who):
     assert 'There were **no test rows** to filter against' in text and ('ROUGE-L F1 of 0.8' in text) and ('solved its question 3 times' in text) == (who == 'api')
     line = shlex.split(command(read_run(tmp_path/'run')))
     words = cli._parser('run').parse(line[2:])
-    assert (words['augment'], words['revision'], words['labels'], words['chat'], words['select'], words['lora']) == (who, 'c'*40, 'Play,Book', True, 'random', 8)
+    assert (words['augment'], words['revision'], words['labels'], words['chat'], words['select'], words['lora_r']) == (who, 'c'*40, 'Play,Book', True, 'random', 8)
     if who == 'api': assert (words['teacher'], words['show_error'], words['demos'], words['temperature'], words['form'], words['verify']) == ('gpt-x', False, 1, .7, 'json', 3)
-    if who == 'local': assert (words['teacher_quantize'], words['prompt'], words['reply_tokens']) == ('nf4', 'PROMPT.yaml', 64)
+    if who == 'local': assert (words['teacher_quantize'], words['prompt'], words['max_completion_tokens']) == ('nf4', 'PROMPT.yaml', 64)
     if who in ('pool', 'eda'): assert cli.call(cli.find_teacher, words).settings() == TEACHERS[who]
 
 
@@ -262,11 +262,11 @@ def test_choices_and_missing_values_keep_their_types(made, tmp_path):
     write_jsonl(tmp_path/'run'/'round_01'/'train.jsonl', [Example('a', 'Which?', 'x', ('x', 'ÿ \U0001F600'))])
     found = share(tmp_path/'run', 'me/x')
     there = load_dataset(str(found.path), split='train', cache_dir=str(tmp_path/'cache'))
-    assert there.features == shared_rows(folder).features and there[0]['choices'] == ['x', 'ÿ \U0001F600'] and there[0]['parent'] is None
+    assert there.features == shared_rows(folder).features and there[0]['choices'] == ['x', 'ÿ \U0001F600'] and there[0]['parent_id'] is None
 
 
 def test_from_the_shell(tmp_path, run):
-    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--n-seed', 7, '--epochs', 1, '--rounds', 1, '--out', tmp_path/'run')
+    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--task.n_seed', 7, '--student.num_train_epochs', 1, '--rounds', 1, '--out', tmp_path/'run')
     said = run('llm2llm', 'share', tmp_path/'run', 'me/rows').stdout
     assert 'me/rows' in said and 'README.md' in said and (tmp_path/'run/share/dataset/README.md').exists()
     assert 'has not been listed yet' in run('llm2llm', 'share', tmp_path/'run', 'me/rows', '--without-seed', '--yes', '--out', tmp_path/'other', status=2).stderr

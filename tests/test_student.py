@@ -48,7 +48,7 @@ def base(tmp_path_factory): return tiny(tmp_path_factory.mktemp('bases')/'tiny')
 
 @pytest.fixture(scope='session')
 def learnt(base):
-    s = Student(base, lora=None, lr=3e-3, steps=80, batch_size=4)
+    s = Student(base, lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
     return s
 
@@ -59,7 +59,7 @@ torch.set_num_threads(1)
 from llm2llm.student.student import Student
 base, out = sys.argv[1:]
 rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
-for name,how in dict(whole=dict(lora=None), lora=dict(lora=4), nf4=dict(lora=4, quantize='nf4')).items():
+for name,how in dict(whole=dict(lora=None), lora=dict(lora_r=4), nf4=dict(lora_r=4, quantization='nf4')).items():
     s = Student(base, steps=4, batch_size=2, **how)
     s.answer(['before'], max_new_tokens=4)
     s.train(rows, seed=3)
@@ -81,7 +81,7 @@ def test_processes_agree_and_are_silent(base, tmp_path):
         assert not list(cwd.iterdir()) and not list(tmp.iterdir())
         runs.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob('*.*')})
     assert runs[0] == runs[1]
-    assert {f'{n}/{f}' for n in ('lora', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
+    assert {f'{n}/{f}' for n in ('lora_r', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
 
 
 def test_answering_needs_no_training_libraries(base):
@@ -96,29 +96,29 @@ def test_folder_without_end_token(tmp_path):
 
 
 def test_folder_without_pad_token(tmp_path):
-    s = Student(tiny(tmp_path/'m', pad=None), lora=None)
-    assert s.tok.pad_token == '<pad>' and 'padding' in s.notes[0]
+    s = Student(tiny(tmp_path/'m', pad=None), lora_r=None)
+    assert s.tokenizer.pad_token == '<pad>' and 'padding' in s.notes[0]
 
 
 def test_end_token_as_padding_is_still_learnt(tmp_path):
-    s = Student(tiny(tmp_path/'m', pad='<end>'), lora=None, lr=3e-3, steps=80, batch_size=4)
+    s = Student(tiny(tmp_path/'m', pad='<end>'), lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
-    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
 def test_tokenizer_that_ends_every_text(tmp_path):
     "The prompt of such a tokenizer would end before the answer begins"
-    s = Student(tiny(tmp_path/'m', add_end=True), lora=None, lr=3e-3, steps=80, batch_size=4)
+    s = Student(tiny(tmp_path/'m', add_end=True), lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
-    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
 def test_habits_of_the_base_are_left_behind(base, learnt, tmp_path):
     "Sampling and penalties in a base's generation_config.json do not touch greedy answers"
     learnt.save(tmp_path/'m')
     (tmp_path/'m'/'generation_config.json').write_text(json.dumps(dict(do_sample=True, temperature=5., repetition_penalty=9., max_length=20, eos_token_id=[0])))
-    s = Student(tmp_path/'m', lora=None)
-    assert s.answer([p for p,_ in ROWS], max_new_tokens=12) == learnt.answer([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    s = Student(tmp_path/'m', lora_r=None)
+    assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == learnt.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
 @pytest.mark.parametrize('broken', ['empty', 'no weights', 'cut weights', 'not json', 'no tokenizer', 'other tokenizer'])
@@ -138,14 +138,14 @@ def test_broken_folders(base, tmp_path, broken):
     if broken in ('empty', 'no tokenizer'): assert f"no {dict(empty='config.json').get(broken, 'tokenizer')}" in str(e.value)
 
 
-@pytest.mark.parametrize('quantize', [None, 'nf4'])
+@pytest.mark.parametrize('quantization', [None, 'nf4'])
 @pytest.mark.parametrize('change,says', [(dict(num_hidden_layers=4), r'model.layers.2.input_layernorm.weight is missing, and so on for 18 weights'),
                                          (dict(intermediate_size=192), r'model.layers.0.mlp.down_proj.weight has shape \[64, 128\], and config.json wants \[64, 192\]'),
                                          (dict(tie_word_embeddings=False), r'lm_head.weight is missing; copy')])
-def test_weights_that_would_stay_random(base, tmp_path, quantize, change, says):
+def test_weights_that_would_stay_random(base, tmp_path, quantization, change, says):
     shutil.copytree(base, tmp_path/'m')
     (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text())|change))
-    with pytest.raises(StudentError, match=says): Student(tmp_path/'m', quantize=quantize).load_base()
+    with pytest.raises(StudentError, match=says): Student(tmp_path/'m', quantization=quantization).load_base()
 
 
 @pytest.mark.parametrize('kind', ['bert', 't5', 'vit'])
@@ -157,9 +157,9 @@ def test_models_that_do_not_write(base, tmp_path, kind):
 
 def test_loading_an_adapter_first_is_silent(base, tmp_path):
     "A resumed run loads an adapter before it trains, so this is where the training libraries are first imported"
-    for how in (dict(), dict(quantize='nf4')):
-        s = Student(base, lora=4, steps=1, **how); s.train(ROWS); s.save(out := tmp_path/f'a{len(how)}')
-        code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora=4, **{how}).load(sys.argv[2])"
+    for how in (dict(), dict(quantization='nf4')):
+        s = Student(base, lora_r=4, max_steps=1, **how); s.train(ROWS); s.save(out := tmp_path/f'a{len(how)}')
+        code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora_r=4, **{how}).load(sys.argv[2])"
         done = subprocess.run([sys.executable, '-c', code, str(base), str(out)], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
@@ -176,25 +176,25 @@ def test_memory_runs_out(learnt, monkeypatch):
         if len(ids) > 2: raise torch.OutOfMemoryError('CUDA out of memory')
         return real(self, ids, options, *noisy)
     monkeypatch.setattr(Decoder, 'choose', choose)
-    monkeypatch.setattr(learnt, 'eval_batch_size', 64)
-    assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 2, 2, 2] and learnt.eval_batch_size == 2
+    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', 64)
+    assert [a.text for a in learnt.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 2, 2, 2] and learnt.per_device_eval_batch_size == 2
     sizes.clear()
-    monkeypatch.setattr(learnt, 'eval_batch_size', None)
-    assert [a.text for a in learnt.answer([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 2, 2, 2] and learnt.eval_batch_size is None  # found anew next time
+    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', None)
+    assert [a.text for a in learnt.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 2, 2, 2] and learnt.per_device_eval_batch_size is None  # found anew next time
     monkeypatch.setattr(Decoder, 'choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
-    with pytest.raises(StudentError, match='smaller max_length'): learnt.answer([ROWS[0][0]], [LABELS])
+    with pytest.raises(StudentError, match='smaller max_length'): learnt.generate([ROWS[0][0]], [LABELS])
 
 
 def test_kept_keys_and_values_change_no_answer(learnt, monkeypatch):
     "Choices several levels deep, options of different depth in a batch: the same as when the prompt is read again each time"
     deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
     prompts, options = [p for p,_ in ROWS]*3, [deep]*6+[LABELS]*6+[(' A', ' AC', ' ACE')]*6
-    kept, forwards, real = learnt.answer(prompts, options), learnt.last['forwards'], Decoder.logits
+    kept, forwards, real = learnt.generate(prompts, options), learnt.last['forwards'], Decoder.logits
     again = lambda self, ids, cache=None, seen=None, more=False: (real(self, ids)[0], None, None)
     monkeypatch.setattr(Decoder, 'logits', again)
-    assert learnt.answer(prompts, options) == kept
+    assert learnt.generate(prompts, options) == kept
     assert learnt.last['forwards'] == forwards
 
 
@@ -205,15 +205,15 @@ def test_sliding_windows_are_read_again(base, tmp_path):
     torch.manual_seed(1)
     MistralForCausalLM(MistralConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, sliding_window=4, eos_token_id=0)).save_pretrained(tmp_path/'m')
-    s = Student(tmp_path/'m', lora=None)
+    s = Student(tmp_path/'m', lora_r=None)
     deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
     prompts = [p for p,_ in ROWS]
-    assert s.answer(prompts, [deep]*6) == [s.answer([p], [deep])[0] for p in prompts]
+    assert s.generate(prompts, [deep]*6) == [s.generate([p], [deep])[0] for p in prompts]
 
 
 def test_micro_batches_make_the_same_steps(base):
     "Split batches give the same weights up to rounding"
-    whole, split = (Student(base, lora=None, lr=1e-3, epochs=3, batch_size=4, micro_batch=m) for m in (None, 2))
+    whole, split = (Student(base, lora_r=None, learning_rate=1e-3, num_train_epochs=3, batch_size=4, per_device_train_batch_size=m) for m in (None, 2))
     a, b = whole.train(ROWS), split.train(ROWS)
     assert a['steps'] == b['steps'] == 6
     assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
@@ -221,15 +221,15 @@ def test_micro_batches_make_the_same_steps(base):
 
 
 def test_loss_that_explodes(base):
-    s = Student(base, lora=None, lr=1e30, steps=6)
+    s = Student(base, lora_r=None, learning_rate=1e30, max_steps=6)
     with pytest.raises(StudentError, match='smaller lr'): s.train(ROWS)
-    assert s.trained == 0 and s.weights_digest() == Student(base, lora=None).weights_digest()
+    assert s.trained == 0 and s.weights_digest() == Student(base, lora_r=None).weights_digest()
 
 
 def test_training_that_is_interrupted(base, monkeypatch):
     "After a Ctrl-C in the middle the student trains as if nothing had been"
     from trl import SFTTrainer
-    s = Student(base, lora=4, steps=4)
+    s = Student(base, lora_r=4, max_steps=4)
     s.train(ROWS)
     first = s.weights_digest()
     with monkeypatch.context() as m:
@@ -246,15 +246,15 @@ def test_bad_rows(base):
     with pytest.raises(DataError, match='training row 1.*max_length'): s.train([ROWS[0], ('q', ' word'*400)])
     with pytest.raises(DataError, match=r"training row seed.csv:9 \('q'\).*max_length"): s.train([ROWS[0], ('q', ' word'*400)], names=['seed.csv:3', 'seed.csv:9'])
     with pytest.raises(DataError, match='6 training rows but 1 names'): s.train(ROWS, names=['a'])
-    with pytest.raises(SettingError): s.train(ROWS, restart='fresh')
-    with pytest.raises(SettingError): s.train(ROWS, steps=0)
-    with pytest.raises(SettingError): s.train(ROWS, epochs=-1)
+    with pytest.raises(SettingError): s.train(ROWS, init_from='fresh')
+    with pytest.raises(SettingError): s.train(ROWS, max_steps=0)
+    with pytest.raises(SettingError): s.train(ROWS, num_train_epochs=-1)
     assert s.model is None  # none of this loaded the weights
 
 
 def test_a_very_long_prompt(learnt):
-    said = learnt.answer(['x '*50_000 + ROWS[0][0]], options=[LABELS])[0]
-    assert said.cut and said.text in LABELS
+    said = learnt.generate(['x '*50_000 + ROWS[0][0]], options=[LABELS])[0]
+    assert said.prompt_truncated and said.text in LABELS
 
 
 def test_digest_is_of_the_content(base, tmp_path):
@@ -276,7 +276,7 @@ def test_batches_follow_the_memory(learnt, monkeypatch):
         monkeypatch.setattr(psutil, 'virtual_memory', lambda: type('Memory', (), dict(available=free)))
         with monkeypatch.context() as m:
             m.setattr(Decoder, 'write', lambda self, ids, *how: (sizes.append(len(ids)), real(self, ids, *how))[1])
-            learnt.answer([p for p,_ in ROWS]*12, max_new_tokens=2)
+            learnt.generate([p for p,_ in ROWS]*12, max_new_tokens=2)
         assert max(sizes) == most and sum(sizes) == 72
 
 
@@ -292,27 +292,27 @@ def test_batches_of_other_configurations():
 def test_drawn_answers_do_not_depend_on_the_batch(base):
     "Alone, in threes, all at once and in another order; free and among options; the seed alone makes the difference"
     prompts, seeds = [p for p,_ in ROWS]*4, list(range(24))
-    s = Student(base, lora=None)
+    s = Student(base, lora_r=None)
     for options in (None, [LABELS]*24, [LABELS, ()]*12):
         said = []
         for size in (1, 3, 64):
-            s.eval_batch_size = size
-            said.append(s.answer(prompts, options, 12, temperature=.9, top_p=.95, seeds=seeds))
-        back = s.answer(prompts[::-1], options and options[::-1], 12, temperature=.9, top_p=.95, seeds=seeds[::-1])
+            s.per_device_eval_batch_size = size
+            said.append(s.generate(prompts, options, 12, temperature=.9, top_p=.95, seeds=seeds))
+        back = s.generate(prompts[::-1], options and options[::-1], 12, temperature=.9, top_p=.95, seeds=seeds[::-1])
         assert said[0] == said[1] == said[2] == back[::-1]
-        other = s.answer(prompts, options, 12, temperature=.9, top_p=.95, seeds=[s+100 for s in seeds])
+        other = s.generate(prompts, options, 12, temperature=.9, top_p=.95, seeds=[s+100 for s in seeds])
         assert sum(a != b for a,b in zip(said[0], other)) > 6
 
 
 def test_drawn_tokens_follow_the_scores(base):
     "The first token of 4000 free answers, against the softmax of the model's scores"
-    s = Student(base, lora=None)
+    s = Student(base, lora_r=None)
     with torch.no_grad():
         s.load_base()
-        p = s.model(torch.tensor(encode_prompts(s.tok, [ROWS[0][0]]))).logits[0, -1].div(.3).softmax(-1)
+        p = s.model(torch.tensor(encode_prompts(s.tokenizer, [ROWS[0][0]]))).logits[0, -1].div(.3).softmax(-1)
         draw = sampler(range(4000), .3)(p.log().mul(.3).expand(4000, -1)).argmax(-1)
-    said = s.answer([ROWS[0][0]]*4000, max_new_tokens=1, temperature=.3, seeds=range(4000))
-    want = [s.tok.decode([t]) if t not in s.ends else '' for t in draw]
+    said = s.generate([ROWS[0][0]]*4000, max_new_tokens=1, temperature=.3, seeds=range(4000))
+    want = [s.tokenizer.decode([t]) if t not in s.ends else '' for t in draw]
     assert sum(c.text == w for c,w in zip(said, want)) > 3990  # the same draws up to rounding
     expected, got = p*4000, draw.bincount(minlength=len(p))
     often = expected > 5
@@ -321,33 +321,33 @@ def test_drawn_tokens_follow_the_scores(base):
 
 def test_each_is_told_in_the_callers_thread_and_stops_it(learnt, monkeypatch):
     import threading
-    monkeypatch.setattr(learnt, 'eval_batch_size', 2)
+    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', 2)
     told = []
     def each(i, c):
         told.append((i, c.text, threading.current_thread(), torch.is_grad_enabled()))
         if len(told) == 4: raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
-    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.answer([p for p,_ in ROWS], [LABELS]*6, each=each)
+    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.generate([p for p,_ in ROWS], [LABELS]*6, on_completion=each)
     assert len(told) == 4 and all(t == (i, ROWS[i][1], threading.main_thread(), True) for i,*_ in told for t in told if t[0] == i)
 
 
-@pytest.mark.parametrize('how', [dict(lora=16), dict(lora=16, quantize='nf4'), dict(lora=16, dtype='bfloat16')])
+@pytest.mark.parametrize('how', [dict(lora_r=16), dict(lora_r=16, quantization='nf4'), dict(lora_r=16, dtype='bfloat16')])
 def test_a_student_that_only_writes(base, how):
     "Answers without any training, and again after the memory was given back"
     s = Student(base, **how)
-    first = s.answer(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.answer(['a'], [LABELS])
+    first = s.generate(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.generate(['a'], [LABELS])
     s.free()
     assert s.model is None
-    assert first == (s.answer(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.answer(['a'], [LABELS]))
+    assert first == (s.generate(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.generate(['a'], [LABELS]))
     assert s.model is s._plain and s.trained == 0
 
 
 def test_special_tokens_in_rows_are_text(base):
     "A row that spells out the end token is learnt and said as it stands"
-    s = Student(base, lora=None, lr=3e-3, steps=60, batch_size=2)
+    s = Student(base, lora_r=None, learning_rate=3e-3, max_steps=60, batch_size=2)
     rows = [('say <end> twice:', ' <end><end> and <pad>'), ('say <unk>:', ' <unk> <end>')]
     s.train(rows)
-    assert s.answer([p for p,_ in rows]) == [Completion(c) for _,c in rows]
-    assert s.answer([p for p,_ in rows], [tuple(c for _,c in rows)]*2) == [Completion(c) for _,c in rows]
+    assert s.generate([p for p,_ in rows]) == [Completion(c) for _,c in rows]
+    assert s.generate([p for p,_ in rows], [tuple(c for _,c in rows)]*2) == [Completion(c) for _,c in rows]
 
 
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}\
@@ -365,50 +365,50 @@ CONTENTS = ['play some jazz', '  two\n\n', '\nrain?', '', 'ünï 🎷', ' 1 < 2 
 @pytest.mark.parametrize('kind', ['bytes', 'pieces'])
 def test_chats(base, template, kind):
     names = ['<|im_start|>', '<|im_end|>', '<|start|>', '<|stop|>', '<|eot|>', '<turn>', '<s>']
-    if kind == 'bytes': tok = AutoTokenizer.from_pretrained(base)
+    if kind == 'bytes': tokenizer = AutoTokenizer.from_pretrained(base)
     else:  # words with a space before them, and a space before the text
         t = Tokenizer(models.Unigram([('<unk>', 0.), ('</s>', 0.), *[(n, 0.) for n in names], *[(chr(c), -5.) for c in range(33, 127)],
                                       ('▁', -3.), ('\n', -3.), ('▁some', -4.), ('s>', -4.), ('user', -4.)], unk_id=0))
         t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace(prepend_scheme='first'), decoders.Metaspace(prepend_scheme='first')
-        tok = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='</s>', unk_token='<unk>')
-    tok.add_special_tokens(dict(bos_token='<s>', extra_special_tokens=names))
-    tok.chat_template = template
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='</s>', unk_token='<unk>')
+    tokenizer.add_special_tokens(dict(bos_token='<s>', extra_special_tokens=names))
+    tokenizer.chat_template = template
     system = template != GEMMA
     roles = ['system']*system + ['user', 'assistant', 'user']
     chats = [[dict(role=r, content=CONTENTS[(i+k) % 6]) for k,r in enumerate(roles)] for i in range(6)]
-    plain = [tok.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False) for c in chats]
-    assert encode_chats(tok, chats) == plain
-    specials, n = set(tok.convert_tokens_to_ids(names+[tok.eos_token])), len(tok)
-    bad = [[dict(m, content=m['content'].strip()+'<|eot|>'+''.join(names)+' '+tok.eos_token+'!') for m in c] for c in chats]
-    for ids, clean, c in zip(encode_chats(tok, bad), plain, bad):  # no special token more than the template's own
+    plain = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False) for c in chats]
+    assert encode_chats(tokenizer, chats) == plain
+    specials, n = set(tokenizer.convert_tokens_to_ids(names+[tokenizer.eos_token])), len(tokenizer)
+    bad = [[dict(m, content=m['content'].strip()+'<|eot|>'+''.join(names)+' '+tokenizer.eos_token+'!') for m in c] for c in chats]
+    for ids, clean, c in zip(encode_chats(tokenizer, bad), plain, bad):  # no special token more than the template's own
         assert [i for i in ids if i in specials] == [i for i in clean if i in specials] and max(ids) < n
-        if kind == 'bytes': assert tok.decode(ids, clean_up_tokenization_spaces=False) == tok.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
-    assert encode_chats(tok, [chats[0], bad[0]])[0] == plain[0] and len(tok) == n
+        if kind == 'bytes': assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
+    assert encode_chats(tokenizer, [chats[0], bad[0]])[0] == plain[0] and len(tokenizer) == n
     if system: return
     asked = [dict(role='system', content='Be brief.'), *chats[0]]
     folded = [dict(role='user', content='Be brief.\n\n'+chats[0][0]['content']), *chats[0][1:]]
-    assert encode_chats(tok, [asked]) == encode_chats(tok, [folded]) and asked[1] == chats[0][0]
-    with pytest.raises(StudentError, match='refuses messages of user, user: roles must alternate'): encode_chats(tok, [[chats[0][0]]*2])
+    assert encode_chats(tokenizer, [asked]) == encode_chats(tokenizer, [folded]) and asked[1] == chats[0][0]
+    with pytest.raises(StudentError, match='refuses messages of user, user: roles must alternate'): encode_chats(tokenizer, [[chats[0][0]]*2])
 
 
 def test_answering_a_chat(learnt, base):
     "The ends of a chat model, its own template, and a system message that the template refuses"
-    s = Student(base, lora=None)
-    s.tok.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}{% endfor %}\nIntent:"
+    s = Student(base, lora_r=None)
+    s.tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}{% endfor %}\nIntent:"
     s.load_base()
     s.model.load_state_dict(learnt.model.state_dict())
     chats = [[dict(role='user', content=p.split('\n')[0])] for p,_ in ROWS]
-    assert s.answer(chats, max_new_tokens=12) == [Completion(c) for _,c in ROWS]
-    assert s.answer(chats, [LABELS]*6) == [Completion(c) for _,c in ROWS]
+    assert s.generate(chats, max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    assert s.generate(chats, [LABELS]*6) == [Completion(c) for _,c in ROWS]
     asked = [[dict(role='system', content='Be brief.'), *c] for c in chats]
-    assert s.answer(asked, max_new_tokens=12) == s.answer(['Be brief.\n\n'+p for p,_ in ROWS], max_new_tokens=12)
-    with pytest.raises(DataError, match='in two calls'): s.answer([chats[0], 'a'])
+    assert s.generate(asked, max_new_tokens=12) == s.generate(['Be brief.\n\n'+p for p,_ in ROWS], max_new_tokens=12)
+    with pytest.raises(DataError, match='in two calls'): s.generate([chats[0], 'a'])
 
 
 def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
     "TensorBoard's files of two trainings, in folders named after them; nothing is left in the environment"
     monkeypatch.chdir(tmp_path)
-    student = Student(mini_base(), lora=None, steps=10, report_to='tensorboard')
+    student = Student(mini_base(), lora_r=None, max_steps=10, report_to='tensorboard')
     for r in range(2): student.train([('a', ' b')]*4, label=f'round {r} training')
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('events.*'))
     assert [f.rsplit('/', 1)[0] for f in files] == ['tensorboard/round_0_training', 'tensorboard/round_1_training']

@@ -28,7 +28,7 @@ TASK = mini_task('mini-gsm', n_seed=24, n_test=8)
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', 'report.svg', '.lock'}  # seconds are in these
 
 
-def asked(n, task=TASK): return [Request(task.seed[i%len(task.seed)], None, 1, i//len(task.seed)) for i in range(n)]
+def asked(n, task=TASK): return [Request(task.seed_rows[i%len(task.seed_rows)], None, 1, i//len(task.seed_rows)) for i in range(n)]
 
 
 def api(url, **settings): return APITeacher('stub', url, **dict(prompt=SHORT, form='json') | settings)
@@ -216,7 +216,7 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
         heard.append(str(headers))
         return status, dict(error=dict(message=f'Refused: {headers["authorization"]} {headers["x-team"]}.', type='invalid_request_error', code=None))
     with Answering(refuse) as s:
-        run = make_run(tmp_path/'run', s.url, form='auto', **given)
+        run = make_run(tmp_path/'run', s.url, response_format='auto', **given)
         with pytest.raises(TeacherError) as e: run.fit()
         n = len(s.requests)
     assert heard and all(secret in h for h in heard) and n <= 8
@@ -251,7 +251,7 @@ def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
 
 def test_nothing_is_left_behind(tmp_path):
     with Stub(always=401) as s:
-        teacher = api(s.url, form='auto').open(tmp_path)
+        teacher = api(s.url, response_format='auto').open(tmp_path)
         loop = teacher._loop.loop
         with pytest.raises(TeacherError): list(teacher.write(TASK, asked(100), []))
         teacher.close()
@@ -291,7 +291,7 @@ def test_too_long(share, tmp_path):
 
 def test_too_long_in_a_run(tmp_path):
     parts = api('http://127.0.0.1:9/v1').prompt_of(TASK)
-    sizes = sorted(n_words(messages(TASK, Request(r, None, 1), [], parts, 'json')) for r in TASK.seed)
+    sizes = sorted(n_words(messages(TASK, Request(r, None, 1), [], parts, 'json')) for r in TASK.seed_rows)
     too_long = sum(x > sizes[16] for x in sizes)
     with Stub(context=sizes[16]) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, prompt=SHORT | dict(error=False)).fit(verbose=False)
     assert 0 < too_long < 24 and run.rounds[0]['rejected']['too long for the teacher'] == too_long
@@ -368,7 +368,7 @@ def test_a_run_with_odd_replies(form, tmp_path):
     "Half of the replies are odd: every candidate is the row that was sent, or has a documented reason, and no training row is odd"
     task = mini_task('mini-gsm', n_seed=200, n_test=4)
     with Stub(odd=.5) as s:
-        run = make_run(tmp_path/'run', s.url, task, form=form, select='all', rounds=1, concurrency=32).fit(verbose=False)
+        run = make_run(tmp_path/'run', s.url, task, response_format=form, select='all', rounds=1, concurrency=32).fit(verbose=False)
         odd = s.stats()['odd']
     kept, lines = kept_replies(tmp_path/'run'), read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
     assert len(lines) == 200 == len(kept) and set(odd) == set(ODD) and run.final['stopped'] == 'rounds done'
@@ -503,36 +503,36 @@ def test_max_seconds(tmp_path):
 
 def test_rate_limits(tmp_path, monkeypatch):
     "A server that admits 20 requests in 0.6 s: told by its 429, and with the client's own limit not even once"
-    with Stub(rpm=20, window=.6) as s:
+    with Stub(requests_per_minute=20, window=.6) as s:
         found, spent = write(tmp_path/'r', s.url, 60, retries=30, concurrency=32)
         stats = s.stats()
     assert all(c.row for c in found.values()) and stats['limited'] > 0 and stats['paid'] == stats['paid'] | dict(once=60, more=0)
     assert stats['times']['last'] - stats['times']['first'] >= 1.2 and spent.lost_tokens == 0
-    class Quick(client_module.Pace):
+    class Quick(client_module.RateLimiter):
         def __init__(self, most): super().__init__(most, 1.8)
-    monkeypatch.setattr(client_module, 'Pace', Quick)
-    with Stub(rpm=20, window=.6) as s:
-        write(tmp_path/'s', s.url, 60, rpm=20, concurrency=32)
+    monkeypatch.setattr(client_module, 'RateLimiter', Quick)
+    with Stub(requests_per_minute=20, window=.6) as s:
+        write(tmp_path/'s', s.url, 60, requests_per_minute=20, concurrency=32)
         stats = s.stats()
     assert stats['limited'] == 0 and stats['requests'] == 60 and 3.4 <= stats['times']['last'] - stats['times']['first'] <= 9
 
 
 def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
-    class Quick(client_module.Pace):
+    class Quick(client_module.RateLimiter):
         def __init__(self, most): super().__init__(most, 1.8)   # a busy machine may be a second late
-    monkeypatch.setattr(client_module, 'Pace', Quick)
-    with Stub(rpm=20, window=.6, faults=.03, only='429-after-date') as s:
-        write(tmp_path/'s', s.url, 80, rpm=20, concurrency=64, retries=30)
+    monkeypatch.setattr(client_module, 'RateLimiter', Quick)
+    with Stub(requests_per_minute=20, window=.6, faults=.03, only='429-after-date') as s:
+        write(tmp_path/'s', s.url, 80, requests_per_minute=20, concurrency=64, retries=30)
         assert s.stats()['faults']['429-after-date'] > 0
         assert s.stats()['limited'] == 0
 
 
 def test_a_price_that_is_not_known(tmp_path):
     with Stub() as s:
-        with pytest.raises(SettingError, match=r'--price IN,OUT'): make_run(tmp_path/'run', s.url, max_usd=1.)
+        with pytest.raises(SettingError, match=r'--teacher.price IN,OUT'): make_run(tmp_path/'run', s.url, max_usd=1.)
         assert s.stats()['requests'] == 0 and not (tmp_path/'run').exists()
         write(tmp_path/'r', s.url, 3)  # three replies without a price
-        with pytest.raises(SettingError, match='--price IN,OUT'): write(tmp_path/'r', s.url, 3, max_usd=1.)
+        with pytest.raises(SettingError, match='--teacher.price IN,OUT'): write(tmp_path/'r', s.url, 3, max_usd=1.)
 
 
 def test_a_price_that_is_not_known_without_the_loop(tmp_path):
@@ -559,7 +559,7 @@ def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
 def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
     with Stub() as s:
         for cap in (30, 45, 45, 500):
-            run = make_run(tmp_path/'run', s.url, rounds=1, select='all', form='text', max_requests=cap, dials=dict(verify=2)).fit(verbose=False)
+            run = make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, dials=dict(num_verifications=2)).fit(verbose=False)
             verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
             assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
             assert (cap < 500) == (verdicts['not asked'] > 0)
@@ -571,7 +571,7 @@ def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
 
 # The loop
 
-STUDENT = dict(epochs=1)
+STUDENT = dict(num_train_epochs=1)
 
 
 class Late(APITeacher):
@@ -597,7 +597,7 @@ def whole(tmp_path_factory):
         if (form, select) not in made:
             out = tmp_path_factory.mktemp('whole')/'run'
             with Stub(schema='yes' if form == 'json' else 'ignore') as s:
-                run = make_run(out, s.url, form=form, select=select, dials=dict(folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+                run = make_run(out, s.url, response_format=form, select=select, dials=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
                 made[form, select] = out, s.stats()
             assert run.final['stopped'] == 'rounds done' and all(m['kept'] > 5 for m in run.rounds[:2])
         return made[form, select]
@@ -611,13 +611,13 @@ def test_the_same_results_however_it_is_asked(form, whole, tmp_path, quick, monk
     want, schema = content(out), 'yes' if form == 'json' else 'ignore'
     assert any(k.endswith('candidates.jsonl') for k in want) and 'final.json' in want
     with Stub(schema=schema, jitter=.02) as s:
-        make_run(tmp_path/'one', s.url, form=form, concurrency=1).fit(verbose=False)
-        make_run(tmp_path/'many', s.url, form=form, concurrency=32).fit(verbose=False)
+        make_run(tmp_path/'one', s.url, response_format=form, concurrency=1).fit(verbose=False)
+        make_run(tmp_path/'many', s.url, response_format=form, concurrency=32).fit(verbose=False)
         s.reset()
-        make_run(tmp_path/'late', s.url, form=form, kind=Late).fit(verbose=False)
+        make_run(tmp_path/'late', s.url, response_format=form, kind=Late).fit(verbose=False)
         assert s.stats()['requests'] == stats['requests']
     with Stub(schema=schema, faults=.3, drip=.1) as s:
-        make_run(tmp_path/'faults', s.url, form=form, retries=30).fit(verbose=False)
+        make_run(tmp_path/'faults', s.url, response_format=form, max_retries=30).fit(verbose=False)
         assert len(s.stats()['faults']) >= 6
     for name in ('one', 'many', 'late', 'faults'): assert content(tmp_path/name) == want, name
 
@@ -627,7 +627,7 @@ def test_streaming_starts_before_the_student_has_answered(tmp_path, monkeypatch)
     seen = []
     with Stub() as s:
         run = make_run(tmp_path/'run', s.url, rounds=1)
-        run.student.eval_batch_size = 4
+        run.student.per_device_eval_batch_size = 4
         real = LLM2LLM._ask
         def ask(self, *args, **kwargs):
             found = real(self, *args, **kwargs)
@@ -644,7 +644,7 @@ def test_other_rules(select, whole, tmp_path):
     out, stats = whole('json', select)
     with Stub(jitter=.02) as s:
         make_run(tmp_path/'run', s.url, select=select, concurrency=1, kind=Late if select == 'crossfit' else APITeacher,
-                 dials=dict(folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+                 dials=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
         assert s.stats()['requests'] == stats['requests'] and s.stats()['paid']['more'] == 0
     assert content(tmp_path/'run') == content(out)
 
@@ -668,7 +668,7 @@ def _quiet():
 
 def _fit(folder, url, form):
     _quiet()
-    make_run(folder, url, form=form, retries=30).fit(verbose=False)
+    make_run(folder, url, response_format=form, max_retries=30).fit(verbose=False)
 
 
 def kill_after(start, folder, marks, seed, slack=.15):
@@ -849,9 +849,9 @@ class Watched(LocalTeacher):
 
 def local_run(folder, chat):
     student = mini_student('mini-intent', **STUDENT)
-    teacher = Watched(chat, prompt=WORDS, temperature=.7, reply_tokens=48, batch_size=4)
+    teacher = Watched(chat, prompt=WORDS, temperature=.7, max_completion_tokens=48, batch_size=4)
     teacher.student = student
-    return LLM2LLM(INTENT, student, teacher, folder, rounds=2, select='random', verify=1, only_wrong=True, near=None)
+    return LLM2LLM(INTENT, student, teacher, folder, rounds=2, select='random', num_verifications=1, only_wrong=True, near_duplicate_threshold=None)
 
 
 def _fit_local(folder, chat):
@@ -906,14 +906,14 @@ def served(chat, tmp_path_factory):
 
 def test_a_real_server(served, chat, tmp_path):
     from llm2llm.report.report import write_report
-    teacher = APITeacher(str(chat), served, prompt=WORDS, temperature=.7, reply_tokens=48, concurrency=4)
-    run = LLM2LLM(INTENT, mini_student('mini-intent', **STUDENT), teacher, tmp_path/'run', rounds=1, select='all', near=None).fit(verbose=False)
+    teacher = APITeacher(str(chat), served, prompt=WORDS, temperature=.7, max_completion_tokens=48, concurrency=4)
+    run = LLM2LLM(INTENT, mini_student('mini-intent', **STUDENT), teacher, tmp_path/'run', rounds=1, select='all', near_duplicate_threshold=None).fit(verbose=False)
     lines = read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
     assert run.final['stopped'] == 'rounds done' and len(lines) == 14
     assert run.rounds[0]['kept'] > 3, Counter(c['verdict'] for c in lines)
     assert run.rounds[0]['prompt_tokens'] > 0 and run.rounds[0]['completion_tokens'] > 0
     assert form_of(tmp_path/'run') == 'text'
-    assert {r.parent for r in run.rows() if r.round} <= {r.id for r in INTENT.seed} and all(r.answer in INTENT.labels for r in run.rows())
+    assert {r.parent_id for r in run.rows() if r.round} <= {r.id for r in INTENT.seed_rows} and all(r.answer in INTENT.labels for r in run.rows())
     path = write_report(tmp_path/'run')
     text = '\n'.join(p.read_text() for p in (tmp_path/'run').glob('report.*'))
     assert 'mini-intent' in text and path

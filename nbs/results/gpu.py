@@ -32,12 +32,12 @@ def make_base(shape, folder, device):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     t = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(['<end>', '<pad>', *alphabet])}, merges=[]))
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tok = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<end>', pad_token='<pad>')
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<end>', pad_token='<pad>')
     with torch.device(device):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, eos_token_id=0, bos_token_id=None), dtype=torch.bfloat16 if device=='cuda' else torch.float32)
     model.save_pretrained(folder)
-    tok.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -70,18 +70,18 @@ def peak():
 
 def student(base, device, length, batch, **how):
     from llm2llm.student.student import Student
-    return Student(base, quantize='nf4', lora=8, batch_size=batch, max_length=length, device=device, **how)
+    return Student(base, quantization='nf4', lora_r=8, batch_size=batch, max_length=length, device=device, **how)
 
 
-def train_ours(base, device, length, batch, steps, liger):
+def train_ours(base, device, length, batch, steps, use_liger_kernel):
     from llm2llm.student.models import own_rng, quiet
-    s = student(base, device, length, batch, liger=liger or None if liger else False)
+    s = student(base, device, length, batch, use_liger_kernel=use_liger_kernel or None if use_liger_kernel else False)
     s.load_base()
     clock = Clock()
     with quiet(), own_rng(0):
         s._fresh_adapter()
         s._fit(rows_of(batch*steps, length), steps, 0, clock)
-    return clock, dict(attention='flash' if s.flash else 'sdpa', checkpointing=s.checkpointing)
+    return clock, dict(attention='flash' if s.flash else 'sdpa', activation_checkpointing=s.activation_checkpointing)
 
 
 def callback(clock):
@@ -117,11 +117,11 @@ def train_unsloth(base, device, length, batch, steps):
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
     import torch
-    model, tok = FastLanguageModel.from_pretrained(str(base), max_seq_length=length, load_in_4bit=True, dtype=torch.bfloat16)
+    model, tokenizer = FastLanguageModel.from_pretrained(str(base), max_seq_length=length, load_in_4bit=True, dtype=torch.bfloat16)
     model = FastLanguageModel.get_peft_model(model, r=8, lora_alpha=16, lora_dropout=0, bias='none', use_gradient_checkpointing='unsloth', target_modules=['q_proj','k_proj','v_proj','o_proj','gate_proj','up_proj','down_proj'])
     args = TrainingArguments(output_dir=str(Path(base).parent/'unsloth'), max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-4, bf16=True, optim='paged_adamw_8bit', report_to='none', save_strategy='no', logging_steps=steps, disable_tqdm=True)
     clock = Clock()
-    Trainer(model=model, args=args, train_dataset=Dataset.from_list(rows_of(batch*steps, length)), callbacks=[callback(clock)], data_collator=DataCollatorForSeq2Seq(tok, padding=True)).train()
+    Trainer(model=model, args=args, train_dataset=Dataset.from_list(rows_of(batch*steps, length)), callbacks=[callback(clock)], data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True)).train()
     return clock, {}
 
 
@@ -139,16 +139,16 @@ def measure_answers(base, device, way, n=256, new=64):
     prompts = [''.join(r.choice('abcdefgh ') for _ in range(r.randint(20, 300))) for _ in range(n)]
     s = student(base, device, 300+new+8, 1, continuous=way=='ours, continuous')
     s.load_base()
-    s.ends = [s.tok.convert_tokens_to_ids('<pad>')]
+    s.ends = [s.tokenizer.convert_tokens_to_ids('<pad>')]
     s.model.generation_config.eos_token_id = s.ends
-    run = lambda: s.answer(prompts, max_new_tokens=new)
+    run = lambda: s.generate(prompts, max_new_tokens=new)
     if way.startswith('unsorted'):
         from llm2llm.student.decoding import Decoder
-        ids = [i for i in s.tok(prompts)['input_ids']]
+        ids = [i for i in s.tokenizer(prompts)['input_ids']]
         def run():
-            d = Decoder(s.model, s.tok, s.ends)
+            d = Decoder(s.model, s.tokenizer, s.ends)
             with torch.no_grad(), quiet(): return [a for i in range(0, n, 64) for a in d.write(ids[i:i+64], new)]
-    s.answer(prompts[:8], max_new_tokens=4)
+    s.generate(prompts[:8], max_new_tokens=4)
     sync(); start = time.perf_counter()
     assert len(run()) == n
     sync(); seconds = time.perf_counter()-start
@@ -163,7 +163,7 @@ def measure_round(base, device, folder, data):
     from llm2llm.store.folder import read_jsonl
     from llm2llm.teachers.pool import PoolTeacher
     task = load_task('gsm8k', data, n_seed=74) if data else mini_task('mini-gsm', n_seed=74, n_test=1)
-    s = student(base, device, 512 if data else 256, 4, epochs=3)
+    s = student(base, device, 512 if data else 256, 4, num_train_epochs=3)
     start = time.perf_counter()
     LLM2LLM(task, s, PoolTeacher() if data else MiniTeacher(), folder, rounds=1, decontaminate=False).fit(verbose=False)
     phases = [dict(phase=l['phase'], seconds=l['seconds'], **l.get('memory', {})) for l in read_jsonl(Path(folder)/'log.jsonl') if 'phase' in l]
@@ -174,7 +174,7 @@ def planned(base, length, batch):
     "What the planner says of the same"
     from llm2llm.student.models import read_config
     from llm2llm.student.memory import plan
-    return plan(read_config(base), quantize='nf4', lora=8, micro_batch=batch, max_length=length, batch_size=batch).as_dict()
+    return plan(read_config(base), quantization='nf4', lora_r=8, per_device_train_batch_size=batch, max_length=length, batch_size=batch).as_dict()
 
 
 def jobs(shapes):

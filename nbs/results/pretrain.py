@@ -9,7 +9,7 @@ mini_base.ipynb shows the parts at work; bases.ipynb trains the bases of the oth
 import json,math,re,time
 from functools import lru_cache
 from pathlib import Path
-from llm2llm.core import SettingError, check_whole, progress, rng
+from llm2llm.core import SettingError, check_int, progress, rng
 from llm2llm.mini.mini import HE, HOLDERS, NAMED_KINDS, OPERATIONS, SHE, SYLLABLES, THINGS, fill, made_up_name, mini_base, problem
 from llm2llm.store.folder import check_target
 
@@ -93,12 +93,12 @@ _number_merges = [(a, b) for a in _digits for b in _digits] + [('Ġ', a) for a i
 def _bpe_merges(texts, vocab, split):
     "The vocabulary and merges that BPE learns from `texts` without their numbers"
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = split
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = split
     trainer = trainers.BpeTrainer(vocab_size=vocab-len(_number_merges), special_tokens=SPECIAL, show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    tok.train_from_iterator((re.sub(r' ?\d+', '', t) for t in texts), trainer)
-    model = json.loads(tok.to_str())['model']
+    tokenizer.train_from_iterator((re.sub(r' ?\d+', '', t) for t in texts), trainer)
+    model = json.loads(tokenizer.to_str())['model']
     return sorted(model['vocab'], key=model['vocab'].get), [tuple(m) for m in model['merges']]
 
 
@@ -109,20 +109,20 @@ def make_tokenizer(
     "A byte-level BPE in which every whole number below 100 is one token"
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    check_whole('vocab', vocab, 500)
+    check_int('vocab', vocab, 500)
     split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), 'isolated'), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     learned,merges = _bpe_merges(texts, vocab, split)
     words = list(dict.fromkeys([*learned, *(a+b for a,b in _number_merges)]))
-    tok = Tokenizer(models.BPE({w:i for i,w in enumerate(words)}, _number_merges+merges))
-    tok.pre_tokenizer,tok.decoder = split,decoders.ByteLevel()
-    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    tok.post_processor = processors.TemplateProcessing(single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', SPECIAL.index('<s>'))])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>', bos_token='<s>', eos_token='</s>', padding_side='left',
+    tokenizer = Tokenizer(models.BPE({w:i for i,w in enumerate(words)}, _number_merges+merges))
+    tokenizer.pre_tokenizer,tokenizer.decoder = split,decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.post_processor = processors.TemplateProcessing(single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', SPECIAL.index('<s>'))])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token='<pad>', bos_token='<s>', eos_token='</s>', padding_side='left',
                                    model_max_length=512, clean_up_tokenization_spaces=False)
 
 
 def blocks(
-    tok,           # a tokenizer
+    tokenizer,           # a tokenizer
     texts,         # endless iterator of texts
     batch:int=42,  # blocks
     length:int=96, # tokens a block
@@ -132,22 +132,22 @@ def blocks(
     ids = []
     while True:
         while len(ids) < batch*length:
-            for text_ids in tok([next(texts) for _ in range(200)], verbose=False)['input_ids']: ids += [*text_ids, tok.eos_token_id]
+            for text_ids in tokenizer([next(texts) for _ in range(200)], verbose=False)['input_ids']: ids += [*text_ids, tokenizer.eos_token_id]
         now,ids = ids[:batch*length], ids[batch*length:]
         yield torch.tensor(now).view(batch, length)
 
 
 def tiny_llama(
-    tok,            # its tokenizer
+    tokenizer,            # its tokenizer
     hidden:int=96,  # width
     layers:int=3,   # blocks
     heads:int=4,    # attention heads
 ):                  # a Llama with random weights
     "An untrained model"
     from transformers import LlamaConfig, LlamaForCausalLM
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads, intermediate_size=hidden*8//3, tie_word_embeddings=True, initializer_range=.5/hidden**.5,
-        max_position_embeddings=512, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
+        max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
 
 
 def _endless(texts, seed):
@@ -185,16 +185,16 @@ def pretrain(
     check_target(folder, 'folder')
     start,threads,loss = time.perf_counter(),torch.get_num_threads(),[]
     if texts is not None: texts = list(texts)
-    tok = make_tokenizer(vocabulary_texts(seed) if texts is None else texts, vocab)
-    data = blocks(tok, corpus('base', seed) if texts is None else _endless(texts, seed), batch, length)
+    tokenizer = make_tokenizer(vocabulary_texts(seed) if texts is None else texts, vocab)
+    data = blocks(tokenizer, corpus('base', seed) if texts is None else _endless(texts, seed), batch, length)
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]), progress(check_whole('steps', steps, 1), 'training the base', 'step') as bar:
+        with torch.random.fork_rng(devices=[]), progress(check_int('steps', steps, 1), 'training the base', 'step') as bar:
             torch.manual_seed(seed)
-            model = tiny_llama(tok, hidden, layers, heads)
+            model = tiny_llama(tokenizer, hidden, layers, heads)
             for value in _train(model, data, steps, lr or .4/hidden): loss.append(value); bar.update(1)
     finally: torch.set_num_threads(threads)
-    _save(model, tok, Path(folder))
+    _save(model, tokenizer, Path(folder))
     return dict(parameters=sum(p.numel() for p in model.parameters()), steps=steps, tokens=steps*batch*length,
                 loss=round(sum(loss[-50:])/len(loss[-50:]), 3), seconds=round(time.perf_counter()-start))
 
@@ -216,11 +216,11 @@ def _train(model, data, steps, lr):
         yield loss.item()
 
 
-def _save(model, tok, folder):
+def _save(model, tokenizer, folder):
     import torch
     from transformers.utils import logging
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try: model.to(torch.bfloat16).save_pretrained(folder)
     finally: bars and logging.enable_progress_bar()
-    tok.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

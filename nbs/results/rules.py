@@ -11,21 +11,21 @@ class Learnable(Rule):
     name, help = 'learnable', 'now right, now wrong over samples'
     words = 'that the student got right in some samples and wrong in others'
     nothing = 'nothing undecided'
-    samples = 2
+    num_return_sequences = 2
 
     def rank(self, row, evidence):
         "How far the share of wrong answers is from a half"
         drawn = evidence.drawn[row.id]
         return abs(sum(not a.correct for a in drawn)/len(drawn) - .5)
 
-    def rows(self, evidence): return [r for r in evidence.task.seed if self.rank(r, evidence) < .5]
+    def rows(self, evidence): return [r for r in evidence.task.seed_rows if self.rank(r, evidence) < .5]
 
 
 class Margin(Random):
     "The rows whose right label is least ahead of the likeliest other, as many as are wrong"
     name, help = 'margin', 'the right label least ahead'
     words = 'whose right label was least ahead'
-    kinds, samples, likelihoods = ('label',), None, True
+    kinds, num_return_sequences, likelihoods = ('label',), None, True
 
     def rank(self, row, evidence):
         "How far the right label is ahead, in nats; below 0 where it is behind"
