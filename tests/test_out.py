@@ -8,7 +8,7 @@ from llm2llm.cli import main
 from llm2llm.core import LLM2LLMError, StudentError
 from llm2llm.loop.loop import LLM2LLM
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
-from llm2llm.store.folder import RunFolder, whole, write_text
+from llm2llm.store.folder import StageFolder, whole, write_text
 from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
@@ -201,7 +201,7 @@ def test_a_folder_takes_the_place_of_none(tmp_path):
     (tmp_path/'empty').mkdir()
     with whole(tmp_path/'empty') as p: p.mkdir(), (p/'a').write_text('1')
     assert listed(tmp_path/'empty') == dict(a=b'1')
-    folder = RunFolder(tmp_path/'run')
+    folder = StageFolder(tmp_path/'run')
     def student(text): return lambda p: (p.mkdir(), (p/'weights').write_text(text))
     with folder.open():
         folder.claim(dict(seed=0))

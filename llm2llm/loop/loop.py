@@ -17,7 +17,8 @@ from .dials import LoopConfig, budget_of, deal, prompts, requests, shots
 from .rules import Evidence
 from ..tasks.filters import Filter, reason
 from ..teachers.replies import Replies
-from ..store.folder import RunFolder, commit, content_digest, machine, read_jsonl, versions, write_json, write_jsonl
+from ..store.folder import commit, content_digest, machine, read_jsonl, versions, write_json, write_jsonl
+from ..store.records import RunFolder
 from ..tasks.task import Rows, Task
 from ..teachers.teacher import Candidate, Request, Teacher
 
@@ -84,7 +85,7 @@ def _teaching(self:LLM2LLM)->AbstractContextManager:
 def settings(self:LLM2LLM)->dict[str,object]: # JSON-able
     "Everything that makes the run's results"
     task = self.task
-    rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}
+    rows = {name: len(rows) for name,rows in task.splits.items()}
     about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels), **rows,
                  rows=digest(task.seed_rows, task.dev, task.test, task.pool), notes=list(task.notes))
     rule = self.dials.rule
@@ -332,7 +333,7 @@ def _round(self:LLM2LLM, r, rows, counts):
     said,prefetch,more = {},self._prefetch(r, rows, counts),r < self.n_rounds
     for split in [*(('dev', 'seed') if self.dials.early_stopping_patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
         hear = prefetch if split=='seed' and more and not self.dials.rule.crossfit else None
-        if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
+        if held := self.task.splits[split]: said[split] = self._answers(r, student, split, held, rows, hear)
         if split=='dev' and self.dials.early_stopping_patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
     m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.rule.name,
@@ -413,7 +414,7 @@ def _run(self:LLM2LLM, verbose):
     with self.folder.open():
         self.folder.claim(self.settings(), versions(), record=('task.notes', 'rule.made_by'))
         self.folder.log(once=True, commit=commit(), machine=machine())
-        for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', getattr(self.task, split))
+        for split in ('seed', 'dev'): write_jsonl(self.folder/f'{split}.jsonl', self.task.splits[split])
         if verbose and (found := self._found()): print(found, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True

@@ -90,7 +90,7 @@ def _again(record, r, student, task):
     loop,out = LLM2LLM(task, student, output_dir=record.path, protocol=record.settings['protocol'], seed=record.seed),{}
     for split in ('seed', 'dev', 'test'):
         file = record.path/f'round_{r:02}'/('answers.jsonl' if split=='seed' else f'{split}_answers.jsonl')
-        if not (rows := getattr(task, split)) or not file.exists(): continue
+        if not (rows := task.splits[split]) or not file.exists(): continue
         old,new = {d['id']: answer(d) for d in read_jsonl(file)},loop._ask(rows, _trained_on(record, r), names=(r, split))
         out[split] = dict(run=counts(old.values()), exported=counts(new), differ=sum(a.completion != old[a.id].completion for a in new))
     return out
@@ -184,7 +184,7 @@ def export(
     student = _student(record, source, base, dtype, had['quantization'] if onto=='trained' and merge else None)
     parts = ['adapter']*(had['lora_r'] is not None) + ['model']*merge
     inputs = dict(round=r, student=content_digest(source), parts=parts, dtype=dtype, onto=onto if had['quantization'] and merge else None, base=str(student.model_name_or_path) if had['lora_r'] else None,
-                  scored=[s for s in ('seed', 'dev', 'test') if getattr(task, s)] if score and merge else [])
+                  scored=[s for s in ('seed', 'dev', 'test') if task.splits[s]] if score and merge else [])
     if not (said := _there(out, inputs)):
         with whole(out) as p: said = _make(p, record, source, student, task, inputs, device)
     elif {*inputs['scored']} - {*said['inputs']['scored']}: said = _scored(out, record, student, task, said, inputs['scored'], device)   # what it was not asked yet

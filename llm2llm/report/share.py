@@ -20,7 +20,8 @@ from ..loop.loop import LLM2LLM
 from ..loop.rules import own_rules
 from .report import RunRecord,_flat,_json,read_run,summary,wilson
 from ..tables import clean, mark, markdown_table, one
-from ..store.folder import RunFolder,_link,check_target,content_digest,holds,read_jsonl,whole,write_json
+from ..store.records import RunFolder
+from ..store.folder import _link,check_target,content_digest,holds,read_jsonl,whole,write_json
 from ..tasks.task import TASKS,Task
 
 # %% ../../nbs/06_report/07_share.ipynb #f47fcd9f

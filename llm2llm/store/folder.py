@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_target', 'check_out', 'check_table', 'whole', 'write_text', 'write_json', 'write_jsonl', 'numbered_jsonl',
-           'read_jsonl', 'RunFolder', 'holds', 'versions', 'commit', 'machine', 'content_digest']
+           'read_jsonl', 'StageFolder', 'damaged', 'read_json', 'holds', 'read_head', 'versions', 'commit', 'machine',
+           'content_digest']
 
 # %% ../../nbs/01_store/00_folder.ipynb #16321288
 import os,sys,json,re,time,shutil,hashlib,errno,subprocess,tempfile
@@ -160,15 +161,15 @@ def read_jsonl(
     return [row for _,row in numbered_jsonl(path)]
 
 # %% ../../nbs/01_store/00_folder.ipynb #02c4b25e
-class RunFolder:
-    "A folder that holds one run: its settings, its stages' results and its log"
+class StageFolder:
+    "The folder of a run as the writers see it: its settings, its stages and its log"
     def __init__(self,
         path,       # the folder; made when it is opened
         siblings=(),# folders of other runs; a stage's result is taken over from there where its inputs are the same
     ): self.path,self.siblings = Path(path),siblings
 
     def __truediv__(self, name): return self.path/name
-    def __repr__(self): return f"RunFolder({str(self.path)!r})"
+    def __repr__(self): return f"StageFolder({str(self.path)!r})"
 
     @contextmanager
     def open(self):
@@ -189,18 +190,45 @@ class RunFolder:
         finally: lock.release()
 
 # %% ../../nbs/01_store/00_folder.ipynb #9cf7e089
-def _read_json(path):
-    try: return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise RunError(f"{path} is damaged ({e}); put it back, or start again in another folder") from e
+def damaged(
+    path,    # the file
+    why:str, # what is wrong with it
+)->RunError: # says what to do
+    "The error for a file of a run that cannot be read"
+    return RunError(f"{path} is damaged ({why}); put it back, or start again in another folder")
+
+def read_json(
+    path, # a file of a run
+)->dict[str,object]: # the JSON object in it
+    "The object in a JSON file; a `RunError` if it holds anything else"
+    try: value = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise damaged(path, f'not JSON: {e}') from e
+    if not isinstance(value, dict): raise damaged(path, f'a JSON object is expected, not {value!r:.40}')
+    return value
 
 def holds(
     path,    # a JSON file
-    keys:set,# names
+    keys:set[str],# names
 )->bool:     # False too where it is no JSON
     "Whether a JSON file is an object with just these keys"
-    try: value = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError): return False
-    return isinstance(value, dict) and set(value) == keys
+    try: return set(read_json(path)) == keys
+    except RunError: return False
+
+# %% ../../nbs/01_store/00_folder.ipynb #8c120d9e
+_OLDEST = (0, 5)   # the first version whose folders have today's settings
+
+def read_head(
+    path, # a run.json
+)->dict[str,dict]: # settings, and versions of the libraries that made the run
+    "What a run.json says; a `RunError` for one of llm2llm 0.4 or older"
+    head = read_json(path)
+    if not all(isinstance(head.get(k), dict) for k in ('settings', 'versions')):
+        raise damaged(path, 'it has no settings and versions')
+    made_by = str(head['versions'].get('llm2llm', ''))
+    number = re.match(r'(\d+)\.(\d+)', made_by)
+    if number and tuple(map(int, number.groups())) < _OLDEST:
+        raise RunError(f"{path}: made by llm2llm {made_by}; read it with that version, or run again in another folder")
+    return head
 
 def _flat(d, prefix=''):
     for k,v in d.items():
@@ -210,27 +238,28 @@ def _flat(d, prefix=''):
 # %% ../../nbs/01_store/00_folder.ipynb #a3fca4af
 @patch
 def claim(
-    self:RunFolder,
-    settings:dict,      # what makes the run; JSON-able, may be nested
-    versions:dict=None, # library versions, for the record
-    record:tuple=(),    # names of settings that are kept for the record and not compared
+    self:StageFolder,
+    settings:dict[str,object],     # what makes the run; JSON-able, may be nested
+    versions:dict[str,str]|None=None, # library versions, for the record
+    record:tuple[str,...]=(),      # names of settings that are kept for the record and not compared
 ):
     "Make `folder` the folder of this run, or check that it is"
     want = json.loads(json.dumps(settings, default=to_dict))
     if not (self/'run.json').exists():
         write_json(self/'run.json', dict(settings=want, versions=versions or {}))
-    have = _read_json(self/'run.json')
+    have = read_head(self/'run.json')
     old,new = dict(_flat(have['settings'])), dict(_flat(want))
     for k in [*new, *old]:
         a,b = old.get(k),new.get(k)
-        if a != b and k not in record: raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
-                                  "go on with the same settings, or choose another folder (out, --out)")
+        if a == b or k in record: continue
+        raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
+                       "resume with the same settings, or choose another folder (out, --out)")
     if versions != have['versions']: self.log(versions=versions)
 
 # %% ../../nbs/01_store/00_folder.ipynb #0a319c31
 @patch
 def log(
-    self:RunFolder,
+    self:StageFolder,
     once:bool=False,  # nothing if the log has that line already
     **fields,         # JSON-able values
 ):
@@ -285,11 +314,11 @@ def _link(src, dst):
     except OSError: shutil.copyfile(src, dst)
 
 @patch
-def _take_over(self:RunFolder, name, inputs, path):
+def _take_over(self:StageFolder, name, inputs, path):
     "Put a sibling's result of the same inputs at `path`; the sibling's name, or None if no sibling has it"
     for there in map(Path, self.siblings):
         try:
-            known = _read_json(there/'stages.json').get(name, {})
+            known = read_json(there/'stages.json').get(name, {})
             if known.get('inputs') != inputs: continue
             if (there/name).is_dir(): shutil.copytree(there/name, path, copy_function=_link)
             else: _link(there/name, path)
@@ -309,7 +338,7 @@ def _carry_over(old, new):
 
 @patch
 def stage(
-    self:RunFolder,
+    self:StageFolder,
     name:str,         # the result's place, for instance 'round_00/answers.jsonl'
     inputs,           # everything that makes the result; JSON-able
     make,             # called with a path, writes the result there
@@ -317,7 +346,7 @@ def stage(
 )->Path:              # the result's path
     "The result `name`, made now unless it is there for the same inputs"
     known = self/'stages.json'
-    done = _read_json(known) if known.exists() else {}
+    done = read_json(known) if known.exists() else {}
     out,key = self/name, digest(inputs)
     if out.exists() and done.get(name) == dict(inputs=key, content=content_digest(out)): return out
     start = time.perf_counter()

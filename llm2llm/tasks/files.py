@@ -408,7 +408,7 @@ def _own_task(rows, place, name, kind, labels, template, description):
 # %% ../../nbs/02_tasks/03_files.ipynb #a854923b
 @patch(cls_method=True)
 def from_files(cls:Task,
-    seed,                    # seed rows: a .jsonl, .csv, .tsv or .parquet file, or a DataFrame, a `Dataset` or a list of dicts
+    seed_rows,               # seed rows: a .jsonl, .csv, .tsv or .parquet file, or a DataFrame, a `Dataset` or a list of dicts
     dev=None,                # dev rows, given alike; None: hold back seed rows where they can spare it; False: no dev split
     test=None,               # test rows
     pool=None,               # further labelled rows, for the pool teacher
@@ -427,9 +427,9 @@ def from_files(cls:Task,
     if kind is not None and kind_of(kind).choices and not choices:
         raise SettingError(f"kind={kind_of(kind).name!r} needs the choices of each row: "
                            "choices=COLUMN (--choices COLUMN)")
-    paths = {s:p for s,p in dict(seed=seed, dev=dev, test=test, pool=pool).items() if p is not None and p is not False}
+    paths = {s:p for s,p in dict(seed=seed_rows, dev=dev, test=test, pool=pool).items() if p is not None and p is not False}
     splits = {s:_read(p, question, answer, choices, s) for s,p in paths.items()}
-    place,own = (seed, Path(seed).stem) if isinstance(seed, (str, Path)) else ('seed', 'own')
+    place,own = (seed_rows, Path(seed_rows).stem) if isinstance(seed_rows, (str, Path)) else ('seed', 'own')
     task,notes = _own_task(list(splits['seed'].values()), place, name or own, kind, labels, template, description)
     return _assemble(task, splits, notes, overlap=='refuse', dev is None, 'the label set that you gave' if labels is not None else 'the seed rows')
 
@@ -467,4 +467,4 @@ def _assemble(task, splits, notes, refuse, hold_back, where):
     notes += _few(task, rows['seed'])
     if 'test' not in rows: notes.append('no test file: nothing will say how good the student is on rows that no choice has seen')
     notes += _never(task, rows['seed'])
-    return replace(task, **{name:tuple(r) for name,r in rows.items()}, notes=tuple(notes))
+    return replace(task, **{('seed_rows' if name=='seed' else name):tuple(r) for name,r in rows.items()}, notes=tuple(notes))

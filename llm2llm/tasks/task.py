@@ -58,13 +58,18 @@ class Task:
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
 
     def __post_init__(self):
-        for s in ('seed', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))
+        for s in ('seed_rows', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))
         object.__setattr__(self, 'kind', kind_of(self.kind))
         self._check_template(('question', 'choices') if self.kind.choices else ('question',))
         if wrong := self.kind.check_labels(self.labels): raise DataError(f"task {self.name!r}: {wrong}")
 
     @property
-    def until(self)->str|None: # a regular expression; None: only the end token ends an answer
+    def splits(self)->dict[str,Rows]:
+        "The rows by the name of their split"
+        return dict(seed=self.seed_rows, dev=self.dev, test=self.test, pool=self.pool)
+
+    @property
+    def stop_regex(self)->str|None: # a regular expression; None: only the end token ends an answer
         "Where a free answer is complete"
         return self.kind.stop_regex
 
@@ -134,7 +139,7 @@ def check(self:Task, row:Example)->str:
 @patch
 def __repr__(self:Task)->str:
     "Name, kind and how many rows"
-    rows = ', '.join(f'{len(getattr(self, s))} {s}' for s in ('seed', 'dev', 'test', 'pool') if getattr(self, s))
+    rows = ', '.join(f'{len(rows)} {name}' for name,rows in self.splits.items() if rows)
     labels = f', {len(self.labels)} labels' if self.labels else ''
     return f"Task {self.name} ({self.kind}{labels}): {rows or 'no rows'}"
 
