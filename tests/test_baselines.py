@@ -6,7 +6,7 @@ import pytest
 from llm2llm.report.compare import compare, compare_table
 from llm2llm.grid.cells import _counts
 from llm2llm.core import Example, RunError, SettingError
-from llm2llm.loop.dials import prompts
+from llm2llm.loop.config import prompts
 from llm2llm.report.export import export
 from llm2llm.teachers.api import APITeacher
 from llm2llm.teachers.replay import ReplayTeacher

@@ -64,7 +64,7 @@ def test_only_the_student_knows_torch():
     assert not wrong
 
 
-@pytest.mark.parametrize('source,found', {'from ..core import x': 'core', 'from . import client': 'teachers.client', 'def f():\n  from llm2llm.loop.dials import D': 'loop.dials',
+@pytest.mark.parametrize('source,found', {'from ..core import x': 'core', 'from . import client': 'teachers.client', 'def f():\n  from llm2llm.loop.config import D': 'loop.dials',
                                            'import torch.nn as nn': 'torch.nn', 'from .client import (A,\n  B)': 'teachers.client', 'from llm2llm.student import distributed as d': 'student.distributed'}.items())
 def test_the_reading_of_imports(source, found, tmp_path):
     "A check that cannot fail is none"

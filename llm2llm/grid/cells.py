@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from ..core import LLM2LLMError, RunError, SettingError, check_int, digest, unknown
 from ..report.report import read_run
-from ..loop.dials import steps_behind
+from ..loop.config import steps_behind
 from ..store.folder import check_out, check_table, read_jsonl, write_json, write_jsonl, write_text
 
 # %% ../../nbs/07_grid/00_cells.ipynb #f8e92bef

@@ -25,8 +25,8 @@ class Evidence:
     answers:dict[str,Prediction]          # id to the answer that counts
     written:tuple[Example,...] = ()   # the synthetic rows so far
     counts:Counter = field(default_factory=Counter) # seed id to requests so far, in the whole run
-    drawn:dict = field(default_factory=dict)        # seed id to the answers drawn for it (`samples`)
-    likelihoods:dict = field(default_factory=dict)  # seed id to the log-probabilities of its options, in nats
+    drawn:dict[str,list[Prediction]] = field(default_factory=dict)        # seed id to the answers drawn for it (`num_return_sequences`)
+    likelihoods:dict[str,list[float]] = field(default_factory=dict)  # seed id to the log-probabilities of its options, in nats
 
     @property
     def wrong(self)->list[Example]:
@@ -111,19 +111,19 @@ def forecast(self:Rule,
 @patch
 def check(self:Rule,
     task:Task|None, # None: what the settings say alone
-    dials,          # the run's `LoopConfig`
+    config:'LoopConfig', # the run's settings
 ):
     "A `SettingError` where the rule lacks what it needs"
-    name,n = self.name,dials.num_return_sequences
+    name,n = self.name,config.num_return_sequences
     if self.num_return_sequences is None and n:
-        raise SettingError(f"samples says which rows are wrong, and select {name!r} does not ask that; "
-                           "leave samples out")
+        raise SettingError(f"num_return_sequences says which rows are wrong, and select {name!r} does not ask that; "
+                           "leave num_return_sequences out")
     if self.num_return_sequences and n < self.num_return_sequences:
         raise SettingError(f"select {name!r} compares several answers to a row; "
-                           f"give samples, for instance 8 (it is {n})")
+                           f"give num_return_sequences, for instance 8 (it is {n})")
     if task is None: return
-    if self.crossfit and dials.num_folds > len(task.seed_rows):
-        raise SettingError(f"folds = {dials.num_folds} is more than the {len(task.seed_rows)} seed rows")
+    if self.crossfit and config.num_folds > len(task.seed_rows):
+        raise SettingError(f"num_folds = {config.num_folds} is more than the {len(task.seed_rows)} seed rows")
     kinds = self.kinds or (('label', 'choice') if self.likelihoods else ())
     if kinds and task.kind not in kinds:
         wanted,kind = ' or '.join(f'{k}s' for k in kinds),str(task.kind)

@@ -215,7 +215,7 @@ def mini_task(
     for what,n in dict(n_seed=n_seed, n_test=n_test, n_dev=n_dev).items():
         if check_int(what, n, int(what=='n_seed')) > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
     draws = dict(seed=(n_seed, rng(name, 'seed', seed)), dev=(n_dev, rng(name, 'dev')), test=(n_test, rng(name, 'test')))
-    return dataclasses.replace(_MINI[name], **{split:_rows(name, split, n, r) for split,(n,r) in draws.items()})
+    return dataclasses.replace(_MINI[name], **{('seed_rows' if split=='seed' else split):_rows(name, split, n, r) for split,(n,r) in draws.items()})
 
 # %% ../../nbs/08_mini/00_mini.ipynb #afa731c4
 def misread(

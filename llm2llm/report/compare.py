@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import RunError, SettingError, check_one_of, unknown
-from ..loop.dials import steps_behind
+from ..loop.config import steps_behind
 from .report import read_run
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines, panels
 from ..tables import mark, markdown_table, one

@@ -12,7 +12,7 @@ from io import StringIO
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from ..core import digest
-from ..loop.dials import LoopConfig
+from ..loop.config import LoopConfig
 from ..loop.rules import own_rules
 
 # %% ../../nbs/06_report/00_display.ipynb #7fd08a60

@@ -10,7 +10,7 @@ import json,math
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import Prediction, Example, RunError, SettingError
-from ..loop.dials import LoopConfig
+from ..loop.config import LoopConfig
 from ..teachers.pricing import prompt_bound
 from ..teachers.prompts import row_text, solve_messages
 from ..teachers.replies import Replies

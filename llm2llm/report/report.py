@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import RunError, SettingError, check_one_of
 from ..tasks.filters import reason
-from ..loop.dials import LoopConfig
+from ..loop.config import LoopConfig
 from ..loop.loop import LLM2LLM
 from ..teachers.replies import Replies
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines

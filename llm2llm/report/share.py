@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.docments import docments
 from ..core import DataError,Example,LLM2LLMError,RunError,SettingError,check_one_of,digest,example
-from ..loop.dials import LoopConfig
+from ..loop.config import LoopConfig
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
 from ..loop.loop import LLM2LLM

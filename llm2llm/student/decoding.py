@@ -20,7 +20,7 @@ class Completion:
     "What the student said to one prompt"
     text:str             # the completion, without the end token
     truncated:bool=False # did it reach the token limit without ending?
-    cut:bool=False       # was the prompt too long, so that its beginning was left out?
+    prompt_truncated:bool=False # was the prompt too long, so that its beginning was left out?
 
 # %% ../../nbs/03_student/02_decoding.ipynb #ba3ca760
 def left_pad(

@@ -323,20 +323,20 @@ def train(self:Student,
     seed:int=0,                 # fresh adapter, order of the rows
     max_steps:int|None=None,        # optimiser steps; None: as the student's settings say
     num_train_epochs:float|None=None,     # passes over the rows; None: as the student's settings say
-    init_from:str='scratch',      # 'scratch': from the base; 'continuous': from the present weights
+    init_from:str='base',       # 'base': from scratch; 'previous': from the present weights
     label:str='training',       # shown beside the progress bar, and the name of a tracker's run
     names:list[str]|None=None,  # n row ids, for errors; None: the rows' numbers
 )->dict:                        # steps, epochs, loss (last tenth), tokens, padding (share), cut (prompts), seconds
     "Train on the completions of `rows`; what it took"
     start = time.perf_counter()
-    check_one_of('init_from', init_from, ('scratch','continuous'))
+    check_one_of('init_from', init_from, ('base','previous'))
     check_int('seed', seed)
     if not rows: raise DataError("there are no training rows; give at least one")
     data,cut = training_rows(self.tokenizer, rows, self.max_length, names, self.turn)
     max_steps = self.n_steps(len(rows), max_steps, num_train_epochs)
     self.load_base()
     self.loaded_from = None
-    if init_from=='scratch': self.reset()
+    if init_from=='base': self.reset()
     with quiet(), own_rng(seed), progress(max_steps, label, 'step') as bar:
         if self.lora_r and self.model is self._plain: self._fresh_adapter()
         t = self._fit(data, max_steps, seed, bar, label)
@@ -570,4 +570,4 @@ def load(self:Student,
     self.trained,self.loaded_from = None,folder.resolve()
 
 # %% ../../nbs/03_student/06_student.ipynb #28dfe25e
-for name in ('train','answer','likelihoods','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))
+for name in ('train','generate','score_options','load','reset','free'): setattr(Student, name, ranks.together(getattr(Student, name)))
