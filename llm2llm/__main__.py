@@ -2,6 +2,6 @@
 
 import sys
 
-from llm2llm.cli import main
+from llm2llm.cli.main import main
 
 if __name__ == "__main__": sys.exit(main())

@@ -11,8 +11,8 @@ SNIPS = ROOT/'tests/data/snips'
 @pytest.fixture(scope='module')
 def done(tmp_path_factory, run):
     out = tmp_path_factory.mktemp('job')/'snips'
-    res = run('llm2llm', 'run', '--task', 'snips', '--data', SNIPS, '--student', 'mini', '--augment', 'pool', '--task.n_seed', 28, '--rounds', 1,
-              '--select', 'crossfit', '--num_folds', 2, '--student.num_train_epochs', 6, '--out', out)
+    res = run('llm2llm', 'run', '--task', 'snips', '--task.data', SNIPS, '--student', 'mini', '--teacher', 'pool', '--task.n_seed', 28, '--rounds', 1,
+              '--select', 'crossfit', '--num_folds', 2, '--student.num_train_epochs', 6, '--output_dir', out)
     return out, res
 
 
@@ -41,10 +41,10 @@ def test_its_student_answers_new_questions(done, run, tmp_path):
     "As it did within the run; one question from the shell, many from a file"
     out, _ = done
     said = {a['id']: a['prediction'] for a in rows(out/'round_01/test_answers.jsonl')}
-    run('llm2llm', 'predict', out, '--file', SNIPS/'test.jsonl', '--student', 'mini', '--out', tmp_path/'said.jsonl')
+    run('llm2llm', 'predict', out, '--file', SNIPS/'test.jsonl', '--base', 'mini', '--output_file', tmp_path/'said.jsonl')
     found = rows(tmp_path/'said.jsonl')
     assert {d['id']: d['prediction'] for d in found} == said
-    assert run('llm2llm', 'predict', out, '--ask', found[0]['question'], '--student', 'mini').stdout == found[0]['prediction'] + '\n'
+    assert run('llm2llm', 'predict', out, '--ask', found[0]['question'], '--base', 'mini').stdout == found[0]['prediction'] + '\n'
     assert 'give one of them' in run('llm2llm', 'predict', out, status=2).stderr
 
 
@@ -74,17 +74,17 @@ def test_own_files(tmp_path, run):
     "An own task from CSV, with a config file"
     lines = ['text,intent'] + ['"{}",{}'.format(r['question'].replace('"', "'"), r['answer']) for r in rows(SNIPS/'train.jsonl')[:70]]
     (tmp_path/'seed.csv').write_text('\n'.join(lines), encoding='utf-8')
-    (tmp_path/'run.yaml').write_text(f'task: own\ndata: {tmp_path}/seed.csv\nquestion: text\nanswer: intent\naugment: none\nsteps: 4\n')
-    res = run('llm2llm', 'run', '--config', tmp_path/'run.yaml', '--out', tmp_path/'run')
+    (tmp_path/'run.yaml').write_text(f'task: {{seed_rows: {tmp_path}/seed.csv, question: text, answer: intent}}\nteacher: none\nstudent: {{max_steps: 4}}\n')
+    res = run('llm2llm', 'run', '--config', tmp_path/'run.yaml', '--output_dir', tmp_path/'run')
     assert 'found 7 labels' in res.stdout and 'no dev split' in res.stdout and 'no test file' in res.stdout
     settings = json.loads((tmp_path/'run/run.json').read_text())['settings']
-    assert settings['student']['steps'] == 4 and settings['task']['labels'][0] == 'AddToPlaylist' and settings['teacher'] is None
+    assert settings['student']['max_steps'] == 4 and settings['task']['labels'][0] == 'AddToPlaylist' and settings['teacher'] is None
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, run):
-    for args, says in ((['--task', 'snip'], "did you mean 'snips'"), (['--task', 'snips', '--data', str(tmp_path)], str(tmp_path)),
-                       (['--task', 'snips', '--data', SNIPS, '--task.n_seed', 5000], '5000'), (['--task', 'snips', '--data', SNIPS, '--rounds', 0], 'at least 1, not 0'),
-                       (['--task', 'snips', '--data', SNIPS, '--task.n_seed', -3], '-3'), (['--task', 'snips', '--data', SNIPS, '--student', tmp_path], 'config.json')):
-        err = run('llm2llm', 'run', *args, '--out', tmp_path/'out', status=2).stderr
+    for args, says in ((['--task', 'snip'], "did you mean 'snips'"), (['--task', 'snips', '--task.data', str(tmp_path)], str(tmp_path)),
+                       (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', 5000], '5000'), (['--task', 'snips', '--task.data', SNIPS, '--rounds', 0], 'at least 1, not 0'),
+                       (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', -3], '-3'), (['--task', 'snips', '--task.data', SNIPS, '--student', tmp_path], 'config.json')):
+        err = run('llm2llm', 'run', *args, '--output_dir', tmp_path/'out', status=2).stderr
         assert says in err and 'Traceback' not in err and len(err.splitlines()) == 1, err
     assert not (tmp_path/'out').exists()

@@ -4,7 +4,7 @@ import json, os, shutil, stat
 import pytest
 import yaml
 
-from llm2llm.cli import main
+from llm2llm.cli.main import main
 from llm2llm.core import LLM2LLMError, StudentError
 from llm2llm.loop.loop import LLM2LLM
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
@@ -27,12 +27,12 @@ def made(tmp_path_factory):
     return here
 
 
-FILES = dict(check='check {here}/rows.jsonl', predict='predict {here}/run --file {here}/rows.jsonl --student mini', score='score gsm8k {here}/said.jsonl')
-FOLDERS = dict(run='run --task mini-gsm --task.n_seed 4 --teacher none --student mini --student.num_train_epochs 1', export='export {here}/run --student mini',
+FILES = dict(check='check {here}/rows.jsonl', predict='predict {here}/run --file {here}/rows.jsonl --base mini', score='score gsm8k {here}/said.jsonl')
+FOLDERS = dict(run='run --task mini-gsm --task.n_seed 4 --teacher none --student mini --student.num_train_epochs 1', export='export {here}/run --base mini',
                share='share {here}/run me/rows', grid='grid --config {here}/plan.yaml --workers 1', demo='demo --seeds 2 --rounds 1')
 
 
-def call(command, made, out): return main([*(FILES | FOLDERS)[command].format(here=made).split(), '--out', str(out)])
+def call(command, made, out): return main([*(FILES | FOLDERS)[command].format(here=made).split(), '--output_file' if command in FILES else '--output_dir', str(out)])
 
 
 def listed(folder):
@@ -82,7 +82,7 @@ def test_the_rows_themselves(command, made, tmp_path):
     words = [w.format(here=made) for w in FILES[command].split()]
     [file] = [w for w in words if w.endswith('.jsonl')]
     before = open(file).read()
-    assert main([*words, '--out', file]) == 2 and open(file).read() == before
+    assert main([*words, '--output_file', file]) == 2 and open(file).read() == before
 
 
 def test_what_was_predicted_is_not_its_own_question(made, tmp_path):
@@ -90,7 +90,7 @@ def test_what_was_predicted_is_not_its_own_question(made, tmp_path):
     out = tmp_path/'out.jsonl'
     assert call('predict', made, out) == 0
     before = out.read_bytes()
-    assert main(['predict', str(made/'run'), '--file', str(out), '--student', 'mini', '--out', str(out)]) == 2 and out.read_bytes() == before
+    assert main(['predict', str(made/'run'), '--file', str(out), '--base', 'mini', '--output_file', str(out)]) == 2 and out.read_bytes() == before
 
 
 @pytest.mark.parametrize('out', ['a'*250, 'loop'])

@@ -105,7 +105,7 @@ def test_import_is_fast(python):
 
 def test_help_loads_no_torch(python):
     "What a user types first answers at once."
-    res = python('import sys\nsys.argv = ["llm2llm", "--help"]\nfrom llm2llm.cli import main\n'
+    res = python('import sys\nsys.argv = ["llm2llm", "--help"]\nfrom llm2llm.cli.main import main\n'
                  'try: main()\nexcept SystemExit: pass\nprint("\\n", "torch" in sys.modules)')
     assert res.stdout.split()[-1] == 'False' and 'demo' in res.stdout
 
@@ -125,7 +125,7 @@ def test_editors_see_the_same_names(root):
 def test_chapters_are_reached_by_name(python):
     "A class that a later chapter adds methods to comes whole, and every package is an attribute, in a fresh interpreter."
     python('from llm2llm import Task; Task.from_files')
-    python('import llm2llm; llm2llm.report; llm2llm.cli.main')
+    python('import llm2llm; llm2llm.report; llm2llm.cli')
 
 
 def test_unknown_name():
@@ -176,7 +176,7 @@ def test_wheel(wheel, root):
     assert any(n.endswith('licenses/LICENSE') for n in names)
     assert sum(i.file_size for i in wheel.infolist()) < 8_000_000
     points = wheel.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
-    assert 'llm2llm = llm2llm.cli:main' in points and 'llm2llm = llm2llm._modidx:d' in points
+    assert 'llm2llm = llm2llm.cli.main:main' in points and 'llm2llm = llm2llm._modidx:d' in points
 
 
 def test_top_level_files(root):

@@ -34,10 +34,10 @@ def test_settings_that_fit_are_proposed_or_it_says_what_does_not(run, shape):
 
 
 def test_teacher_and_student_in_one(run, shape):
-    found = planned(run, '--student', shape, '--gpu', '4090', '--task', 'mini-gsm', '--teacher', 'gpt-4.1-mini')
+    found = planned(run, '--student', shape, '--gpu', '4090', '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')
     assert list(found) == ['student', 'teacher'] and found['student']['work']['rows'] == 64
     assert found['student']['seconds']['training'][1] > 1 and found['teacher']['usd']['likely'] > 0
-    assert list(planned(run, '--task', 'mini-gsm', '--teacher', 'gpt-4.1-mini')) == ['teacher']
+    assert list(planned(run, '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')) == ['teacher']
     assert 'say what to price' in run(sys.executable, '-m', 'llm2llm', 'estimate', status=2).stderr
 
 

@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 
 from llm2llm.store.folder import read_jsonl
 
-WORDS = ['--task', 'mini-gsm', '--task.n_seed', '61', '--rounds', '1', '--max_per_seed_row', '2', '--test_every_round', '--device', 'cpu']
+WORDS = ['--task', 'mini-gsm', '--task.n_seed', '61', '--rounds', '1', '--max_per_seed_row', '2', '--test_every_round', '--student.device', 'cpu']
 
 
 def launch(folder, words, processes):
     "One run; what it printed"
     command = [sys.executable, '-m'] + (['torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '-m'] if processes > 1 else [])
-    done = subprocess.run([*command, 'llm2llm', 'run', *words, '--out', str(folder)], capture_output=True, text=True, timeout=500,
+    done = subprocess.run([*command, 'llm2llm', 'run', *words, '--output_dir', str(folder)], capture_output=True, text=True, timeout=500,
                           env=os.environ | dict(OMP_NUM_THREADS='1'))
     return done
 

@@ -3,11 +3,11 @@ import hashlib, json, os, random, resource, signal, subprocess, sys, time
 
 import pytest
 
-FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--augment', 'mini', '--task.n_seed', '12', '--rounds', '2', '--student.num_train_epochs', '2', '--test_every_round']
+FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--teacher', 'mini', '--task.n_seed', '12', '--rounds', '2', '--student.num_train_epochs', '2', '--test_every_round']
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
 
 
-def command(out, *more): return [sys.executable, '-m', 'llm2llm', 'run', *FLAGS, '--out', str(out), *more]
+def command(out, *more): return [sys.executable, '-m', 'llm2llm', 'run', *FLAGS, '--output_dir', str(out), *more]
 
 
 def content(folder):
@@ -98,7 +98,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
     # a shell shows 130 for both: Python ends itself by the signal where the interrupt met an `exec`, as imports are full of
-    assert p.returncode in (130, -signal.SIGINT) and 'Go on with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
+    assert p.returncode in (130, -signal.SIGINT) and 'Resume with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
     assert not list((tmp_path/'run').rglob('*.partial'))
 
 

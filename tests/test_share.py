@@ -211,7 +211,7 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
 def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
     folder, _ = made
     line = shlex.split(command(read_run(folder)))
-    run(*line, '--out', tmp_path/'again', timeout=300)
+    run(*line, '--output_dir', tmp_path/'again', timeout=300)
     again, first = (json.loads((f/'run.json').read_text())['settings'] for f in (tmp_path/'again', folder))
     assert again == first
     assert shared_rows(tmp_path/'again').to_list() == shared_rows(folder).to_list()
@@ -266,7 +266,7 @@ def test_choices_and_missing_values_keep_their_types(made, tmp_path):
 
 
 def test_from_the_shell(tmp_path, run):
-    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--task.n_seed', 7, '--student.num_train_epochs', 1, '--rounds', 1, '--out', tmp_path/'run')
+    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--task.n_seed', 7, '--student.num_train_epochs', 1, '--rounds', 1, '--output_dir', tmp_path/'run')
     said = run('llm2llm', 'share', tmp_path/'run', 'me/rows').stdout
     assert 'me/rows' in said and 'README.md' in said and (tmp_path/'run/share/dataset/README.md').exists()
-    assert 'has not been listed yet' in run('llm2llm', 'share', tmp_path/'run', 'me/rows', '--without-seed', '--yes', '--out', tmp_path/'other', status=2).stderr
+    assert 'has not been listed yet' in run('llm2llm', 'share', tmp_path/'run', 'me/rows', '--without-seed', '--yes', '--output_dir', tmp_path/'other', status=2).stderr

@@ -282,6 +282,7 @@ class MiniTeacher(Teacher):
     "Writes another example of the same family, by rule"
     kind = name = 'mini'
     help = "the mini-world's"
+    default_for = ('mini-gsm', 'mini-intent')
     def __init__(self,
         noise:float=0.,    # how often it errs, 0 to 1
         copies:bool=False, # word problems: write near copies, the row's own text with other numbers

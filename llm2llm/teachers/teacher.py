@@ -42,6 +42,7 @@ class Teacher:
     name:str = ''             # stands in every row that it writes
     protocol:str|None = None  # protocol of its prompts, which the run has to share; None: it has none
     near_duplicate_threshold:float|None = None    # ROUGE-L F1 from which its rows are near-duplicates; None: the task's
+    default_for:tuple[str,...] = () # names of tasks for which it writes unless another teacher is named
     needs_gpu:bool = False    # does it need the memory that the student holds?
     price = None              # what its tokens cost, a `Price`; None: nothing
 
