@@ -4,43 +4,43 @@
 
 # %% auto #0
 __all__ = ['standard_error', 'mean_interval', 'bootstrap_interval', 'permutation', 'least_p', 'holm', 'power', 'seeds_needed',
-           'visible', 'learning_curve', 'plot_learning_curve']
+           'visible']
 
 # %% ../../nbs/06_report/01_stats.ipynb #ce50ce1d
 import math
 from functools import lru_cache
-from itertools import product
 import numpy as np
-import pandas as pd
-from matplotlib import rc_context
-from scipy.special import nctdtr, ndtri, stdtrit
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import fdtri, ncfdtr, ndtri, stdtrit
+from scipy.stats import permutation_test
 from ..core import SettingError, check_int
-from .display import INK, METHOD_COLORS, RC, Picture, name_lines, panels, percent_axis
 
 # %% ../../nbs/06_report/01_stats.ipynb #41313213
-def _table(values):
+def _table(values:ArrayLike)->np.ndarray:
     "A row a random seed, a column a test row; one column if there is one number a seed"
     d = np.asarray(values if hasattr(values, 'shape') else list(values), float)
     return d[:,None] if d.ndim == 1 else d
 
 def standard_error(
-    values, # one number a random seed; or a row a random seed, a column a test row
+    values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
 )->tuple[float,float,float]: # mean, its standard error, degrees of freedom; the last two are nan for fewer than two seeds
     "Mean of `values` and how far chance moves it: the draw of the seeds and, where rows are given, of the rows"
     d = _table(values)
     n,m = d.shape
     if n < 2: return float(d.mean()) if d.size else math.nan, math.nan, math.nan
     mean,by_seed,by_row = d.mean(), d.mean(1), d.mean(0)
-    seeds = by_seed.var(ddof=1)/n
-    if m < 2: return float(mean), math.sqrt(seeds), n-1.
-    rows = by_row.var(ddof=1)/m
-    both = ((d - by_seed[:,None] - by_row + mean)**2).sum()/((n-1)*(m-1)*n*m)  # counted in each of the two
-    v,parts = seeds, seeds**2/(n-1)
-    if rows > both: v,parts = v + rows-both, parts + rows**2/(m-1) + both**2/((n-1)*(m-1))
+    v = by_seed.var(ddof=1)/n
+    parts = v**2/(n-1)
+    if m > 1:
+        rows = by_row.var(ddof=1)/m
+        both = ((d - by_seed[:,None] - by_row + mean)**2).sum()/((n-1)*(m-1)*n*m)  # counted in each of the two
+        if rows > both: v,parts = v + rows-both, parts + rows**2/(m-1) + both**2/((n-1)*(m-1))
     return float(mean), math.sqrt(v), float(v*v/parts) if parts else n-1.
 
+# %% ../../nbs/06_report/01_stats.ipynb #a4db1f31
 def mean_interval(
-    values,           # one number a random seed; or a row a random seed, a column a test row
+    values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
     level:float=.95,  # coverage, between 0 and 1
 )->tuple[float,float,float]: # mean, lower and upper limit; the limits are nan for fewer than two seeds
     "Mean of `values` with its t-interval"
@@ -55,9 +55,9 @@ def _resamples(n, draws, what):
     return np.random.default_rng([n, draws, what]).multinomial(n, np.full(n, 1/n), draws)/n
 
 def bootstrap_interval(
-    values,           # one number a random seed; or a row a random seed, a column a test row
+    values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
     level:float=.95,  # coverage aimed at, between 0 and 1
-    draws:int=2000,   # resamples
+    draws:int=2000,   # resamples, >= 1
 )->tuple[float,float,float]: # mean, lower and upper limit; the limits are nan for fewer than two seeds
     "Mean of `values` with its percentile interval, seeds and rows both resampled"
     d = _table(values)
@@ -66,25 +66,23 @@ def bootstrap_interval(
     return float(d.mean()), *map(float, np.quantile(means, [(1-level)/2, (1+level)/2]))
 
 # %% ../../nbs/06_report/01_stats.ipynb #e9c895e0
-_EXACT,_DRAWN = 16,20_000
+_PATTERNS = 2**16   # sign patterns looked at, at most
 
 def permutation(
-    values, # paired differences: one number a random seed; or a row a random seed, a column a test row
-)->float:   # two-sided p, above 0; nan without seeds
+    values:ArrayLike, # paired differences: one number a random seed; or a row a random seed, a column a test row
+)->float:   # two-sided p, above 0; nan for fewer than two seeds
     "How often the mean is as far from 0 as it is, if each seed's sign is a coin's: exact up to 16 seeds, else drawn"
     d = _table(values).mean(1)
-    n = len(d)
-    if not n: return math.nan
-    if n <= _EXACT: signs,seen = np.array([*product((1,-1), repeat=n)]), 0
-    else: signs,seen = np.random.default_rng(n).choice((1,-1), (_DRAWN,n)), 1   # what was seen is one of the patterns
-    far = np.abs(signs @ d) >= abs(d.sum()) - 1e-9*np.abs(d).sum()
-    return float((far.sum()+seen)/(len(signs)+seen))
+    if len(d) < 2: return math.nan
+    distance = lambda x, axis=-1: np.abs(x.mean(axis)).round(9)   # means that differ by rounding alone are equal
+    found = permutation_test((d,), distance, permutation_type='samples', alternative='greater', n_resamples=_PATTERNS, rng=0)
+    return float(found.pvalue)
 
 def least_p(
-    n:int,  # random seeds, >= 1
+    n:int,  # random seeds, >= 2
 )->float:   # between 0 and 1
     "The smallest p that `permutation` can give with `n` seeds: all of one sign"
-    return 2/2**n if n <= _EXACT else 1/(_DRAWN+1)
+    return 2/2**n if 2**n <= _PATTERNS else 1/(_PATTERNS+1)
 
 # %% ../../nbs/06_report/01_stats.ipynb #a9376779
 def holm(
@@ -101,17 +99,18 @@ def power(
     difference:float, # true difference, in points
     sd:float,         # standard deviation of the paired differences over seeds, in points, > 0
     n:int,            # random seeds, >= 2
-    df:float=None,    # degrees of freedom; default n-1
+    df:float|None=None, # degrees of freedom; None: n-1
 )->float:             # between .05 and 1
     "The chance that a two-sided paired t-test at the 5 % level sees `difference`"
     if not sd > 0: raise SettingError(f'sd must be above 0 points, not {sd!r}')
-    off,df = abs(difference)/sd*math.sqrt(check_int('n', n, 2)), n-1 if df is None else df
-    t = float(stdtrit(df, .975))
-    below,above = nctdtr(df, off, -t) if off < 5 else 0., nctdtr(df, off, t)
-    return float(below + 1 - np.nan_to_num(above))   # far out SciPy gives nan, for 0
+    off = (difference/sd)**2 * check_int('n', n, 2)
+    df = n-1 if df is None else df
+    missed = ncfdtr(1, df, off, fdtri(1, df, .95))   # t² is noncentral F
+    return 1 - float(np.nan_to_num(missed))          # far out SciPy gives nan, for 0
 
 _SEEN = .8   # power asked for
 
+# %% ../../nbs/06_report/01_stats.ipynb #3c7af81a
 def seeds_needed(
     difference:float, # true difference to see, in points, not 0
     sd:float,         # standard deviation of the paired differences over seeds, in points, > 0
@@ -125,44 +124,8 @@ def seeds_needed(
 def visible(
     n:int,         # random seeds
     sd:float,      # standard deviation of the paired differences over seeds, in points, >= 0
-    df:float=None, # degrees of freedom; default n-1
+    df:float|None=None, # degrees of freedom; None: n-1
 )->float:          # points; nan for fewer than 2 seeds
     "The smallest true difference that `n` random seeds see with a power of .8"
     if n < 2 or math.isnan(sd): return math.nan
-    from scipy.optimize import brentq
     return sd*brentq(lambda d: power(d, 1., n, df)-_SEEN, 0, 37/math.sqrt(n))
-
-# %% ../../nbs/06_report/01_stats.ipynb #1a40e8cb
-def learning_curve(
-    runs:pd.DataFrame, # columns arm, n_seed (seed rows), seed (random seed), accuracy (percent); a row a training
-)->pd.DataFrame:       # a row an arm and size: seeds, mean accuracy in percent, limits of its 95 % t-interval over seeds
-    "Accuracy of several arms over the number of seed rows"
-    if missing := sorted({'arm','n_seed','seed','accuracy'} - {*runs}):
-        raise SettingError(f"a learning curve needs the columns arm, n_seed, seed and accuracy; missing: {', '.join(missing)}")
-    if not len(runs) or (runs['n_seed'] <= 0).any(): raise SettingError('a learning curve needs runs with at least one seed row each')
-    by_seed = runs.groupby(['arm','n_seed','seed'])['accuracy'].mean()
-    rows = [(arm, n, len(v), *mean_interval(v)) for arm in dict.fromkeys(runs['arm']) for n,v in by_seed[arm].groupby(level='n_seed')]
-    return pd.DataFrame(rows, columns=['arm','n_seed','seeds','accuracy','low','high'])
-
-def plot_learning_curve(
-    runs:pd.DataFrame,     # columns arm, n_seed (seed rows), seed (random seed), accuracy (percent); a row a training
-    size:tuple=(5.6,3.1),  # inches
-)->Picture:
-    "Accuracy of several arms over the number of seed rows, with 95 % t-intervals over the random seeds"
-    df,sizes = learning_curve(runs), sorted({*runs['n_seed']})
-    fig,(ax,) = panels(1, f"accuracy by number of seed rows of {', '.join(df['arm'].unique())}", size)
-    ends,arms = [],[*df.groupby('arm', sort=False)]
-    with rc_context(RC):
-        for i,(arm,c) in enumerate(arms):
-            color,x = METHOD_COLORS.get(arm, INK), c['n_seed']*1.025**(i-(len(arms)-1)/2)   # side by side, so that no bar hides another
-            limits = (c['accuracy']-c['low'], c['high']-c['accuracy'])
-            ax.errorbar(x, c['accuracy'], limits, fmt='--o' if arm.startswith('plain') else '-o', color=color, capsize=2, elinewidth=1)
-            ends.append((c['accuracy'].iloc[-1], arm, color))
-        ax.set_xscale('log')
-        ax.set_xticks(sizes, [f'{n:,}' for n in sizes])
-        ax.minorticks_off()
-        ax.set_xlabel('seed rows (log scale)')
-        ax.set_ylabel('accuracy, %')
-        percent_axis(ax)
-        name_lines(ax, ends)
-    return fig
