@@ -204,7 +204,7 @@ def _findings(found, against, output_file):
     repeats = f"{repeated:,} repeat a row of {Path(against).name}, " if against else ''
     yield f"{len(found):,} rows: {repeats}{sum(bool(w) for _,w,_ in found):,} are inconsistent"
 
-# %% ../../nbs/09_cli/03_commands.ipynb #b3ec68a2
+# %% ../../nbs/09_cli/03_commands.ipynb #461ed848
 def _scored(task, place, row):
     "The `Prediction` of one line"
     for k in ('question', 'answer', 'completion'):
@@ -237,7 +237,7 @@ def score(
     output_file:str|None=None, # write a line a row: id, prediction or null, correct, truncated
 ):
     "Score a file of completions"
-    from llm2llm.report.report import wilson
+    from llm2llm.report.record import wilson
     check_one_of('task', task, TASKS)
     if output_file: check_out(output_file, 'id', 'prediction', 'correct', 'truncated', reads=file)
     found = _scored_rows(TASKS[task], file)

@@ -7,17 +7,17 @@ __all__ = ['Words', 'plugins', 'task_owner', 'default_teacher', 'run_options', '
            'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task', 'make_teacher', 'make_student',
            'make_run', 'as_flags']
 
-# %% ../../nbs/09_cli/01_run.ipynb #950f2842
+# %% ../../nbs/09_cli/01_run.ipynb #04bcd669
 import inspect,os,re,sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from .settings import Setting, check_names, check_values, flat, line_of, overlay, read_yaml, settings_of, split_flags
+from .settings import Setting, check_names, check_values, flat_words, line_of, overlay, read_yaml, settings_of, split_flags
 from ..core import SettingError, check_int, unknown
 from ..loop.config import LoopConfig
-from ..loop.loop import LLM2LLM
+from ..report.run import LLM2LLM
 from ..loop.rules import rules
-from ..student.student import Student as StudentConfig
+from ..student.config import StudentConfig
 from ..tasks.files import load_task
 from ..tasks.task import TASKS, Task
 from ..teachers.kinds import teacher_kind, teacher_kinds
@@ -89,12 +89,12 @@ def run_settings(
     for owner in owners: out |= settings_of(owner)
     return out
 
-# %% ../../nbs/09_cli/01_run.ipynb #54a9f3c7
+# %% ../../nbs/09_cli/01_run.ipynb #8357e43b
 _PARTS = ('task', 'student', 'teacher')
 
 def _read_file(path, known_for):
     "The words of a file, checked; an error names its line"
-    below = flat(read_yaml(path))
+    below = flat_words(read_yaml(path))
     known = known_for(below)
     for name,value in below.items():
         try:
@@ -126,7 +126,7 @@ def check_words(
     words:Words, # of a cell of a grid, nested or flat
 )->Words:        # flat, each of its type
     "The words of a run, checked before anything runs"
-    words = flat(words)
+    words = flat_words(words)
     known = run_settings(words, run_options)
     check_names(words, known, _chosen(words))
     out = {k: v if k in _PARTS else check_values({k: v}, known)[k] for k,v in words.items()}

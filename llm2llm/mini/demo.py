@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['demo_seed', 'rounds_table', 'demo']
 
-# %% ../../nbs/08_mini/01_demo.ipynb #dc3c4e7e
+# %% ../../nbs/08_mini/01_demo.ipynb #90a9fab7
 import multiprocessing,os,signal
 from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import check_int, check_one_of, progress
-from ..loop.loop import LLM2LLM
+from ..report.run import LLM2LLM
 from .mini import MiniTeacher, mini_student, mini_task
 from ..report.compare import Comparison, compare, plot_compare, sentence
 from ..report.ledger import write_ledger
