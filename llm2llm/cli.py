@@ -178,7 +178,7 @@ def find_task(
     if task == 'own':
         if data is None: raise SettingError("an own task needs --data FILE, its labelled rows")
         if n_seed is not None or n_dev: raise SettingError("n_seed and n_dev draw rows of a built-in task; an own task takes all rows of --data as seed rows, and --dev FILE")
-        from llm2llm.tasks.files import Task
+        from llm2llm.tasks.task import Task
         return Task.from_files(data, **_own(own))
     if wrong := [k for k,v in own.items() if v is not None]: raise SettingError(f"{wrong[0]} describes an own task; with --task {task} leave it out")
     return _built_in(task, data, n_seed, n_dev, seed)
@@ -190,7 +190,7 @@ def _built_in(task, data, n_seed, n_dev, seed):
         from llm2llm.mini.mini import mini_task
         return mini_task(task, seed=seed, n_dev=n_dev, **dict(n_seed=n_seed) if n_seed is not None else {})
     from llm2llm.tasks.task import TASKS
-    from llm2llm.tasks.files import load_task
+    from llm2llm.tasks.published import load_task
     if task not in TASKS: raise SettingError(unknown('task', task, [*TASKS, *MINI_TASKS, 'own']))
     return load_task(task, data=data, n_seed=n_seed, n_dev=n_dev, seed=seed)
 
@@ -453,10 +453,10 @@ def check(
     out:str=None,      # write a line a row: id, reason, held_out, kind, detail (null where there is none)
 ):
     "Find rows of a file that repeat test rows or do not hold in themselves"
-    from llm2llm.tasks.files import Task, read_rows
+    from llm2llm.tasks.files import read_rows
     from llm2llm.tasks.filters import check_rows, reason
     from llm2llm.store.folder import check_out, write_jsonl
-    from llm2llm.tasks.task import TASKS
+    from llm2llm.tasks.task import TASKS, Task
     fields = ('id', 'reason', 'held_out', 'kind', 'detail')
     if out: check_out(out, *fields, reads=file)
     if task not in (*TASKS, 'own'): raise SettingError(unknown('task', task, [*TASKS, 'own']))

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 from ..core import Example, SettingError, check_one_of, rng
-from ..tasks.task import Task, question_key
+from ..tasks.task import Task
+from ..tasks.texts import question_key
 from .teacher import Candidate, Request, Teacher
 
 # %% ../../nbs/04_teachers/11_eda.ipynb #120d2f26
@@ -92,7 +93,7 @@ class EDATeacher(Teacher):
     "Changes a few words of a row by rule; the answer stays"
     kind = name = 'eda'
     help = 'words of the question changed'
-    near = 0
+    near_duplicate_threshold = 0
     def __init__(self,
         alpha:float=.1, # share of the words that change, above 0, at most 1
     ):
