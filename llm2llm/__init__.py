@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 _chapters = {
     'core': 'Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
     'tasks.kinds': 'Kind',
-    'tasks.task': 'TASKS',
-    'tasks.files': 'Task load_task',  # `files` gives `Task` its `from_files`
+    'tasks.task': 'TASKS Task',
+    'tasks.published': 'load_task',
     'teachers.teacher': 'Candidate Request Teacher',
     'teachers.prompts': 'Prompt prompt_for',
     'loop.rules': 'Rule',
@@ -41,8 +41,8 @@ def __getattr__(name):
 if _TYPE_CHECKING:  # the same names, for editors
     from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError, TeacherError
     from .tasks.kinds import Kind
-    from .tasks.task import TASKS
-    from .tasks.files import Task, load_task
+    from .tasks.task import TASKS, Task
+    from .tasks.published import load_task
     from .teachers.teacher import Candidate, Request, Teacher
     from .teachers.prompts import Prompt, prompt_for
     from .loop.rules import Rule

@@ -11,6 +11,7 @@ __all__ = ['RENAMED', 'LLM2LLMError', 'DataError', 'SettingError', 'StudentError
 import sys,json,random,hashlib,difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from html import escape
 
 # %% ../nbs/00_core.ipynb #82d7bb3c
 class LLM2LLMError(Exception): "A mistake that the user can mend; the message says how"
@@ -23,7 +24,7 @@ class RunError(LLM2LLMError): "A run folder cannot be used: locked, of another r
 # %% ../nbs/00_core.ipynb #d40d2644
 def nearest(
     word:str,  # what the user wrote
-    known,     # iterable of right names
+    known:Iterable, # the right names
 )->str|None:   # the most similar right name, or None if nothing is similar
     "The right name that `word` most resembles"
     found = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=.6)
@@ -70,15 +71,16 @@ class Example:
     "A question with its right answer, and where it came from"
     id:str                      # unique within a task
     question:str                # the input text
-    answer:str                  # label name, worked answer ending in '#### N', or the text of the right choice
+    answer:str                  # label, worked answer ending in '#### N', or text of the right choice
     choices:tuple[str,...] = () # the row's own choices; empty where the task has none
-    parent_id:str|None = None      # id of the seed row it was written for; None for seed, dev, test and pool rows
+    parent_id:str|None = None      # id of the seed row it was written for; None: a real row
     round:int = 0               # the round that wrote it; 0 for rows that were there before
     teacher:str = ''            # who wrote it
     source:str = ''             # what it was made from: a pool row's id, a family of the mini-world
     wrong_completion:str = ''              # the student's wrong completion that caused it
 
-    def __repr__(self): return f"Example({', '.join(f'{k}={v!r}' for k,v in to_dict(self).items())})"  # what it says, no empty fields
+    def __repr__(self): # without empty fields
+        return f"Example({', '.join(f'{k}={v!r}' for k,v in to_dict(self).items())})"
 
 # %% ../nbs/00_core.ipynb #750e6d60
 @dataclass(frozen=True)
@@ -94,17 +96,16 @@ class Prediction:
 # %% ../nbs/00_core.ipynb #c85cac3b
 def to_dict(
     row:Example|Prediction, # any row
-)->dict:                # its fields without those that have their default value
+)->dict[str,object]:    # its fields without those that have their default value
     "The row as a JSON-able dict"
-    d = {f.name:getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
-    if 'choices' in d: d['choices'] = list(d['choices'])
-    return d
+    values = {f.name:getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
+    return {k:list(v) if k=='choices' else v for k,v in values.items()}
 
 def _as_table(self):
     "What a row says, for a notebook: a line a field"
-    from html import escape
-    line = lambda k,v: f'<tr><th style="text-align:left">{k}</th><td style="text-align:left;white-space:pre-wrap">{escape(str(v))}</td></tr>'
-    return '<table>' + ''.join(line(k, v) for k,v in to_dict(self).items()) + '</table>'
+    left,pre = 'style="text-align:left"','style="text-align:left;white-space:pre-wrap"'
+    cells = [f'<th {left}>{k}</th><td {pre}>{escape(str(v))}</td>' for k,v in to_dict(self).items()]
+    return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>"
 
 Example._repr_html_ = Prediction._repr_html_ = _as_table
 
@@ -115,12 +116,12 @@ def _from_dict(cls, d):
         raise DataError(f"row {d.get('id', '?')!r}: {unknown('field', extra[0], names)}")
     return cls(**{k:tuple(v) if k=='choices' else v for k,v in d.items()})
 
-def example(d:dict, # fields of an `Example`
+def example(d:dict[str,object], # fields of an `Example`
            )->Example:
     "The `Example` of a dict made by `to_dict`"
     return _from_dict(Example, d)
 
-def answer(d:dict, # fields of an `Prediction`
+def answer(d:dict[str,object], # fields of an `Prediction`
           )->Prediction:
     "The `Prediction` of a dict made by `to_dict`"
     return _from_dict(Prediction, d)
@@ -143,19 +144,20 @@ def rng(
 # %% ../nbs/00_core.ipynb #0e9366fa
 def check_int(
     name:str,    # the setting
-    value,       # what the user gave
+    value:object, # what the user gave
     least:int=0, # the smallest value allowed
     hint:str='', # what to do instead
 )->int:          # `value`
     "`value` if it is a whole number of at least `least`, else a `SettingError`"
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingError(f"{name} must be a whole number of at least {least}, not {value!r}" + (f"; {hint}" if hint else ''))
+        wanted = f"{name} must be a whole number of at least {least}, not {value!r}"
+        raise SettingError(f"{wanted}; {hint}" if hint else wanted)
     return value
 
 def check_one_of(
     name:str, # the setting
-    value,    # what the user gave
-    known,    # iterable of values allowed
+    value:object, # what the user gave
+    known:Iterable, # the values allowed
 ):            # `value`
     "`value` if it is one of `known`, else a `SettingError` that names the nearest"
     if value not in known: raise SettingError(unknown(name, value, known))
@@ -169,7 +171,8 @@ def progress(
 ):                   # a tqdm bar (context manager with `update(n)`); silent where nobody watches
     "A progress bar in a terminal or notebook, silence in a pipe"
     from tqdm import tqdm
-    where = dict(file=sys.stdout, ncols=90, mininterval=.2) if in_cell() else dict(dynamic_ncols=True)  # a notebook shows standard error in red
+    where = dict(dynamic_ncols=True)
+    if in_cell(): where = dict(file=sys.stdout, ncols=90, mininterval=.2)  # there standard error is red
     return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not is_interactive(), **where)
 
 def in_cell()->bool: # is what is printed the output of a notebook cell?

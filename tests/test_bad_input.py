@@ -4,7 +4,9 @@ import json
 import pytest
 
 from llm2llm.core import DataError, SettingError
-from llm2llm.tasks.files import Task, load_task, read_rows
+from llm2llm.tasks.files import read_rows
+from llm2llm.tasks.published import load_task
+from llm2llm.tasks.task import Task
 
 def row(question, answer, **more): return dict(question=question, answer=answer, **more)
 def jsonl(path, *rows):
@@ -25,7 +27,7 @@ files = {
     'missing column': ('f.jsonl', good + b'{"question": "q", "label": "x"}', [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--answer NAME)']),
     'missing column in CSV': ('f.csv', b'Question,answer\nq,a\n', [':2', "no column 'question'", "did you mean 'Question'?"]),
     'a column twice': ('f.csv', b'question,answer,answer\nq,a,b\n', [':1', "'answer'"]),
-    'duplicate ids': ('f.jsonl', b'{"id":"r7","question":"a","answer":"x"}\n{"id":"r7","question":"b","answer":"y"}\n', [':2', "'r7'", 'line 1']),
+    'duplicate ids': ('f.jsonl', b'{"id":"r7","question":"a","answer":"x"}\n{"id":"r7","question":"b","answer":"y"}\n', [":2", "'r7'", "f.jsonl:1;"]),
     'an answer that is a number': ('f.jsonl', good + b'{"question": "2+2?", "answer": 4}', [':2', 'answer is 4 (int)', 'in quotes']),
     'an answer that is a list': ('f.jsonl', b'{"question": "q", "answer": ["x"]}', [':1', "['x'] (list)"]),
     'an answer that is true': ('f.jsonl', b'{"question": "q", "answer": true}', [':1', 'True (bool)']),
@@ -83,7 +85,7 @@ def test_label_not_in_the_set(tmp_path):
 
 def test_same_question_with_two_answers(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('sentence  3', 'glad', id='mine'))
-    with pytest.raises(DataError, match="seed.jsonl:11: .*'sentence  3'.*'glad' here, but 'sad' at .*seed.jsonl:4; keep one"): Task.from_files(seed)
+    with pytest.raises(DataError, match="seed.jsonl:11: .*'sentence  3'.*'glad', but 'sentence 3' at .*seed.jsonl:4 has 'sad'; keep one"): Task.from_files(seed)
 
 def test_nearly_the_same_question_with_two_answers(tmp_path):
     "Case and punctuation can make another question of it (C and C#), so both rows stay, and a note names them"
@@ -91,7 +93,7 @@ def test_nearly_the_same_question_with_two_answers(tmp_path):
     task = Task.from_files(seed)
     note, = [n for n in task.notes if 'two answers' in n]
     assert len(task.seed_rows) == 14 and note.startswith('kept 1 seed question with two answers')
-    assert f"{seed}:12: 'Q 0.' has 'sad', but 'q 0' at {seed}:11 has 'glad'" in note
+    assert f"{seed}:12: the question 'Q 0.' has the answer 'sad', but 'q 0' at {seed}:11 has 'glad'" in note
 
 def test_seed_row_in_test(tmp_path):
     seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('Sentence 3!', 'sad'), row('other', 'glad'))

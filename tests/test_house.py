@@ -188,3 +188,16 @@ def test_entry_points_are_those_of_the_project():
     points = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points']['llm2llm.teachers']
     found = [load_kind(EntryPoint(name, value, 'llm2llm.teachers')) for name,value in points.items()]
     assert [c.kind for c in found] == list(points) == ['mini']
+
+
+def test_tasks_and_models_by_entry_point():
+    "Each is a function: one makes the task of its name, with so many rows; one gives the folder of a model"
+    import tomllib
+    from importlib.metadata import EntryPoint
+    points = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points']
+    for name,value in points['llm2llm.tasks'].items():
+        task = EntryPoint(name, value, 'llm2llm.tasks').load()(n_seed=9, n_dev=3, n_test=4, seed=2)
+        assert [task.name, len(task.seed_rows), len(task.dev), len(task.test)] == [name, 9, 3, 4]
+    models = {name: EntryPoint(name, value, 'llm2llm.models').load()() for name,value in points['llm2llm.models'].items()}
+    assert [*points['llm2llm.tasks']] == ['mini-gsm', 'mini-intent'] and [*models] == ['mini']
+    assert all((folder/'config.json').exists() for folder in models.values())

@@ -6,7 +6,7 @@
 __all__ = ['run', 'prompt_options', 'prompt', 'report', 'show_report', 'ledger', 'export_options', 'export', 'predict', 'share',
            'check', 'score', 'tasks', 'grid']
 
-# %% ../../nbs/09_cli/03_commands.ipynb #af288043
+# %% ../../nbs/09_cli/03_commands.ipynb #4bc0633e
 import json
 from pathlib import Path
 from .run import Words, check_words, make_run, make_task, make_teacher, plugins
@@ -14,8 +14,8 @@ from .settings import read_yaml
 from ..core import Example, Prediction, RunError, SettingError, check_one_of, unknown
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
 from ..store.records import RunFolder
-from ..tasks.files import Task, read_rows
-from ..tasks.task import TASKS
+from ..tasks.files import read_rows
+from ..tasks.task import TASKS, Task
 from ..teachers.teacher import Request
 
 # %% ../../nbs/09_cli/03_commands.ipynb #877ef14a

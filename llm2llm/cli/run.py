@@ -7,7 +7,7 @@ __all__ = ['Words', 'plugins', 'task_owner', 'default_teacher', 'run_options', '
            'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task', 'make_teacher', 'make_student',
            'make_run', 'as_flags']
 
-# %% ../../nbs/09_cli/01_run.ipynb #04bcd669
+# %% ../../nbs/09_cli/01_run.ipynb #7f664941
 import inspect,os,re,sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -17,8 +17,8 @@ from ..core import SettingError, check_int, unknown
 from ..loop.config import LoopConfig
 from ..report.run import LLM2LLM
 from ..loop.rules import rules
-from ..student.config import StudentConfig
-from ..tasks.files import load_task
+from ..student.student import Student as StudentConfig
+from ..tasks.published import load_task
 from ..tasks.task import TASKS, Task
 from ..teachers.kinds import teacher_kind, teacher_kinds
 from ..teachers.teacher import Teacher

@@ -5,29 +5,35 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'HE', 'SHE', 'THINGS', 'HOLDERS', 'FAMILIES', 'INTENTS', 'NAMED_KINDS', 'SYLLABLES', 'ASIDES', 'solve',
            'draw_numbers', 'fill', 'problem', 'made_up_name', 'request_for', 'part_of', 'write_row', 'mini_task',
-           'misread', 'near_copy', 'right_answer', 'MiniTeacher', 'mini_base', 'mini_student', 'mini_chat']
+           'mini_gsm', 'mini_intent', 'misread', 'near_copy', 'right_answer', 'MiniTeacher', 'mini_base',
+           'mini_student', 'mini_chat']
 
 # %% ../../nbs/08_mini/00_mini.ipynb #d86a2e79
-import dataclasses,re
+import json,operator,re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from ..core import Example, SettingError, check_one_of, check_int, digest, rng
 from ..tasks.task import Task
 from ..teachers.teacher import Candidate, Request, Teacher
+if TYPE_CHECKING: from llm2llm.student.student import Student
 
 # %% ../../nbs/08_mini/00_mini.ipynb #3b9fd066
-_divide = lambda a,b: a//b if a%b==0 else 0
-OPERATIONS = {'+':lambda a,b: a+b, '-':lambda a,b: a-b, '*':lambda a,b: a*b, '/':_divide}
+def _divide(a, b): return a//b if a%b==0 else 0
+OPERATIONS = {'+':operator.add, '-':operator.sub, '*':operator.mul, '/':_divide}
 
 def solve(
     steps:str,            # for instance 'a*b p-c'
     numbers:dict[str,int],# what the letters stand for
-)->list[str]|None:        # one line a step, then '#### answer'; None if a result is not a whole number from 1 to 99
+)->list[str]|None:        # a line a step, then '#### answer'; None: a result is no whole number from 1 to 99
     "The worked answer of a program"
     known,lines = dict(numbers),[]
     for (x,op,y),name in zip(steps.split(), 'pqrs'):
@@ -35,12 +41,12 @@ def solve(
         known[name] = OPERATIONS[op](a, b)
         if not 1 <= known[name] <= 99: return None
         lines.append(f'{a} {op} {b} = {known[name]}')
-    return lines + [f'#### {known[name]}']
+    return [*lines, f'#### {known[name]}']
 
 # %% ../../nbs/08_mini/00_mini.ipynb #04b0a3c5
 def draw_numbers(
     steps:str, # a program
-    r,         # random generator
+    r:Random,  # random generator
 )->tuple[dict[str,int],list[str]]: # the numbers, and the worked answer
     "Numbers that a program can work with"
     letters = sorted(set(re.findall('[abcd]', steps)))
@@ -50,108 +56,49 @@ def draw_numbers(
         if lines := solve(steps, numbers): return numbers,lines
 
 # %% ../../nbs/08_mini/00_mini.ipynb #51242ec9
-HE = 'Tom Ben Sam Leo Max Jack Omar Ivan Luis Paul Adam Noah Eric Hugo Ravi'.split()
-SHE = 'Anna Mia Lily Emma Zoe Sara Nina Ruth Lucy Maya Ella Rosa Jane Kate Amy'.split()
-THINGS = ('apples pens books marbles stickers cookies shells cards coins stamps eggs balls buttons beads oranges pears toys '
-          'stones candies cups roses pencils peaches muffins plums').split()
-HOLDERS = dict(box='boxes', bag='bags', basket='baskets', jar='jars', tray='trays', crate='crates', pack='packs', bucket='buckets')
+def _data(name): return json.loads((files('llm2llm')/'mini'/name).read_text('utf-8'))
+
+_gsm = _data('gsm.json')
+HE,SHE,THINGS,HOLDERS,FAMILIES = (_gsm[part] for part in ('he', 'she', 'things', 'holders', 'families'))
 
 def fill(
-    text:str,     # with gaps: {N} {M} {L} people, {he} {He} {his} of {N}, {X} {Y} things, {k} {K} a container and its plural
-    numbers:dict, # the other gaps
-    r,            # random generator
+    text:str,     # {N} {M} {L} people, {he} {He} {his} of {N}, {X} {Y} things, {k} {K} container(s)
+    numbers:dict[str,int], # the other gaps
+    r:Random,     # random generator
 )->str:           # an ordinary English text
     "Fill the gaps and make the choices of a text"
     text = re.sub(r'\[([^]]*)\]', lambda m: r.choice(m[1].split('|')), text)
     (N,M,L),k,(X,Y) = r.sample(HE+SHE, 3), r.choice(list(HOLDERS)), r.sample(THINGS, 2)
     he,his = ('he','his') if N in HE else ('she','her')
-    text = text.format(N=N, M=M, L=L, he=he, He=he.capitalize(), his=his, X=X, Y=Y, k=k, K=HOLDERS[k], **numbers)
-    return re.sub(r' +', ' ', text)
-
-# %% ../../nbs/08_mini/00_mini.ipynb #9b0e1fcb
-_families_1 = '''
-gave_away | a-b | {N} has {a} {X}. {He} gives {b} [of them|{X}] to {M}. How many {X} [are left|does {N} have left|does {N} still have]?
-full_boxes | a*b | {N} fills {a} {K} with {X}. Each {k} holds {b} {X}. How many {X} [are there in all|does {N} have in all]?
-buy_lose | a+b p-c | {N} has {a} {X} and [buys|finds] {b} more. Then {he} loses {c} [of them|{X}]. How many {X} does {N} have [now|left]?
-boxes_loose | a*b p+c | {N} has {a} {K} of {X} with {b} in each {k}. There are {c} [loose {X}|more {X}] on the table. How many {X} does {N} have [in all|altogether]?
-boxes_broken | a*b p-c | A shop gets {a} {K} with {b} {X} in each {k}. [On the way {c} {X} break|But {c} of the {X} are broken]. How many {X} can the shop sell?
-share_eat | a/b p-c | {N} shares {a} {X} equally [among|between] {b} friends. Each friend [loses|uses] {c} of them. How many {X} does each friend have left?
-share_total | a+b p/c | {N} picks {a} {X} and {M} picks {b}. They [put|pack] them into {K} of {c}. How many {K} do they [fill|need]?
-twice | a*2 a+p | {N} has {a} {X}. {M} has twice as many {X} as {N}. How many {X} do they have [together|in all]?
-times | a*b a+p | {N} [has|owns] {a} {X} and {M} [has|owns] {b} times as many. How many {X} do [they|both] have together?
-more_than | a+b a+p | {M} has {b} more {X} than {N}. {N} has {a} {X}. How many {X} do [they|the two] have [together|in all]?
-fewer_than | a-b a+p | {M} has {b} fewer {X} than {N}. {N} has {a} {X}. How many {X} do [they|the two] have [together|in all]?
-change | a*b c-p | {N} buys {a} {X} for {b} dollars each. {He} pays with {c} dollars. How much change does {he} [get|receive]?
-need_more | a*b c-p | {N} saves {a} dollars a week for {b} weeks. A [bike|game|watch] costs {c} dollars. How many more dollars does {N} need?
-half_left | a/2 p-b | {N} [has|makes] {a} {X}. {He} sells half of them. Then {he} gives {b} {X} to {M}. How many {X} are left?
-repack | a*b p/c | {N} empties {a} {K} of {b} {X} each. {He} puts all the {X} in rows of {c}. How many rows [are there|does {he} make]?
-pages_left | a*b c-p | A book has {c} pages. {N} reads {a} pages [a|every] day for {b} days. How many pages are left [to read|in the book]?
-'''
-
-# %% ../../nbs/08_mini/00_mini.ipynb #a175023e
-_families_2 = '''
-pages_days | a-b p/c | A book has {a} pages and {N} has read {b} of them. Now {he} reads {c} pages [a|every] day. How many [more|] days does {N} need?
-eggs_sold | a-b p*c | The hens lay {a} eggs. {N} eats {b} of them and sells the rest for {c} dollars each. How many dollars does {he} [make|get]?
-work_hours | b+c p*a | {N} earns {a} dollars an hour. {He} works {b} hours on Monday and {c} hours on Tuesday. How many dollars does {N} earn?
-bus | a-b p+c | There are {a} people on a [bus|train]. At the next stop {b} get off and {c} get on. How many people are on it now?
-teams | a+b p/c | A class has {a} boys and {b} girls. They [make|form] teams of {c} children. How many teams are there?
-degrees | a+b p-c | In the morning it is {a} degrees. By noon it [gets|is] {b} degrees warmer, and by night it drops {c} degrees. How many degrees is it at night?
-weight | b*c p+a | An empty {k} weighs {a} pounds. {N} puts {b} bricks of {c} pounds each in the {k}. How many pounds does it weigh now?
-discount | a-b p*c | A [coat|lamp|chair] costs {a} dollars. Today it is {b} dollars off. {N} buys {c} of them. How many dollars does {he} pay?
-split_cost | a*b p/c | A group buys {a} tickets for {b} dollars each. The {c} friends split the cost equally. How many dollars does each friend pay?
-two_prices | a*b c*d p+q | {N} buys {a} {X} for {b} dollars each and {c} {Y} for {d} dollars each. How many dollars does {he} [pay|spend] in all?
-rest_price | a*b p+c d-q | {N} has {d} dollars. {He} buys {a} {X} for {b} dollars each and a hat for {c} dollars. How many dollars [are left|does {he} have left]?
-three_days | a+b p+c q/d | In three days {N} picks {a}, {b} and {c} {X}. {He} shares them equally among {d} friends. How many {X} does each friend get?
-week_money | a*b p-c q/d | {N} earns {a} dollars a day for {b} days and spends {c} dollars. {He} splits the rest equally between {d} sisters. How many dollars does each [get|receive]?
-half_bloom | a*b p/2 q-c | {N} plants {a} rows of {b} roses. Half of the roses [bloom|grow]. {He} cuts {c} of those. How many are left?
-legs | a*4 b*2 p+q | A farm has {a} [cows|horses|sheep] and {b} [ducks|hens]. How many legs do the animals have [in all|altogether]?
-three_people | a*2 p+b a+p r+q | {N} has {a} {X}. {M} has twice as many as {N}. {L} has {b} more {X} than {M}. How many {X} do the three have in all?
-'''
+    gaps = dict(N=N, M=M, L=L, he=he, He=he.capitalize(), his=his, X=X, Y=Y, k=k, K=HOLDERS[k])
+    return re.sub(r' +', ' ', text.format(**gaps, **numbers))
 
 # %% ../../nbs/08_mini/00_mini.ipynb #fdc375fe
-def _table(text): return [[cell.strip() for cell in line.split('|', 2)] for line in text.strip().splitlines()]
-FAMILIES = {name:(steps, text) for name,steps,text in _table(_families_1) + _table(_families_2)}
-
 def problem(
     steps:str, # a program
     text:str,  # a text with gaps
-    r,         # random generator
+    r:Random,  # random generator
 )->tuple[str,str]: # question, worked answer
     "One problem of a family"
     numbers,lines = draw_numbers(steps, r)
     return fill(text, numbers, r), '\n'.join(lines)
 
-# %% ../../nbs/08_mini/00_mini.ipynb #a7818b09
-_intents = '''
-music | Play {v} | I want to hear {v} | Put on {v}, please | Turn up {v} | Dance music by {v} | The new song of {v} | Sing along with {v} | More of {v} tonight | Is {v} on the radio?
-weather | Is it warm in {v}? | Will it rain in {v}? | Do I need a coat in {v}? | How much snow is in {v}? | Sun or clouds over {v}? | How cold does {v} get? | Wind in {v} this weekend | Is {v} dry in May? | What is it like outside in {v}?
-dinner | Order {v} | I am hungry for {v} | A plate of {v} for two | Where do they cook {v}? | Bring us {v} and bread | We would like {v} for lunch | Reserve a table with {v} | Is there {v} on the menu? | Deliver {v} to my door
-alarm | Wake me before {v} | Ring at {v} | Do not let me sleep past {v} | Set the clock to {v} | Get me up by {v} | Beep when it is {v} | I must be up at {v} | A loud noise at {v} | Call me in bed at {v}
-film | Show {v} | Where can I watch {v}? | Two seats for {v} | When does {v} begin? | Who acts in {v}? | Is {v} at the cinema? | The ending of {v} | Find a review of {v} | Put {v} on the big screen
-message | Tell {v} I am late | Write to {v} | Send {v} my love | Ask {v} to come over | Let {v} know we won | Reply to {v} | Text {v} the address | Say hello to {v} | Answer {v} for me
-travel | Take me to {v} | The next train to {v} | How far is it to {v}? | Buy a ticket to {v} | The fastest road to {v} | Drive us to {v} | Fly to {v} on Sunday | When do buses leave for {v}? | I am lost, guide me to {v}
-'''
-INTENTS = {label:patterns for label,*patterns in ([c.strip() for c in l.split('|')] for l in _intents.strip().splitlines())}
-
 # %% ../../nbs/08_mini/00_mini.ipynb #5396531a
-_kinds = dict(music='band ers', weather='town burg', dinner='dish ini', alarm='hour tide', film='story ana', message='person wick', travel='station gate')
-NAMED_KINDS = {label:kind.split() for label,kind in _kinds.items()}
-SYLLABLES = 'bal bor dun fal fen gar gol hal jor kel lam lor mar mel nor pol ran rov sel sor tal tem tor val ver wal zan zor'.split()
+_intent = _data('intent.json')
+INTENTS,NAMED_KINDS,SYLLABLES,ASIDES = (_intent[part] for part in ('intents', 'named', 'syllables', 'asides'))
 
 def made_up_name(
     label:str, # an intent
-    r,         # random generator
+    r:Random,  # random generator
 )->str:        # for instance 'Talborers'
     "A name with the ending of the things that an intent is about"
     return (r.choice(SYLLABLES) + r.choice(SYLLABLES)).capitalize() + NAMED_KINDS[label][1]
 
-ASIDES = ('Forget {w}. ', 'Not {w} now. ', 'I was at {w}. ', '{w} is nice. ')
-
 def request_for(
     label:str, # an intent
     i:int,     # which of its patterns
-    r,         # random generator
-    other:str='', # the intent that an aside is to be about; '': half of the requests have one, about any other intent
+    r:Random,  # random generator
+    other:str='', # the intent of an aside; '': half of the requests have one, of any other intent
 )->str:        # a request; an aside before it names something else
     "A request with an intent"
     drawn = r.choice([l for l in INTENTS if l!=label])
@@ -169,7 +116,7 @@ def write_row(
     name:str,   # 'mini-gsm' or 'mini-intent'
     family:str, # for instance 'two_prices' or 'music/3' (label/number of the pattern)
     part:str,   # 'train', 'dev' or 'test'
-    r,          # random generator
+    r:Random,   # random generator
     other:str='', # mini-intent: what an aside is to be about
 )->tuple[str,str]: # question, answer
     "A new row of a family"
@@ -181,26 +128,35 @@ def write_row(
         if part_of(question)==part: return question,answer
 
 # %% ../../nbs/08_mini/00_mini.ipynb #80728c93
-_MINI = {'mini-gsm':Task('mini-gsm', 'number', '{question}\nAnswer:', description='Generated word problems with worked answers'),
-         'mini-intent':Task('mini-intent', 'label', '{question}\nIntent:', tuple(INTENTS), description='What a generated request asks for')}
+_tasks = {t.name:t for t in (
+    Task('mini-gsm', 'number', '{question}\nAnswer:',
+         description='Generated word problems with worked answers'),
+    Task('mini-intent', 'label', '{question}\nIntent:', tuple(INTENTS), 'What a generated request asks for'))}
+_families = {'mini-gsm':list(FAMILIES),
+             'mini-intent':[f'{label}/{i}' for label,p in INTENTS.items() for i in range(len(p))]}
 
-def _families(name): return list(FAMILIES) if name=='mini-gsm' else [f'{label}/{i}' for label,p in INTENTS.items() for i in range(len(p))]
+def _label(family): return family.split('/')[0]
 
+# %% ../../nbs/08_mini/00_mini.ipynb #ab17m001
 def _rows(name, split, n, r):
     "`n` different rows, spread evenly over families and labels"
-    families,seen,taken,rows = _families(name),Counter(),set(),[]
+    families,times,turns,questions,rows = [*_families[name]],Counter(),{},set(),[]
     r.shuffle(families)
-    turn = {f:(seen.update([f.split('/')[0]]), seen[f.split('/')[0]])[1] for f in families}
-    families.sort(key=turn.get)
+    for f in families:
+        turns[f] = times[_label(f)]
+        times[_label(f)] += 1
+    families.sort(key=turns.get)
     while len(rows) < n:
         family = families[len(rows)%len(families)]
         question,answer = write_row(name, family, 'train' if split=='seed' else split, r)
-        if question in taken: continue
-        taken.add(question)
+        if question in questions: continue
+        questions.add(question)
         rows.append(Example(f'{name}-{split}-{len(rows):04}', question, answer, source=f'{name}/{family}'))
     return tuple(rows)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #0932f329
+_sizes = {'mini-gsm':(64, 20_000), 'mini-intent':(35, 2_000)}  # seed rows; the most rows of a split
+
 def mini_task(
     name:str='mini-gsm', # or 'mini-intent'
     n_seed:int|None=None,# seed rows; None: 64, for mini-intent 35
@@ -209,73 +165,92 @@ def mini_task(
     n_dev:int=0,         # dev rows, the same for every seed
 )->Task:                 # with seed, dev and test rows
     "A generated task"
-    check_one_of('name', name, _MINI)
-    if n_seed is None: n_seed = 64 if name=='mini-gsm' else 35
-    most = 20_000 if name=='mini-gsm' else 2_000
-    for what,n in dict(n_seed=n_seed, n_test=n_test, n_dev=n_dev).items():
-        if check_int(what, n, int(what=='n_seed')) > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
-    draws = dict(seed=(n_seed, rng(name, 'seed', seed)), dev=(n_dev, rng(name, 'dev')), test=(n_test, rng(name, 'test')))
-    return dataclasses.replace(_MINI[name], **{('seed_rows' if split=='seed' else split):_rows(name, split, n, r) for split,(n,r) in draws.items()})
+    check_one_of('name', name, _tasks)
+    usual,most = _sizes[name]
+    sizes = dict(n_seed=usual if n_seed is None else n_seed, n_test=n_test, n_dev=n_dev)
+    for setting,n in sizes.items():
+        if check_int(setting, n, int(setting=='n_seed')) <= most: continue
+        raise SettingError(f"{setting} must be at most {most} in {name}, not {n}")
+    def rows(split, *draw): return _rows(name, split, sizes[f'n_{split}'], rng(name, split, *draw))
+    return replace(_tasks[name], seed_rows=rows('seed', seed), dev=rows('dev'), test=rows('test'))
+
+# %% ../../nbs/08_mini/00_mini.ipynb #ab17m002
+@delegates(mini_task, but='name')
+def mini_gsm(**kwargs)->Task:
+    "Generated word problems with worked answers"
+    return mini_task('mini-gsm', **kwargs)
+
+@delegates(mini_task, but='name')
+def mini_intent(**kwargs)->Task:
+    "Generated requests and what they ask for"
+    return mini_task('mini-intent', **kwargs)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #afa731c4
+def _with_step(steps, at, op):
+    "A solution with another operation in one step; None: a result is not from 1 to 99, or the last is right"
+    changed,lines = {},[]
+    for i,(a,old,b,_,result) in enumerate(steps):
+        a,b = (changed.get(s, int(s)) for s in (a, b))
+        sign = op if i==at else old
+        value = OPERATIONS[sign](a, b)
+        if not 1 <= value <= 99: return None
+        if value != int(result): changed[result] = value
+        lines.append(f'{a} {sign} {b} = {value}')
+    return [*lines, f'#### {value}'] if value != int(result) else None
+
+# %% ../../nbs/08_mini/00_mini.ipynb #ab17m003
 def misread(
     question:str, # a word problem
     answer:str,   # its worked answer
-    r,            # random generator
-)->str|None:      # a worked answer with one wrong operation; None if this problem has none that stays within 1 to 99
+    r:Random,     # random generator
+)->str|None:      # a worked answer with one wrong operation; None if none stays within 1 to 99
     "The answer of somebody who misread the problem in one step"
     steps = [line.split(' ') for line in answer.splitlines()[:-1]]
     choices = [(i, op) for i,s in enumerate(steps) for op in OPERATIONS if op!=s[1]]
     for at,op in r.sample(choices, len(choices)):
-        changed,lines = {},[]
-        for i,(a,o,b,_,z) in enumerate(steps):
-            a,b = (changed.get(s, int(s)) for s in (a, b))
-            new = OPERATIONS[op if i==at else o](a, b)
-            if not 1 <= new <= 99: break
-            if new != int(z): changed[z] = new
-            lines.append(f'{a} {op if i==at else o} {b} = {new}')
-        else:
-            if new != int(z): return '\n'.join(lines + [f'#### {new}'])
+        if lines := _with_step(steps, at, op): return '\n'.join(lines)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #89e043ba
 def _wordings(text):
     "The texts of a family as regular expressions, one for each combination of its choices"
-    for way in product(*(p[1:-1].split('|') if p[0]=='[' else [p] for p in re.split(r'(\[[^]]*\])', text) if p)):
+    for way in product(*(p.strip('[]').split('|') for p in re.split(r'(\[[^]]*\])', text))):
         plain = re.escape(re.sub(' +', ' ', ''.join(way)))
         yield re.sub(r'\\\{\w+\\\}', r'\\w+', re.sub(r'\\\{([abcd])\\\}', r'(?P<\1>\\d+)', plain))
 
 def near_copy(
     question:str, # a word problem
     family:str,   # its family
-    r,            # random generator
+    r:Random,     # random generator
 )->tuple[str,str]: # question, worked answer
     "The same text with other numbers"
     steps,text = FAMILIES[family]
-    found = next(m for w in _wordings(text) if (m := re.fullmatch(w, question)))
+    places = next(m for w in _wordings(text) if (m := re.fullmatch(w, question)))
     while True:
         numbers,lines = draw_numbers(steps, r)
-        out,at = '',0
-        for a,b,new in sorted((*found.span(k), str(v)) for k,v in numbers.items()): out,at = out+question[at:a]+new,b
-        if part_of(out+question[at:])=='train': return out+question[at:],'\n'.join(lines)
+        copy = question
+        for start,end,number in sorted(((*places.span(k), n) for k,n in numbers.items()), reverse=True):
+            copy = f'{copy[:start]}{number}{copy[end:]}'
+        if part_of(copy)=='train': return copy,'\n'.join(lines)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #72437229
 @lru_cache
 def _readings():
     "Every text of the two worlds as a regular expression, with its program or its label"
-    named = lambda text: re.escape(text).replace(r'\{v\}', r'\w+').replace(r'\{w\}', r'\w+')
+    def named(text): return re.sub(r'\\\{[vw]\\\}', r'\\w+', re.escape(text))
     aside = f"(?:{'|'.join(map(named, ASIDES))})?"
-    return {'mini-gsm': [(re.compile(w), steps) for steps,text in FAMILIES.values() for w in _wordings(text)],
-            'mini-intent': [(re.compile(aside+named(p)), label) for label,patterns in INTENTS.items() for p in patterns]}
+    problems = [(re.compile(w), steps) for steps,text in FAMILIES.values() for w in _wordings(text)]
+    requests = [(re.compile(aside+named(p)), label) for label,patterns in INTENTS.items() for p in patterns]
+    return {'mini-gsm':problems, 'mini-intent':requests}
 
 def right_answer(
     name:str,     # 'mini-gsm' or 'mini-intent'
     question:str, # of that world
 )->str|None:      # the worked answer or the label; None for a text that is none of its questions
     "The answer of a question of the mini-world"
-    for text,means in _readings()[name]:
+    for text,meaning in _readings()[name]:
         if not (m := text.fullmatch(question)): continue
-        if name=='mini-intent': return means
-        if lines := solve(means, {k:int(v) for k,v in m.groupdict().items()}): return '\n'.join(lines)
+        if name=='mini-intent': return meaning
+        if lines := solve(meaning, {k:int(v) for k,v in m.groupdict().items()}): return '\n'.join(lines)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #61129610
 class MiniTeacher(Teacher):
@@ -287,29 +262,29 @@ class MiniTeacher(Teacher):
         noise:float=0.,    # how often it errs, 0 to 1
         copies:bool=False, # word problems: write near copies, the row's own text with other numbers
         worked:bool=True,  # word problems: write the steps, not the result alone
-        show_error:bool=False, # requests: read the student's wrong answer, and name a thing of that intent beside the right one
+        show_error:bool=False, # requests: name a thing of the intent that the student wrongly said, too
     ):
-        if not isinstance(noise, (int, float)) or not 0 <= noise <= 1:
+        if not isinstance(noise, int | float) or not 0 <= noise <= 1:
             raise SettingError(f"noise must be a number from 0 to 1, not {noise!r}")
         self.noise,self.copies,self.worked,self.show_error = float(noise),copies,worked,show_error
 
-    def settings(self)->dict[str,object]: # what is as usual is left out
-        out = dict(name=self.name, noise=self.noise)
-        if self.copies: out['copies'] = True
-        if not self.worked: out['worked'] = False
-        if self.show_error: out['show_error'] = True
-        return out
+    def settings(self)->dict[str,object]: # a switch that is as usual is left out
+        usual = dict(copies=False, worked=True, show_error=False)
+        switched = {k:not v for k,v in usual.items() if getattr(self, k) != v}
+        return dict(name=self.name, noise=self.noise) | switched
 
-    def check(self, task:Task):
-        if task.name!='mini-gsm' and (self.copies or not self.worked):
-            raise SettingError("copies and worked are for the word problems of mini-gsm, "
-                               f"not for task {task.name!r}; leave them out")
-        if task.name=='mini-gsm' and self.show_error:
-            raise SettingError("show_error is for the requests of mini-intent: "
-                               "this teacher can't read a wrong solution of a word problem; leave it out")
-        if task.name in _MINI: return
-        raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; "
-                           "use another teacher: a model (--teacher api --teacher.model MODEL), or augment eda, replay or none")
+# %% ../../nbs/08_mini/00_mini.ipynb #ab13f003
+@patch
+def check(self:MiniTeacher, task:Task):
+    if task.name not in _tasks:
+        raise SettingError(f"the rule-based teacher writes for {' and '.join(_tasks)} only, not for task "
+                           f"{task.name!r}; take a model (--teacher api --teacher.model MODEL), or augment eda, replay or none")
+    if task.name=='mini-gsm' and self.show_error:
+        raise SettingError("show_error is for the requests of mini-intent: "
+                           "this teacher can't read a wrong solution of a word problem; leave it out")
+    if task.name!='mini-gsm' and (self.copies or not self.worked):
+        raise SettingError("copies and worked are for the word problems of mini-gsm, "
+                           f"not for task {task.name!r}; leave them out")
 
 # %% ../../nbs/08_mini/00_mini.ipynb #61129612
 @patch
@@ -324,44 +299,44 @@ def write(self:MiniTeacher, task:Task, requests:Sequence[Request], have:Sequence
 @patch
 def _origin(self:MiniTeacher, row):
     name,_,family = row.source.removesuffix('/error').partition('/')
-    if name in _MINI and family in _families(name): return name,family
-    raise SettingError(f"row {row.id!r} is not a row of the mini-world (its source is {row.source!r}), so MiniTeacher cannot "
-                       "write another one; use it with mini_task, or take another teacher")
+    if family in _families.get(name, ()): return name,family
+    raise SettingError(f"row {row.id!r} is not a row of the mini-world (its source is {row.source!r}), so "
+                       "MiniTeacher cannot write another one; use it with mini_task, or take another teacher")
 
-@patch
-def _example(self:MiniTeacher, name, family, r, request):
-    if name=='mini-intent' and r.random() < .5:
-        label = family.split('/')[0]
-        family = r.choice([f for f in _families(name) if f.split('/')[0]==label and f!=family])
-    err,answer = r.random() < self.noise,None
-    read = self.show_error and request.answer and not request.answer.correct
-    said = request.answer.prediction if read else ''
-    while answer is None:
-        if self.copies: question,answer = near_copy(request.row.question, family, r)
-        else: question,answer = write_row(name, family, 'train', r, said)
-        if err: answer = _wrong(name, question, answer, r)
-    if not self.worked: answer = answer.splitlines()[-1]
-    return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
-
+# %% ../../nbs/08_mini/00_mini.ipynb #ab13f004
 def _wrong(name, question, answer, r):
     "Another answer; None where a problem has none"
     if name=='mini-gsm': return misread(question, answer, r)
     return r.choice([l for l in INTENTS if l!=answer])
+
+@patch
+def _example(self:MiniTeacher, name, family, r, request):
+    if name=='mini-intent' and r.random() < .5:
+        family = r.choice([f for f in _families[name] if _label(f)==_label(family) and f!=family])
+    err,answer = r.random() < self.noise,None
+    read = self.show_error and request.answer and not request.answer.correct
+    other = request.answer.prediction if read else ''
+    while answer is None:
+        if self.copies: question,answer = near_copy(request.row.question, family, r)
+        else: question,answer = write_row(name, family, 'train', r, other)
+        if err: answer = _wrong(name, question, answer, r)
+    if not self.worked: answer = answer.splitlines()[-1]
+    return Example('', question, answer, source=f'{name}/{family}' + '/error'*err)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #60bd28d7
 @patch
 def verify(self:MiniTeacher, task:Task, rows:Sequence[Example], k:int,
 )->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many solutions agree, and {}: it costs nothing
     "How many of `k` own solutions agree with each row; it errs as often as when it writes"
-    out = {}
+    agreed = {}
     for row in rows:
-        name,r,said = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),[]
+        name,r,agreed[row.id] = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),(0, {})
         for _ in range(k):
             answer = right_answer(name, row.question)
             if r.random() < self.noise: answer = _wrong(name, row.question, answer, r) or answer
-            said.append(task.gold(dataclasses.replace(row, answer=answer)))
-        out[row.id] = said.count(task.gold(row)),{}
-    return out
+            same = task.gold(replace(row, answer=answer))==task.gold(row)
+            agreed[row.id] = agreed[row.id][0] + same,{}
+    return agreed
 
 # %% ../../nbs/08_mini/00_mini.ipynb #f10d8826
 def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt
@@ -370,32 +345,40 @@ def mini_base()->Path: # a folder with a model, its tokenizer and corpus.txt
 
 def mini_student(
     name:str='mini-gsm', # the task; mini-intent gets smaller batches
-    **overrides,         # other settings of `Student`
-):                       # a `Student` on `mini_base`
+    **overrides:object,  # other settings of `Student`
+)->'Student':            # on `mini_base`
     "A student with settings that suit the mini-world"
     from llm2llm.student.student import Student
-    check_one_of('name', name, _MINI)
-    settings = dict(lora_r=None, learning_rate=1e-3, num_train_epochs=4, batch_size=8 if name=='mini-gsm' else 4, per_device_eval_batch_size=160)
-    return Student(mini_base(), **settings | overrides)
+    check_one_of('name', name, _tasks)
+    batch_size = 8 if name=='mini-gsm' else 4
+    usual = dict(lora_r=None, learning_rate=1e-3, num_train_epochs=4, batch_size=batch_size, per_device_eval_batch_size=160)
+    return Student(mini_base(), **usual | overrides)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #e8dc2549
-_chat_template = "{{ bos_token }}{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] + '\n' }}{% endif %}{% endfor %}"
+def _pairs(task, parts):
+    "A prompt and another row of the same intent, for each row"
+    from llm2llm.teachers.prompts import messages, prompt_for, row_text
+    asked = dict(demos=0, earlier=0, error=False, shown='A request:', ask='Another one:')
+    prompt,requests = prompt_for(task, **asked | parts),[Request(r, None, 1, 0, 5) for r in task.seed_rows]
+    for request,(candidate,) in MiniTeacher().write(task, requests, []):
+        text = messages(task, request, [], prompt)[-1]['content']
+        yield text + '\n', row_text(task, candidate.row)
+
+# %% ../../nbs/08_mini/00_mini.ipynb #ab17m004
+_chat_template = ("{{ bos_token }}{% for m in messages %}{% if m['role'] != 'system' %}"
+                  "{{ m['content'] + '\\n' }}{% endif %}{% endfor %}")
 
 def mini_chat(
-    folder,        # where the model goes; it is made once
-    steps:int=160, # optimiser steps, about a tenth of a second each
-    **words,       # parts of `Prompt`: the words that it is to understand
-)->Path:           # the folder
+    folder:str|Path, # where the model goes; it is made once
+    steps:int=160,   # optimiser steps, about a tenth of a second each
+    **parts:object,  # parts of `Prompt`: the words that it is to understand
+)->Path:             # the folder
     "A tiny chat model that writes rows of mini-intent when asked with a few words"
-    from llm2llm.teachers.prompts import messages, prompt_for, row_text
-    from llm2llm.teachers.teacher import Request
-    if (Path(folder)/'config.json').exists(): return Path(folder)
-    task = mini_task('mini-intent', n_seed=630, n_test=1, seed=77)
-    prompt = prompt_for(task, **dict(demos=0, earlier=0, error=False, shown='A request:', ask='Another one:') | words)
-    asked = [Request(r, None, 1, 0, 5) for r in task.seed_rows]
-    pairs = [(messages(task, q, [], prompt)[-1]['content'] + '\n', row_text(task, found[0].row)) for q,found in MiniTeacher().write(task, asked, [])]
+    folder = Path(folder)
+    if (folder/'config.json').exists(): return folder
     student = mini_student('mini-intent', batch_size=16, learning_rate=2e-3)
+    pairs = list(_pairs(mini_intent(n_seed=630, n_test=1, seed=77), parts))
     student.train(pairs, max_steps=steps, label='a tiny teacher')
     student.tokenizer.chat_template = _chat_template
     student.save(folder)
-    return Path(folder)
+    return folder

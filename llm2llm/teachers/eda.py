@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from random import Random
 from ..core import Example, SettingError, check_one_of, rng
-from ..tasks.task import Task, question_key
+from ..tasks.task import Task
+from ..tasks.texts import question_key
 from .teacher import Candidate, Request, Teacher
 
 # %% ../../nbs/04_teachers/11_eda.ipynb #120d2f26

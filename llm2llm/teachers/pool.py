@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import lru_cache
 from fastcore.basics import patch
 from ..core import Example, SettingError, check_int, rng
-from ..tasks.task import Task, question_key
+from ..tasks.task import Task
+from ..tasks.texts import question_key
 from .teacher import Candidate, Request, Teacher
 
 # %% ../../nbs/04_teachers/10_pool.ipynb #269c8950
