@@ -72,7 +72,7 @@ def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n
         kept, rejected = [x.row for x in lines if x.verdict == 'kept'], Counter(x.verdict.split(':')[0] for x in lines if x.verdict != 'kept')
         if silent and lines: rejected['nothing written'] = silent
         scores = {split: Score.of(its) for split, its in answers.items()}
-        folder.write_round(Round(round=k, train_rows=len(train), synthetic=len(train)-n_seed, steps=max(steps, len(train)//2), num_train_epochs=4., loss=.9-.1*k, tokens=2900+40*k,
+        folder.write_round(Round(round=k, train_rows=len(train), synthetic=len(train)-n_seed, steps=max(steps, len(train)//2), epochs=4., loss=.9-.1*k, tokens=2900+40*k,
                                  padding=.08, select=select, wrong=len(wrong), requested=len(lines)+(silent if lines else 0), candidates=len(lines), kept=len(kept),
                                  rejected=dict(rejected), scores=scores, **{name: v*len(lines) for name, v in paid.items()}))
         log += [dict(round=k, stage='train', seconds=2.+len(train)/50), dict(round=k, stage='answers', seconds=1.25)]
