@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest', 'unknown',
-           'Example', 'Answer', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_whole', 'check_one_of',
-           'progress', 'in_cell', 'watched']
+           'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_int', 'check_number',
+           'check_one_of', 'progress', 'in_cell', 'is_interactive', 'classes_in', 'load_plugin', 'plugins']
 
 # %% ../nbs/00_core.ipynb #6bb3656b
-import sys,json,random,hashlib,difflib
+import sys,json,math,random,hashlib,difflib,warnings
 from dataclasses import dataclass, fields
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 
 # %% ../nbs/00_core.ipynb #82d7bb3c
 class LLM2LLMError(Exception): "A mistake that the user can mend; the message says how"
@@ -48,28 +50,28 @@ class Example:
     question:str                # the input text
     answer:str                  # label name, worked answer ending in '#### N', or the text of the right choice
     choices:tuple[str,...] = () # the row's own choices; empty where the task has none
-    parent:str|None = None      # id of the seed row it was written for; None for seed, dev, test and pool rows
+    parent_id:str|None = None      # id of the seed row it was written for; None for seed, dev, test and pool rows
     round:int = 0               # the round that wrote it; 0 for rows that were there before
     teacher:str = ''            # who wrote it
     source:str = ''             # what it was made from: a pool row's id, a family of the mini-world
-    cause:str = ''              # the student's wrong completion that caused it
+    wrong_completion:str = ''              # the student's wrong completion that caused it
 
     def __repr__(self): return f"Example({', '.join(f'{k}={v!r}' for k,v in to_dict(self).items())})"  # what it says, no empty fields
 
 # %% ../nbs/00_core.ipynb #750e6d60
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     "What the student said about one row"
     id:str               # the row's id
     completion:str       # the generated text, prompt removed
     prediction:str|None  # the answer read from it; None if there is none
     correct:bool         # does it equal the right answer?
     truncated:bool = False  # was it cut off at the token limit?
-    prompt_cut:bool = False # was the prompt too long, and cut on the left?
+    prompt_truncated:bool = False # was the prompt too long, and cut on the left?
 
 # %% ../nbs/00_core.ipynb #c85cac3b
 def to_dict(
-    row:Example|Answer, # any row
+    row:Example|Prediction, # any row
 )->dict:                # its fields without those that have their default value
     "The row as a JSON-able dict"
     d = {f.name:getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
@@ -82,7 +84,7 @@ def _as_table(self):
     line = lambda k,v: f'<tr><th style="text-align:left">{k}</th><td style="text-align:left;white-space:pre-wrap">{escape(str(v))}</td></tr>'
     return '<table>' + ''.join(line(k, v) for k,v in to_dict(self).items()) + '</table>'
 
-Example._repr_html_ = Answer._repr_html_ = _as_table
+Example._repr_html_ = Prediction._repr_html_ = _as_table
 
 # %% ../nbs/00_core.ipynb #f10e41c7
 def _from_dict(cls, d):
@@ -96,10 +98,10 @@ def example(d:dict, # fields of an `Example`
     "The `Example` of a dict made by `to_dict`"
     return _from_dict(Example, d)
 
-def answer(d:dict, # fields of an `Answer`
-          )->Answer:
-    "The `Answer` of a dict made by `to_dict`"
-    return _from_dict(Answer, d)
+def answer(d:dict, # fields of an `Prediction`
+          )->Prediction:
+    "The `Prediction` of a dict made by `to_dict`"
+    return _from_dict(Prediction, d)
 
 # %% ../nbs/00_core.ipynb #5092815f
 def digest(
@@ -117,7 +119,7 @@ def rng(
     return random.Random(int(digest(*parts), 16))
 
 # %% ../nbs/00_core.ipynb #0e9366fa
-def check_whole(
+def check_int(
     name:str,    # the setting
     value,       # what the user gave
     least:int=0, # the smallest value allowed
@@ -128,6 +130,22 @@ def check_whole(
         raise SettingError(f"{name} must be a whole number of at least {least}, not {value!r}" + (f"; {hint}" if hint else ''))
     return value
 
+# %% ../nbs/00_core.ipynb #c0794af8
+def check_number(
+    name:str,            # the setting
+    value:object,        # what the user gave
+    least:float=0.,      # the smallest value allowed
+    most:float=math.inf, # the largest value allowed; infinity itself never is
+    above:bool=False,    # must the value be above `least`?
+)->float:                # `value`
+    "`value` if it is a number in a range, else a `SettingError`"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and least <= value <= most and value < math.inf and not (above and value==least): return value
+    lowest = f"{'above' if above else 'of at least'} {least:g}"
+    highest = '' if most==math.inf else f', at most {most:g}'
+    raise SettingError(f'{name} must be a number {lowest}{highest}, not {value!r}')
+
+# %% ../nbs/00_core.ipynb #e8fa5c8d
 def check_one_of(
     name:str, # the setting
     value,    # what the user gave
@@ -146,12 +164,53 @@ def progress(
     "A progress bar in a terminal or notebook, silence in a pipe"
     from tqdm import tqdm
     where = dict(file=sys.stdout, ncols=90, mininterval=.2) if in_cell() else dict(dynamic_ncols=True)  # a notebook shows standard error in red
-    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not watched(), **where)
+    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not is_interactive(), **where)
 
 def in_cell()->bool: # is what is printed the output of a notebook cell?
     "Whether a notebook shows what is printed"
     return type(sys.stderr).__module__ == 'ipykernel.iostream'
 
-def watched()->bool: # is standard error a terminal, or the output of a notebook cell?
+def is_interactive()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
     return sys.stderr.isatty() or in_cell()
+
+# %% ../nbs/00_core.ipynb #937b435c
+def classes_in(
+    module:ModuleType, # any module
+    base:type,         # what the classes are made from
+)->list[type]:         # in the order of the module, without `base`
+    "The classes made from `base` that a module defines"
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+    return [c for c in classes if c is not base and c.__module__==module.__name__]
+
+# %% ../nbs/00_core.ipynb #b8930a95
+def load_plugin(
+    point:EntryPoint,     # of an installed package
+    base:type|None=None,  # what its class must be made from; None: it need not be a class
+    attribute:str='name', # where a class says its name, which must be that of the entry point
+)->object:                # a class or a function
+    "What an entry point leads to; raises what its module raises, or a `SettingError` for another sort"
+    value = point.load()
+    if base and not (isinstance(value, type) and issubclass(value, base)):
+        raise SettingError(f'it is no class made from {base.__name__}')
+    name = getattr(value, attribute, point.name)
+    if name != point.name: raise SettingError(f'it calls itself {name!r}')
+    return value
+
+# %% ../nbs/00_core.ipynb #2f3923bd
+def plugins(
+    group:str,              # of entry points, for instance 'llm2llm.rules'
+    own:dict[str,object],   # name to what this package has
+    base:type|None=None,    # see `load_plugin`
+    attribute:str='name',   # likewise
+)->dict[str,object]:        # name to class or function, this package's own first
+    "What there is to choose from, that of installed packages included"
+    out = dict(own)
+    for point in entry_points(group=group):
+        try:
+            value = load_plugin(point, base, attribute)
+            if out.setdefault(point.name, value) is not value: raise SettingError('its name is taken')
+        except Exception as e:   # somebody else's module can fail in any way
+            what = f'{group}: {point.name!r} ({point.value}) does not load ({type(e).__name__}: {e})'
+            warnings.warn(f'{what}; it is left out. Update or remove the package that has it', stacklevel=2)
+    return out

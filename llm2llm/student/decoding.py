@@ -39,11 +39,11 @@ class Decoder:
     "Has a model go on from token ids"
     def __init__(self,
         model,             # a causal language model, or a PEFT model around one
-        tok,               # its tokenizer
-        ends:list[int],    # token ids that end a free completion
+        tokenizer,               # its tokenizer
+        eos_token_id:list[int],    # token ids that end a free completion
         end:int|None=None, # the token that ends an option; None: the tokenizer's end token
     ):
-        self.model,self.tok,self.ends,self.end,self.forwards = model,tok,ends,end,0
+        self.model,self.tokenizer,self.eos_token_id,self.end,self.forwards = model,tokenizer,eos_token_id,end,0
         plain = model.get_base_model() if hasattr(model, 'get_base_model') else model
         self._knows = inspect.signature(plain.forward).parameters
         self.device = plain.device
@@ -57,7 +57,7 @@ def write(self:Decoder,
     until:re.Pattern|None=None, # an answer is complete where this is found, and ends there
 )->list[tuple[str,bool]]: # n of text and whether it is truncated
     "Free completions of one batch"
-    x,mask,_ = left_pad(ids, self.tok.pad_token_id, self.device)
+    x,mask,_ = left_pad(ids, self.tokenizer.pad_token_id, self.device)
     how = {} if noisy is None else dict(logits_processor=[lambda _,scores: noisy(scores)])
     if until: how['stopping_criteria'] = [self._complete(x.shape[1], until)]
     out = self.model.generate(input_ids=x, attention_mask=mask, max_new_tokens=limit, do_sample=False, **how)[:, x.shape[1]:].tolist()
@@ -67,8 +67,8 @@ def write(self:Decoder,
 @patch
 def _said(self:Decoder, row, until):
     "The text of new token ids, and whether it is truncated"
-    end = next((i for i,t in enumerate(row) if t in self.ends), None)
-    text = self.tok.decode(row[:end], clean_up_tokenization_spaces=False)
+    end = next((i for i,t in enumerate(row) if t in self.eos_token_id), None)
+    text = self.tokenizer.decode(row[:end], clean_up_tokenization_spaces=False)
     found = until and until.search(text)
     return (text[:found.end()], False) if found else (text, end is None)
 
@@ -78,7 +78,7 @@ def _complete(self:Decoder, start, until, every=8):
     "A stopping criterion: which rows hold a complete answer"
     def done(x, scores, **kwargs):
         if (x.shape[1]-start) % every: return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        texts = self.tok.batch_decode(x[:, start:], clean_up_tokenization_spaces=False)
+        texts = self.tokenizer.batch_decode(x[:, start:], clean_up_tokenization_spaces=False)
         return torch.tensor([until.search(t) is not None for t in texts], device=x.device)
     return done
 
@@ -111,7 +111,7 @@ def logits(self:Decoder,
     more:bool=False,     # will there be more after this?
 )->tuple:                # scores of the next token (n x vocabulary, on the CPU), the cache or None, the mask of all that was read
     "What may come next"
-    x,mask,_ = left_pad(ids, self.tok.pad_token_id, self.device)
+    x,mask,_ = left_pad(ids, self.tokenizer.pad_token_id, self.device)
     if cache is not None: mask = torch.cat([seen, mask], dim=1)
     extra = dict(position_ids=(mask.cumsum(-1)-1).clamp(min=0)[:, -x.shape[1]:], logits_to_keep=1)
     out = self.model(input_ids=x, attention_mask=mask, past_key_values=cache, use_cache=more, **{k:v for k,v in extra.items() if k in self._knows})
@@ -127,7 +127,7 @@ def choose(self:Decoder,
     noisy=None,                   # from `sampler`, on the CPU; None: greedy
 )->list[tuple[str,bool]]:         # n of text and False
     "Completions of one batch, each within its own options"
-    known = {o: encode_completions(self.tok, o, self.end) for o in set(options)}
+    known = {o: encode_completions(self.tokenizer, o, self.end) for o in set(options)}
     tries,said = {o: trie(i) for o,i in known.items()}, {o: dict(zip(map(tuple, i), o)) for o,i in known.items()}
     paths,nodes = map(list, zip(*(forced(tries[o]) for o in options)))
     feed,cache,seen = [i+p for i,p in zip(ids, paths)],None,None
@@ -154,9 +154,9 @@ def likelihoods(self:Decoder,
     options:list[tuple[str,...]], # the completions of each
 )->list[tuple[float,...]]:        # n, the log-probability of each option in nats, its end included
     "How likely the options of one batch are"
-    known = {o: encode_completions(self.tok, o, self.end) for o in set(options)}
+    known = {o: encode_completions(self.tokenizer, o, self.end) for o in set(options)}
     rows = [(i, c) for i,o in zip(ids, options) for c in known[o]]
-    x,mask,positions = left_pad([i+c for i,c in rows], self.tok.pad_token_id, self.device)
+    x,mask,positions = left_pad([i+c for i,c in rows], self.tokenizer.pad_token_id, self.device)
     longest = max(len(c) for _,c in rows)
     extra = dict(position_ids=positions, logits_to_keep=longest+1)
     logits = self.model(input_ids=x, attention_mask=mask, use_cache=False, **{k:v for k,v in extra.items() if k in self._knows}).logits
@@ -177,7 +177,7 @@ def write_continuously(self:Decoder,
     from transformers import ContinuousBatchingConfig,GenerationConfig
     longest = max(map(len, ids))+limit
     sizes = {} if self.device.type=='cuda' else dict(num_blocks=rows*math.ceil(longest/256)+rows, max_batch_tokens=max(512, longest), max_requests_per_batch=rows)
-    how = GenerationConfig(eos_token_id=self.ends, pad_token_id=self.tok.pad_token_id, max_new_tokens=limit, do_sample=False)
+    how = GenerationConfig(eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id, max_new_tokens=limit, do_sample=False)
     found = self.model.generate_batch(inputs=ids, generation_config=how, continuous_batching_config=ContinuousBatchingConfig(**sizes), progress_bar=False)
     said = [found[f'req_{i}'] for i in range(len(ids))]
     if wrong := [s.error for s in said if s.error]: raise RuntimeError(f'continuous batching failed: {wrong[0]}')

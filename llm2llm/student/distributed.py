@@ -35,7 +35,7 @@ def join(
     import torch.distributed as dist
     for name in ('FSDP','DEEPSPEED'):
         if os.environ.get(f'ACCELERATE_USE_{name}', '').lower() in ('1','true','yes'):
-            raise SettingError(f"accelerate is set to {name}, and every process here holds a whole student; launch without it (torchrun, or accelerate launch --multi_gpu), and give the student quantize='nf4' if it does not fit one GPU")
+            raise SettingError(f"accelerate is set to {name}, and every process here holds a whole student; launch without it (torchrun, or accelerate launch --multi_gpu), and give the student quantization='nf4' if it does not fit one GPU")
     if device not in ('cuda','cpu'): raise SettingError(f"many processes need device 'cuda' or 'cpu', not {device!r}")
     if device=='cuda': torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     if not dist.is_initialized(): dist.init_process_group('nccl' if device=='cuda' else 'gloo')

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import SettingError, StudentError, check_one_of, check_whole, unknown
+from ..core import SettingError, StudentError, check_one_of, check_int, unknown
 
 # %% ../../nbs/03_student/01_memory.ipynb #78563c6f
 @contextmanager
@@ -28,8 +28,8 @@ def _calm():
 @_calm()
 def bare_student(
     config,                    # of a causal language model, as transformers has it
-    quantize:str|None='nf4',   # 'nf4', 'int8' or None: the base in `dtype`
-    lora:int|None=16,          # rank of the adapter; None: all weights are trained
+    quantization:str|None='nf4',   # 'nf4', 'int8' or None: the base in `dtype`
+    lora_r:int|None=16,          # rank of the adapter; None: all weights are trained
     dtype:str='bfloat16',      # of what is not quantised
 ):                             # a model on torch's meta device
     "A student's model: all its shapes and settings, no weights"
@@ -43,15 +43,15 @@ def bare_student(
     with torch.device('meta'):
         dtype = 'bfloat16' if dtype=='float16' else dtype   # as large, and a CPU can do it
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype))
-        if quantize:
-            four = quantize=='nf4'
+        if quantization:
+            four = quantization=='nf4'
             how = BitsAndBytesConfig(load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
                                      bnb_4bit_compute_dtype=model.dtype)
             replace_with_bnb_linear(model, get_keys_to_not_convert(model), how)
             model.is_quantized,model.is_loaded_in_4bit,model.is_loaded_in_8bit = True,four,not four
-        for p in model.parameters(): p.requires_grad_(lora is None)
-        if lora is None: return model
-        return get_peft_model(model, LoraConfig(r=lora, lora_alpha=2*lora, target_modules='all-linear', task_type='CAUSAL_LM'))
+        for p in model.parameters(): p.requires_grad_(lora_r is None)
+        if lora_r is None: return model
+        return get_peft_model(model, LoraConfig(r=lora_r, lora_alpha=2*lora_r, target_modules='all-linear', task_type='CAUSAL_LM'))
 
 # %% ../../nbs/03_student/01_memory.ipynb #edb53d67
 def _quantised(module):
@@ -227,7 +227,7 @@ def answer_bytes(
     rows:int,       # answered at a time
     tokens:int,     # of a row, prompt and answer
     width:int=2,    # bytes of one number
-    lora:bool=True, # is there an adapter?
+    lora_r:bool=True, # is there an adapter?
 )->dict[str,int]:   # bytes of the cache, of one layer at work and of logits
     "What answering takes beside the model's own bytes"
     config = config.get_text_config() if hasattr(config, 'get_text_config') else config
@@ -237,7 +237,7 @@ def answer_bytes(
     hidden,heads = config.hidden_size,get('num_attention_heads', 1)
     inner = max(get('intermediate_size', 4*hidden), get('moe_intermediate_size', 0)*get('num_experts_per_tok', 1))
     cache = 2*get('num_hidden_layers', 32)*get('num_key_value_heads', heads)*get('head_dim', hidden//heads)*width
-    layer = (2*width+8 if lora else 3*width)*(hidden+inner) + tokens   # and the mask, a byte for each pair of tokens
+    layer = (2*width+8 if lora_r else 3*width)*(hidden+inner) + tokens   # and the mask, a byte for each pair of tokens
     return dict(cache=rows*tokens*cache, layer=rows*tokens*layer, logits=rows*48*config.vocab_size)
 
 def rows_that_fit(
@@ -245,11 +245,11 @@ def rows_that_fit(
     tokens:int,     # of a row, prompt and answer
     free:int,       # bytes, the model's own not among them
     width:int=2,    # bytes of one number
-    lora:bool=True, # is there an adapter?
+    lora_r:bool=True, # is there an adapter?
     most:int=256,   # rows
 )->int:             # rows: a power of two, at least 1
     "How many rows can be answered at a time; a fifth of the memory stays for gaps"
-    row = answer_bytes(config, 1, tokens, width, lora)
+    row = answer_bytes(config, 1, tokens, width, lora_r)
     return 1 << max(1, min(most, free*4//5//peak_bytes(row))).bit_length()-1
 
 # %% ../../nbs/03_student/01_memory.ipynb #ae3a0abf
@@ -305,10 +305,10 @@ def phase_seconds(
 )->dict[str,tuple]:# seconds, fast, likely and slow, of a round's training and its answers
     "How long a round takes"
     def training(i):
-        steps = work['rows']*work['epochs']/settings['micro_batch']
-        return steps*_pass_seconds(gpu, count, settings['micro_batch']*work['tokens'], 3 if settings['lora'] else 4, 3, i)
+        steps = work['rows']*work['epochs']/settings['per_device_train_batch_size']
+        return steps*_pass_seconds(gpu, count, settings['per_device_train_batch_size']*work['tokens'], 3 if settings['lora_r'] else 4, 3, i)
     def answers(i):
-        rows = max(1, min(settings['eval_batch_size'], work['asked']))
+        rows = max(1, min(settings['per_device_eval_batch_size'], work['asked']))
         step = max(own/(ASSUMED['bandwidth'][i]*gpu.gbs*1e9), ASSUMED['launch'][i]*count['layers'])
         return work['asked']/rows*(_pass_seconds(gpu, count, rows*work['tokens'], 1, 1, i) + work['new_tokens']*step)
     return dict(training=tuple(training(i) for i in range(3)), answers=tuple(answers(i) for i in range(3)))
@@ -371,9 +371,9 @@ def _mark(rows):
 def _says(self:Plan):
     "Sentences about the plan"
     s,w = self.settings,self.work
-    how = 'all weights' if s['lora'] is None else f"an adapter of rank {s['lora']}"
-    yield (f"Trains {how} on a base in {s['quantize'] or s['dtype']}, {s['micro_batch']} of {s['batch_size']} rows at a time, each of at most "
-           f"{s['max_length']} tokens; answers up to {s['eval_batch_size']} at a time.")
+    how = 'all weights' if s['lora_r'] is None else f"an adapter of rank {s['lora_r']}"
+    yield (f"Trains {how} on a base in {s['quantization'] or s['dtype']}, {s['per_device_train_batch_size']} of {s['batch_size']} rows at a time, each of at most "
+           f"{s['max_length']} tokens; answers up to {s['per_device_eval_batch_size']} at a time.")
     yield '* Only the larger of these two is there at a time.'
     need = f'{self.needs/2**30:.1f} GB are needed: {GAPS-1:.0%} more than the peak for gaps, and {CONTEXT/2**30:g} GB for CUDA'
     if self.gpu: need += f'. That {"fits" if self.fits else "does not fit"} {self.gpu}'
@@ -396,13 +396,13 @@ def _repr_markdown_(self:Plan):
 def plan(
     config,                      # of a causal language model, as transformers has it
     gpu:str|GPU|None=None,       # name such as '4090', or size such as '24GB'; None: only say what is needed
-    quantize:str|None='nf4',     # the base in 4 bits ('nf4'), 8 bits ('int8') or `dtype` (None)
-    lora:int|None=16,            # rank of the adapter; None: all weights are trained, in float32
+    quantization:str|None='nf4',     # the base in 4 bits ('nf4'), 8 bits ('int8') or `dtype` (None)
+    lora_r:int|None=16,            # rank of the adapter; None: all weights are trained, in float32
     dtype:str='bfloat16',        # of what is not quantised: 'bfloat16', 'float16' or 'float32'
     batch_size:int=8,            # rows per optimiser step
-    micro_batch:int|None=None,   # rows per forward pass; None: all of the batch
+    per_device_train_batch_size:int|None=None,   # rows per forward pass; None: all of the batch
     max_length:int=1024,         # tokens of the longest row, prompt and completion
-    eval_batch_size:int|None=None, # rows answered at a time; None: what fits the GPU, or the batch if there is none
+    per_device_eval_batch_size:int|None=None, # rows answered at a time; None: what fits the GPU, or the batch if there is none
     rows:int=100,                # trained on in a round
     epochs:float=10.,            # passes over them
     asked:int=500,               # prompts answered in a round: seed, dev and test rows
@@ -411,37 +411,37 @@ def plan(
 )->Plan:
     "What a student needs"
     gpu = None if gpu is None else find_gpu(gpu)
-    micro_batch,tokens,dtype = micro_batch or batch_size,tokens or max_length,dtype if lora else 'float32'
-    _check(quantize, lora, dtype, dict(batch_size=batch_size, micro_batch=micro_batch, max_length=max_length, rows=rows, asked=asked, tokens=tokens))
+    per_device_train_batch_size,tokens,dtype = per_device_train_batch_size or batch_size,tokens or max_length,dtype if lora_r else 'float32'
+    _check(quantization, lora_r, dtype, dict(batch_size=batch_size, per_device_train_batch_size=per_device_train_batch_size, max_length=max_length, rows=rows, asked=asked, tokens=tokens))
     try:
-        model = bare_student(config, quantize, lora, dtype)
+        model = bare_student(config, quantization, lora_r, dtype)
         count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
-        training = training_bytes(model, micro_batch, max_length, micro_batch < batch_size)
+        training = training_bytes(model, per_device_train_batch_size, max_length, per_device_train_batch_size < batch_size)
     except (RuntimeError, ValueError, NotImplementedError) as e:
         raise StudentError(f"the memory of a model of type {config.model_type!r} cannot be planned: {str(e).strip().splitlines()[0]}; "
                            "give another model") from e
     own = {k: training[k] for k in ('weights','quantisation','adapter')}
     width = 4 if dtype=='float32' else 2
     free = int(gpu.gb*2**30)-CONTEXT-sum(own.values()) if gpu else 0
-    eval_batch_size = eval_batch_size or (rows_that_fit(config, max_length, free, width, bool(lora)) if gpu else batch_size)
-    settings = dict(quantize=quantize, lora=lora, dtype=dtype, batch_size=batch_size, micro_batch=micro_batch, max_length=max_length,
-                    eval_batch_size=eval_batch_size)
+    per_device_eval_batch_size = per_device_eval_batch_size or (rows_that_fit(config, max_length, free, width, bool(lora_r)) if gpu else batch_size)
+    settings = dict(quantization=quantization, lora_r=lora_r, dtype=dtype, batch_size=batch_size, per_device_train_batch_size=per_device_train_batch_size, max_length=max_length,
+                    per_device_eval_batch_size=per_device_eval_batch_size)
     work = dict(rows=rows, epochs=epochs, asked=asked, tokens=tokens, new_tokens=new_tokens)
     seconds = phase_seconds(gpu, count, own['weights']+own['quantisation'], settings, work) if gpu and gpu.tflops else None
     name = Path(str(getattr(config, '_name_or_path', '') or config.model_type)).name
-    return Plan(f'{name}, {size/1e9:.2f} B parameters', settings, training, own | answer_bytes(config, eval_batch_size, max_length, width, bool(lora)),
+    return Plan(f'{name}, {size/1e9:.2f} B parameters', settings, training, own | answer_bytes(config, per_device_eval_batch_size, max_length, width, bool(lora_r)),
                 gpu, work, seconds, count=count)
 
 # %% ../../nbs/03_student/01_memory.ipynb #f783a256
-def _check(quantize, lora, dtype, whole):
+def _check(quantization, lora_r, dtype, whole):
     "A `SettingError` for what a student would refuse"
-    check_one_of('quantize', quantize, (None,'nf4','int8'))
+    check_one_of('quantization', quantization, (None,'nf4','int8'))
     check_one_of('dtype', dtype, ('bfloat16','float16','float32'))
-    for name,value in whole.items(): check_whole(name, value, 1)
-    if lora is not None: check_whole('lora', lora, 1)
-    elif quantize: raise SettingError("quantised weights cannot be trained; give lora=16 (--lora 16), or quantize=None")
-    if whole['batch_size'] % whole['micro_batch']:
-        raise SettingError(f"batch_size {whole['batch_size']} must be a multiple of micro_batch {whole['micro_batch']}")
+    for name,value in whole.items(): check_int(name, value, 1)
+    if lora_r is not None: check_int('lora_r', lora_r, 1)
+    elif quantization: raise SettingError("quantised weights cannot be trained; give lora_r=16 (--student.lora_r 16), or quantize=None")
+    if whole['batch_size'] % whole['per_device_train_batch_size']:
+        raise SettingError(f"batch_size {whole['batch_size']} must be a multiple of micro_batch {whole['per_device_train_batch_size']}")
 
 # %% ../../nbs/03_student/01_memory.ipynb #b3e9354f
 @patch
@@ -458,11 +458,11 @@ def seconds_for(self:Plan,
 # %% ../../nbs/03_student/01_memory.ipynb #2f8e9aa4
 def _ways(s):
     "Settings to try, from those given to those that need least; each stage has the same weights"
-    micro = [m for m in range(s['micro_batch'], 0, -1) if s['batch_size'] % m==0]
-    four = dict(quantize='nf4', lora=s['lora'] or 16, dtype='bfloat16' if s['lora'] is None else s['dtype'])
+    micro = [m for m in range(s['per_device_train_batch_size'], 0, -1) if s['batch_size'] % m==0]
+    four = dict(quantization='nf4', lora_r=s['lora_r'] or 16, dtype='bfloat16' if s['lora_r'] is None else s['dtype'])
     lengths = [s['max_length'] >> i for i in range(1, 12) if s['max_length'] >> i >= 128]
-    if s['quantize']!='nf4': yield [dict(micro_batch=m) for m in micro]
-    yield [four|dict(micro_batch=m) for m in micro] + [four|dict(micro_batch=1, max_length=n) for n in lengths]
+    if s['quantization']!='nf4': yield [dict(per_device_train_batch_size=m) for m in micro]
+    yield [four|dict(per_device_train_batch_size=m) for m in micro] + [four|dict(per_device_train_batch_size=1, max_length=n) for n in lengths]
 
 def fit(
     config,         # of a causal language model
@@ -481,5 +481,5 @@ def fit(
             if sum(p.training[k] for k in ('weights','quantisation','adapter','optimiser')) > gpu.gb*2**30: break   # fewer rows do not help
     p = plan(config, gpu, **{**settings, **stage[-1]})
     parts = ', '.join(f'{PARTS[k].partition(",")[0].strip(" *")} {p.training[k]/2**30:.1f}' for k in sorted(p.training, key=p.training.get)[:-4:-1])
-    raise StudentError(f"{p.model}, does not fit {gpu}: even with quantize='nf4', micro_batch=1 and max_length={p.settings['max_length']} it needs "
+    raise StudentError(f"{p.model}, does not fit {gpu}: even with quantization='nf4', per_device_train_batch_size=1 and max_length={p.settings['max_length']} it needs "
                        f"{p.needs/2**30:.1f} GB ({parts}); take a smaller model or a GPU with more memory")

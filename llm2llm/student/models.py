@@ -125,33 +125,33 @@ def read_tokenizer(
     if folder.is_dir() and not [p for g in ('tokenizer.json','vocab*','*.model','*.tiktoken') for p in folder.glob(g)]:
         raise StudentError(f"{base} has no tokenizer (no tokenizer.json, vocabulary or .model file); copy the tokenizer files of the "
                            "model that it was made from into the folder")
-    try: tok = AutoTokenizer.from_pretrained(place(base), revision=revision)
+    try: tokenizer = AutoTokenizer.from_pretrained(place(base), revision=revision)
     except Exception as e: raise StudentError(f"cannot read the tokenizer of {base}: {line(e)}; write its tokenizer files again") from e
-    note = mend_tokenizer(tok, base, vocab_size)
-    if vocab_size and max(tok.get_vocab().values()) >= vocab_size:
+    note = mend_tokenizer(tokenizer, base, vocab_size)
+    if vocab_size and max(tokenizer.get_vocab().values()) >= vocab_size:
         raise StudentError(f"the tokenizer of {base} has more tokens than the model's {vocab_size}; they do not belong together")
-    return tok,note
+    return tokenizer,note
 
 # %% ../../nbs/03_student/03_models.ipynb #0eb0ce69
 def end_tokens(
     base:str|Path,     # model folder, or the name of a model on the Hub
     revision:str|None, # branch, tag or commit of a base on the Hub
     config,            # its configuration
-    tok,               # its tokenizer
+    tokenizer,               # its tokenizer
 )->list[int]:          # token ids, in order
     "The tokens that end what a base says"
     from transformers import GenerationConfig
     try: said = GenerationConfig.from_pretrained(place(base), revision=revision).eos_token_id
     except OSError: said = None  # it has no generation settings
-    found = [said, getattr(config.get_text_config(), 'eos_token_id', None), tok.eos_token_id]
+    found = [said, getattr(config.get_text_config(), 'eos_token_id', None), tokenizer.eos_token_id]
     return sorted({i for f in found for i in (f if isinstance(f, list) else [f]) if i is not None})
 
 # %% ../../nbs/03_student/03_models.ipynb #ebe2a606
 QUANTIZE = ('nf4','int8')
 
-def _bits(quantize, dtype):
+def _bits(quantization, dtype):
     from transformers import BitsAndBytesConfig
-    if quantize=='nf4': return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    if quantization=='nf4': return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
     return BitsAndBytesConfig(load_in_8bit=True)
 
 def _check_found(found, name, model):
@@ -171,13 +171,13 @@ def load_model(
     revision:str|None=None, # branch, tag or commit of a base on the Hub
     dtype:str='float32',    # of weights and computation: 'float32', 'bfloat16' or 'float16'
     device:str='cpu',       # 'cpu', 'cuda' or 'mps'
-    quantize:str|None=None, # one of `QUANTIZE`
+    quantization:str|None=None, # one of `QUANTIZE`
     attention:str|None=None, # how attention is computed, as transformers calls it; None: its choice
 ):                          # the model, not in training
     "The weights of a base on a device"
     from transformers import AutoModelForCausalLM
     how = dict(dtype=getattr(torch, dtype), device_map={'': torch.cuda.current_device() if device=='cuda' else device})
-    if quantize: how['quantization_config'] = _bits(quantize, how['dtype'])
+    if quantization: how['quantization_config'] = _bits(quantization, how['dtype'])
     if attention: how['attn_implementation'] = attention
     with quiet(), own_rng(0):
         try: model,found = AutoModelForCausalLM.from_pretrained(place(base), revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **how)
@@ -189,19 +189,19 @@ def load_model(
     return model.eval()
 
 def generation(
-    tok,            # a tokenizer
-    ends:list[int], # token ids that end an answer
+    tokenizer,            # a tokenizer
+    eos_token_id:list[int], # token ids that end an answer
     **how,          # further fields of `GenerationConfig`
 ):                  # a `transformers.GenerationConfig`
     "How a model is to generate: with these ends, and nothing of a base's own habits"
     from transformers import GenerationConfig
-    return GenerationConfig(eos_token_id=ends, pad_token_id=tok.pad_token_id, bos_token_id=tok.bos_token_id, **how)
+    return GenerationConfig(eos_token_id=eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, **how)
 
 def plain_generation(
     model,          # a causal language model
-    tok,            # its tokenizer
-    ends:list[int], # token ids that end an answer
+    tokenizer,            # its tokenizer
+    eos_token_id:list[int], # token ids that end an answer
 ):                  # the model
     "Leave a base's own habits of generating behind"
-    model.generation_config = generation(tok, ends)
+    model.generation_config = generation(tokenizer, eos_token_id)
     return model
