@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['RENAMED', 'LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest',
            'unknown', 'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_int',
-           'check_one_of', 'progress', 'in_cell', 'is_interactive']
+           'check_number', 'check_one_of', 'progress', 'in_cell', 'is_interactive', 'classes_in', 'load_plugin',
+           'plugins']
 
 # %% ../nbs/00_core.ipynb #6bb3656b
-import sys,json,random,hashlib,difflib
+import sys,json,math,random,hashlib,difflib,warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from html import escape
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 
 # %% ../nbs/00_core.ipynb #82d7bb3c
 class LLM2LLMError(Exception): "A mistake that the user can mend; the message says how"
@@ -154,6 +157,22 @@ def check_int(
         raise SettingError(f"{wanted}; {hint}" if hint else wanted)
     return value
 
+# %% ../nbs/00_core.ipynb #c0794af8
+def check_number(
+    name:str,            # the setting
+    value:object,        # what the user gave
+    least:float=0.,      # the smallest value allowed
+    most:float=math.inf, # the largest value allowed; infinity itself never is
+    above:bool=False,    # must the value be above `least`?
+)->float:                # `value`
+    "`value` if it is a number in a range, else a `SettingError`"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and least <= value <= most and value < math.inf and not (above and value==least): return value
+    lowest = f"{'above' if above else 'of at least'} {least:g}"
+    highest = '' if most==math.inf else f', at most {most:g}'
+    raise SettingError(f'{name} must be a number {lowest}{highest}, not {value!r}')
+
+# %% ../nbs/00_core.ipynb #e8fa5c8d
 def check_one_of(
     name:str, # the setting
     value:object, # what the user gave
@@ -182,3 +201,44 @@ def in_cell()->bool: # is what is printed the output of a notebook cell?
 def is_interactive()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
     return sys.stderr.isatty() or in_cell()
+
+# %% ../nbs/00_core.ipynb #937b435c
+def classes_in(
+    module:ModuleType, # any module
+    base:type,         # what the classes are made from
+)->list[type]:         # in the order of the module, without `base`
+    "The classes made from `base` that a module defines"
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+    return [c for c in classes if c is not base and c.__module__==module.__name__]
+
+# %% ../nbs/00_core.ipynb #b8930a95
+def load_plugin(
+    point:EntryPoint,     # of an installed package
+    base:type|None=None,  # what its class must be made from; None: it need not be a class
+    attribute:str='name', # where a class says its name, which must be that of the entry point
+)->object:                # a class or a function
+    "What an entry point leads to; raises what its module raises, or a `SettingError` for another sort"
+    value = point.load()
+    if base and not (isinstance(value, type) and issubclass(value, base)):
+        raise SettingError(f'it is no class made from {base.__name__}')
+    name = getattr(value, attribute, point.name)
+    if name != point.name: raise SettingError(f'it calls itself {name!r}')
+    return value
+
+# %% ../nbs/00_core.ipynb #2f3923bd
+def plugins(
+    group:str,              # of entry points, for instance 'llm2llm.rules'
+    own:dict[str,object],   # name to what this package has
+    base:type|None=None,    # see `load_plugin`
+    attribute:str='name',   # likewise
+)->dict[str,object]:        # name to class or function, this package's own first
+    "What there is to choose from, that of installed packages included"
+    out = dict(own)
+    for point in entry_points(group=group):
+        try:
+            value = load_plugin(point, base, attribute)
+            if out.setdefault(point.name, value) is not value: raise SettingError('its name is taken')
+        except Exception as e:   # somebody else's module can fail in any way
+            what = f'{group}: {point.name!r} ({point.value}) does not load ({type(e).__name__}: {e})'
+            warnings.warn(f'{what}; it is left out. Update or remove the package that has it', stacklevel=2)
+    return out

@@ -9,6 +9,7 @@ how often this server saw it, so a request that is sent again and again succeeds
 import argparse, asyncio, http.client, json, math, os, re, resource, signal, subprocess, sys, threading, time, traceback
 from collections import Counter, deque
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from llm2llm.core import digest, rng
 from llm2llm.mini.mini import FAMILIES, HE, HOLDERS, SHE, THINGS, problem
@@ -295,6 +296,33 @@ async def serve(settings):
     print(json.dumps(dict(port=listening.sockets[0].getsockname()[1])), flush=True)
     await ended.wait()
     listening.close()
+
+
+class Answering:
+    "A server in a thread: `reply(body, n)` gives the status and the bytes (or JSON) for the n-th request, from 0; `headers[n]` are its headers"
+    def __init__(self, reply): self.reply = reply
+
+    def __enter__(self):
+        self.requests, self.headers, self.lock = [], [], threading.Lock()
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+            def log_message(self, *_): pass
+            def do_POST(handler):
+                body = json.loads(handler.rfile.read(int(handler.headers['content-length'])))
+                with self.lock: n = len(self.requests); self.requests.append(body); self.headers.append(handler.headers)
+                status, said = self.reply(body, n)
+                data = said if isinstance(said, bytes) else json.dumps(said).encode()
+                try:
+                    handler.send_response(status), handler.send_header('content-type', 'application/json'), handler.send_header('content-length', str(len(data)))
+                    handler.end_headers(), handler.wfile.write(data)
+                except ConnectionError: handler.close_connection = True   # the client has read enough
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(.01,), daemon=True).start()   # how soon it hears that it ends
+        self.url = f'http://127.0.0.1:{self.server.server_port}/v1'
+        return self
+
+    def __exit__(self, *_): self.server.shutdown(), self.server.server_close()
 
 
 class Stub:

@@ -172,8 +172,10 @@ def added(cls):
 def test_every_kind_of_teacher_is_whole():
     "A kind names itself in its own module, and no other module adds to it"
     from importlib import import_module
-    from llm2llm.teachers.kinds import kinds_in
-    kinds = [c for name in MODULES if package(name) in ORDER[ORDER.index('teachers'):-1] for c in kinds_in(import_module(f'llm2llm.{name}'))]
+    from llm2llm.core import classes_in
+    from llm2llm.teachers.teacher import Teacher
+    modules = [import_module(f'llm2llm.{name}') for name in MODULES if package(name) in ORDER[ORDER.index('teachers'):-1]]
+    kinds = [c for m in modules for c in classes_in(m, Teacher) if c.kind]
     assert sorted(c.kind for c in kinds) == ['api', 'eda', 'local', 'mini', 'pool', 'replay'] and all(c.help and '\n' not in c.help for c in kinds)
     assert not [(c, added(c)) for kind in kinds for c in kind.__mro__[:-1] if added(c)]
     part = type('Part', (kinds[0],), dict(__module__='elsewhere', check=test_no_circles))
@@ -184,9 +186,10 @@ def test_entry_points_are_those_of_the_project():
     "pyproject.toml names the teachers of the packages after `teachers`, each by its kind"
     import tomllib
     from importlib.metadata import EntryPoint
-    from llm2llm.teachers.kinds import load_kind
+    from llm2llm.core import load_plugin
+    from llm2llm.teachers.teacher import Teacher
     points = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points']['llm2llm.teachers']
-    found = [load_kind(EntryPoint(name, value, 'llm2llm.teachers')) for name,value in points.items()]
+    found = [load_plugin(EntryPoint(name, value, 'llm2llm.teachers'), Teacher, 'kind') for name,value in points.items()]
     assert [c.kind for c in found] == list(points) == ['mini']
 
 

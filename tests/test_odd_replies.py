@@ -1,6 +1,5 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run goes on, and what was paid is counted"
 import json, socket, threading, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -9,36 +8,10 @@ from llm2llm.teachers.completion import least_tokens, room
 from llm2llm.core import SettingError, TeacherError
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS, Replies
+from stub_server import Answering
 from test_teacher import PRICE, TASK, api, asked, attempts, make_run
 
 IN_FLIGHT = 16
-
-
-class Server:
-    "`reply(body, n)`: status and bytes (or JSON) for the n-th request, from 0"
-    def __init__(self, reply): self.reply = reply
-
-    def __enter__(self):
-        self.requests, self.lock = [], threading.Lock()
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-            def log_message(self, *_): pass
-            def do_POST(handler):
-                body = json.loads(handler.rfile.read(int(handler.headers['content-length'])))
-                with self.lock: n = len(self.requests); self.requests.append(body)
-                status, said = self.reply(body, n)
-                data = said if isinstance(said, bytes) else json.dumps(said).encode()
-                try:
-                    handler.send_response(status), handler.send_header('content-length', str(len(data)))
-                    handler.end_headers(), handler.wfile.write(data)
-                except ConnectionError: handler.close_connection = True   # the client has read enough
-        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f'http://127.0.0.1:{self.server.server_port}/v1'
-        return self
-
-    def __exit__(self, *_): self.server.shutdown(), self.server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +59,7 @@ def test_a_cap_and_a_provider_that_lies(liar, cap, tmp_path):
         said.append((n, counts, bound(body), least_tokens(words(body)), least_tokens(text), said_at))
         return 200, whole(text, usage=counts)
     cost = lambda p, c: (PRICE[0]*p + PRICE[1]*c)/1e6 if cap == 'max_usd' else p + c
-    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 400, price=PRICE, concurrency=IN_FLIGHT, timeout=20, **{cap: CAPS[cap]})
+    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 400, price=PRICE, concurrency=IN_FLIGHT, timeout=20, **{cap: CAPS[cap]})
     costs = [cost(c['prompt_tokens'], c['completion_tokens']) if c and c['prompt_tokens'] else cost(p, least) for _,c,_,p,least,_ in said]
     booked = spent.usd + spent.lost_usd if cap == 'max_usd' else spent.tokens
     assert sum(costs) <= booked + 1e-9
@@ -106,7 +79,7 @@ def test_a_cap_and_a_provider_that_lies(liar, cap, tmp_path):
 def test_the_same_command_after_a_count_above_the_bound(tmp_path):
     "goes on with as much reserved as the endpoint counts, and then the cap holds"
     reply = lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))
-    with Server(reply) as s:
+    with Answering(reply) as s:
         got, first = write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.5)
         assert isinstance(got, TeacherError) and len(s.requests) == 1
         got, spent = write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.5)
@@ -116,20 +89,20 @@ def test_the_same_command_after_a_count_above_the_bound(tmp_path):
 
 def test_without_a_cap_nothing_is_stopped(tmp_path):
     "what is reported is booked"
-    with Server(lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))) as s: got, spent = write(tmp_path/'r', s.url, 12, price=PRICE)
+    with Answering(lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))) as s: got, spent = write(tmp_path/'r', s.url, 12, price=PRICE)
     assert all(c.row for c in got) and spent.prompt_tokens == sum(10*bound(b) for b in s.requests)
 
 
 def test_hidden_thoughts_are_paid(tmp_path):
     "An endpoint that counts thoughts in the total alone"
     thoughts = dict(prompt_tokens=100, completion_tokens=20, total_tokens=400)
-    with Server(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: got, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
+    with Answering(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: got, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
     assert spent.completion_tokens == 3*300
 
 
 @pytest.mark.parametrize('finish', ['eos', 'eos_token', 'STOP', 'end_turn', 'banana', None, 7, ['stop'], {}])
 def test_a_reply_ends_by_any_name(finish, tmp_path):
-    with Server(lambda body, n: (200, whole(row(n), finish, usage=usage(90, 40)))) as s:
+    with Answering(lambda body, n: (200, whole(row(n), finish, usage=usage(90, 40)))) as s:
         got, spent = write(tmp_path/'r', s.url, 3, price=(1000, 1000), max_usd=50)
         assert all(c.row for c in got) and len(s.requests) == 3
     assert spent.replies == 3 and spent.usd == pytest.approx(sum(1000*(max(90, least_tokens(words(b))) + 40)/1e6 for b in s.requests))
@@ -137,7 +110,7 @@ def test_a_reply_ends_by_any_name(finish, tmp_path):
 
 @pytest.mark.parametrize('finish', ['max_tokens', 'MAX_TOKENS', 'model_length'])
 def test_a_reply_that_was_cut_by_any_name(finish, tmp_path):
-    with Server(lambda body, n: (200, whole(row(n)[:40], finish))) as s: got, _ = write(tmp_path/'r', s.url, 2)
+    with Answering(lambda body, n: (200, whole(row(n)[:40], finish))) as s: got, _ = write(tmp_path/'r', s.url, 2)
     assert {c.reason for c in got} == {'cut off at the token limit'}
 
 
@@ -148,7 +121,7 @@ def test_a_key_that_cannot_be_sent(key, how, tmp_path, monkeypatch):
     given = dict(api_key=key) if how == 'argument' else dict(api_key=lambda: key) if how == 'function' else dict(key_env='MY_KEY')
     if '\x00' in key and how == 'environment': pytest.skip('no environment holds it')
     monkeypatch.setenv('MY_KEY', key.replace('\x00', ''))
-    with Server(lambda body, n: (200, whole(row(n)))) as s:
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
         with pytest.raises(SettingError, match='no HTTP header can carry') as e:
             with api(s.url, price=PRICE, **given).open(tmp_path) as teacher: list(teacher.write(TASK, asked(3), []))
         assert not s.requests and not attempts(tmp_path) and 'secret' not in str(e.value) and 'schl' not in str(e.value)
@@ -156,14 +129,14 @@ def test_a_key_that_cannot_be_sent(key, how, tmp_path, monkeypatch):
 
 def test_a_key_with_a_line_end_around_it(tmp_path):
     "as it comes from a file"
-    with Server(lambda body, n: (200, whole(row(n)))) as s: got, _ = write(tmp_path/'r', s.url, 2, api_key=lambda: ' sk-secret-key \n')
+    with Answering(lambda body, n: (200, whole(row(n)))) as s: got, _ = write(tmp_path/'r', s.url, 2, api_key=lambda: ' sk-secret-key \n')
     assert all(c.row for c in got)
 
 
 def test_what_never_left_is_not_paid(tmp_path, monkeypatch):
     "Whatever goes wrong before a request is sent ends the run and costs nothing"
     def broken(self, *args, **kwargs): raise ValueError('broken before it was sent')
-    with Server(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
+    with Answering(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
         monkeypatch.setattr(type(teacher.client.api), '_build_request', broken)
         with pytest.raises(TeacherError, match='could not be sent .ValueError: broken'): list(teacher.write(TASK, asked(3), []))
         assert not s.requests and teacher.spent().lost_tokens == 0 and teacher.client.budget.usd == 0
@@ -171,7 +144,7 @@ def test_what_never_left_is_not_paid(tmp_path, monkeypatch):
 
 def test_a_machine_too_busy_to_send(tmp_path, monkeypatch):
     "is no fault of anybody: nothing is paid, and it is asked again"
-    with Server(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
+    with Answering(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
         real, late = teacher.client.api._build_request, []
         def build(*args, **kwargs):
             if len(late) < 2: late.append(1); raise TimeoutError
@@ -219,7 +192,7 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
         if odd in words(body): return 200, SHAPES[shape]
         time.sleep(.005)
         return 200, whole(row(n+1), usage=usage(90, 40))
-    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, retries=3, concurrency=4)
+    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, retries=3, concurrency=4)
     assert not isinstance(got, TeacherError), got
     rejected = [c for c in got if not c.row]
     assert len(rejected) <= 1 and {c.reason for c in rejected} <= COUNTED
@@ -231,7 +204,7 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_nothing_but_replies_of_this_shape(shape, tmp_path):
     "The run ends with a sentence, or with a reason for each row; never with the error of another layer"
-    with Server(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., retries=3, form='json')
+    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., retries=3, form='json')
     if isinstance(got, TeacherError):
         assert 'gives no reply after' in str(got) or 'prompt tokens where' in str(got) or 'tokens where' in str(got) or 'answers' in str(got)
         assert len(str(got)) < 1500
@@ -242,7 +215,7 @@ def test_nothing_but_replies_of_this_shape(shape, tmp_path):
 def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     odd = asked(1)[0].row.question
     reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
-    with Server(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
+    with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
     assert run.final['stopped'] == 'rounds done'
     assert sum(run.rounds[0]['rejected'].get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
@@ -250,15 +223,16 @@ def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
 def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
     "Twice no choices, then a row: all three are paid as reported, not at their worst case"
     reply = lambda body, n: (200, choices([], usage=usage(600, 7)) if n < 2 else whole(row(n), usage=usage(600, 40)))
-    with Server(reply) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
+    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
     assert got[0].row and (spent.lost_tokens, spent.prompt_tokens, spent.completion_tokens) == (2*607, 600, 40)
     assert spent.lost_usd == pytest.approx(2*(600*PRICE[0] + 7*PRICE[1])/1e6)
 
 
 # Not even HTTP
 
-class Raw(Server):
+class Raw:
     "A socket that says some bytes and nothing else"
+    def __init__(self, reply): self.reply = reply
     def __enter__(self):
         self.socket = socket.create_server(('127.0.0.1', 0))
         def serve():
@@ -283,7 +257,7 @@ def test_what_speaks_no_http(said, tmp_path):
 
 def test_a_redirect_is_not_followed(tmp_path):
     "A key is not sent where nobody said it should be, and the new address is named"
-    with Server(lambda body, n: (200, whole(row(n)))) as other:
+    with Answering(lambda body, n: (200, whole(row(n)))) as other:
         with Raw(f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()) as s:
             got, _ = write(tmp_path/'r', s.url, 2, headers={'api-key': 'secret-secret'})
         assert isinstance(got, TeacherError) and f'it has moved to {other.url}' in str(got) and not other.requests
@@ -300,7 +274,7 @@ def test_a_wait_of_no_time(tmp_path):
 
 def test_the_books_agree_on_an_error_with_usage(tmp_path):
     error = dict(error=dict(code=400, message='content filter \ud800: no'), usage=usage(600, 7))
-    with Server(lambda body, n: (200, error if n % 2 else whole(row(n), usage=usage(600, 40)))) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, concurrency=1)
+    with Answering(lambda body, n: (200, error if n % 2 else whole(row(n), usage=usage(600, 40)))) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, concurrency=1)
     assert spent.lost_tokens == 3*607 and sum(c.reason.startswith('refused') for c in got) == 3
     for c in got: c.reason.encode()
 
@@ -308,8 +282,8 @@ def test_the_books_agree_on_an_error_with_usage(tmp_path):
 def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
     "honestly counted: one stop, then as much is reserved, and the cap holds; the first of every process that knows nothing goes alone"
     reply = lambda body, n: (200, whole(row(n), usage=usage(5000 + len(words(body))//4, 40)))
-    with Server(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, retries=0)
-    with Server(reply) as s:
+    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, retries=0)
+    with Answering(reply) as s:
         port = s.server.server_port
         got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
         assert isinstance(got, TeacherError) and len(s.requests) == 1
@@ -320,13 +294,13 @@ def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
 
 def test_a_text_longer_than_its_limit(tmp_path):
     "whatever is reported: left at once"
-    with Server(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
+    with Answering(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
     assert isinstance(got, TeacherError) and 'tokens where' in str(got) and len(s.requests) == 4
 
 
 @pytest.mark.parametrize('message', [dict(refusal='no '*8000), dict(reasoning_content='hm '*500), dict(tool_calls=[dict(function=dict(arguments='x '*500))])])
 def test_words_beside_the_content_are_not_free(message, tmp_path):
-    with Server(lambda body, n: (200, choices([dict(message=dict(content=None) | message, finish_reason='stop')], usage=usage(90, 0)))) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
+    with Answering(lambda body, n: (200, choices([dict(message=dict(content=None) | message, finish_reason='stop')], usage=usage(90, 0)))) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
     assert spent.completion_tokens == s.requests[0]['max_tokens'] and not got[0].row
 
 
@@ -338,7 +312,7 @@ def test_a_reply_has_a_size(tmp_path):
     def reply(body, n):
         most.append(body['max_tokens'])
         return 200, b'{"a": "' + b'x'*(20*room(body['max_tokens'])) if odd in words(body) else whole(row(n+1), usage=usage(90, 40))
-    with Server(reply) as s:
+    with Answering(reply) as s:
         got, spent = write(tmp_path/'r', s.url, 24, price=PRICE)
         assert len(s.requests) == 24
     [c] = [c for c in got if not c.row]
@@ -347,7 +321,7 @@ def test_a_reply_has_a_size(tmp_path):
 
 
 def test_a_long_error_is_cut(tmp_path):
-    with Server(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, form='text')
+    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, form='text')
     assert isinstance(got, TeacherError) and 'answers 400: no no' in str(got) and len(str(got)) < 1000
 
 
@@ -355,5 +329,5 @@ def test_a_question_that_does_not_end(tmp_path):
     "More than four times the longest seed row"
     longest = max(len(r.question) + len(r.answer) for r in TASK.seed_rows)
     long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
-    with Server(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
+    with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
     assert run.rounds[0]['rejected']['the question is too long'] >= 1

@@ -2,13 +2,12 @@
 import asyncio, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
 import urllib.request
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from llm2llm.teachers import client as client_module
+from llm2llm.teachers import client as client_module, failures
 from llm2llm.core import SettingError, TeacherError, rng
 from llm2llm.tasks.filters import Filter
 from llm2llm.teachers.api import APITeacher
@@ -21,7 +20,7 @@ from llm2llm.teachers.prompts import messages, reply_schema
 from llm2llm.teachers.replies import Replies
 from llm2llm.store.folder import read_jsonl
 from llm2llm.teachers.teacher import Request
-from stub_server import ALWAYS, ODD, PAID, UNPAID, Stub, completion, new_row, text_of
+from stub_server import ALWAYS, ODD, PAID, UNPAID, Answering, Stub, completion, new_row, text_of
 
 SHORT = dict(role='You write examples.', rules=(), demos=0, earlier=0)
 TASK = mini_task('mini-gsm', n_seed=24, n_test=8)
@@ -137,31 +136,6 @@ def test_nobody_answers_any_more(tmp_path, quick):
 
 # Errors that end a run
 
-class Answering:
-    "A server in a thread: `reply(headers, body)` gives the status and the JSON of each reply"
-    def __init__(self, reply): self.reply = reply
-
-    def __enter__(self):
-        reply, self.requests = self.reply, []
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-            def log_message(self, *_): pass
-            def do_POST(handler):
-                body = json.loads(handler.rfile.read(int(handler.headers['content-length'])))
-                self.requests.append(body)
-                status, said = reply(handler.headers, body)
-                data = json.dumps(said).encode()
-                handler.send_response(status), handler.send_header('content-type', 'application/json'), handler.send_header('content-length', str(len(data)))
-                handler.end_headers(), handler.wfile.write(data)
-        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f'http://127.0.0.1:{self.server.server_port}/v1'
-        return self
-
-    def __exit__(self, *_): self.server.shutdown(), self.server.server_close()
-
-
 def said(text, finish='stop'):
     return 200, dict(id='x', object='chat.completion', created=1, model='stub', usage=dict(prompt_tokens=9, completion_tokens=9, total_tokens=18),
                      choices=[dict(index=0, message=dict(role='assistant', content=text), finish_reason=finish)])
@@ -211,15 +185,14 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
     if how == 'argument': given = dict(api_key=secret)
     if how == 'function': given = dict(api_key=lambda: secret)
     if how == 'header': given = dict(headers={'X-Team': secret})
-    heard = []
-    def refuse(headers, body):
-        heard.append(str(headers))
+    def refuse(body, n):
+        headers = s.headers[n]
         return status, dict(error=dict(message=f'Refused: {headers["authorization"]} {headers["x-team"]}.', type='invalid_request_error', code=None))
     with Answering(refuse) as s:
         run = make_run(tmp_path/'run', s.url, response_format='auto', **given)
         with pytest.raises(TeacherError) as e: run.fit()
         n = len(s.requests)
-    assert heard and all(secret in h for h in heard) and n <= 8
+    assert n and all(secret in str(h) for h in s.headers) and n <= 8
     assert 'Refused' in str(e.value) and '***' in str(e.value)
     assert secret not in chained(e.value)
     printed = capfd.readouterr()
@@ -233,7 +206,7 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
 
 def test_a_secret_at_the_end_of_a_long_message(tmp_path):
     secret = 'Zq7-very-secret-8431xyz'
-    refuse = lambda headers, body: (401, dict(error=dict(message='x'*480 + ' ' + headers['authorization'].removeprefix('Bearer '), code=None)))
+    refuse = lambda body, n: (401, dict(error=dict(message='x'*480 + ' ' + s.headers[n]['authorization'].removeprefix('Bearer '), code=None)))
     with Answering(refuse) as s, pytest.raises(TeacherError) as e: write(tmp_path/'r', s.url, 1, api_key=secret)
     assert secret[:8] not in str(e.value)
 
@@ -252,14 +225,12 @@ def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
 def test_nothing_is_left_behind(tmp_path):
     with Stub(always=401) as s:
         teacher = api(s.url, response_format='auto').open(tmp_path)
-        loop = teacher._loop.loop
+        loop = teacher._loop
+        others = asyncio.all_tasks(loop)
         with pytest.raises(TeacherError): list(teacher.write(TASK, asked(100), []))
         teacher.close()
         time.sleep(.1)
-    left = asyncio.all_tasks(loop)
-    for t in left: t.cancel()
-    if left: loop.run_until_complete(asyncio.wait(left))
-    assert not left
+    assert asyncio.all_tasks(loop) <= others
 
 
 # What endpoints can do
@@ -390,7 +361,7 @@ ROW = json.dumps(dict(question='Ann has 3 pens and buys 4 more. How many pens ar
 
 @pytest.mark.parametrize('parts', [[dict(type='text', text=ROW)], [dict(type='thinking', thinking='…'), dict(type='text', text=ROW)], 5])
 def test_content_that_is_not_text(parts, tmp_path):
-    with Answering(lambda headers, body: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, retries=0)
+    with Answering(lambda body, n: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, retries=0)
     [c] = found.values()
     assert c.row if isinstance(parts, list) else c.reason
 
@@ -398,7 +369,7 @@ def test_content_that_is_not_text(parts, tmp_path):
 @pytest.mark.parametrize('count', ['9', -500, None])
 def test_a_count_of_tokens_that_is_none(count, tmp_path):
     "It counts as the worst case"
-    def reply(headers, body):
+    def reply(body, n):
         status, r = said(ROW)
         r['usage'] = dict(prompt_tokens=count, completion_tokens=99)
         return status, r
@@ -410,7 +381,7 @@ def test_a_count_of_tokens_that_is_none(count, tmp_path):
 def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
     "by all that was counted: an endpoint's own words are that much at most"
     counted = lambda body: prompt_bound(body['messages'], body['response_format']['json_schema']['schema']) + 100
-    def reply(headers, body):
+    def reply(body, n):
         time.sleep(.2)
         status, r = said(ROW)
         r['usage']['prompt_tokens'] = counted(body)
@@ -420,12 +391,12 @@ def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
         assert t.client.noted('excess') == max(map(counted, s.requests))
 
 
-def test_a_retry_after_that_is_none(): assert client_module.retry_after({'retry-after-ms': '1.2.3'}) is None
+def test_a_retry_after_that_is_none(): assert failures.retry_after({'retry-after-ms': '1.2.3'}) is None
 
 
 def test_half_a_surrogate_pair(tmp_path):
     names = iter(f'N{i}' for i in range(10_000))
-    def reply(headers, body):
+    def reply(body, n):
         return said(json.dumps(dict(question=f'{next(names)} has 3 pens \ud83d and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7')))
     with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, rounds=1, select='all').fit(verbose=False)
     assert run.final['stopped'] in ('nothing kept', 'rounds done')
@@ -445,7 +416,7 @@ def paid(stats): return dict(max_requests=stats['requests'], max_tokens=sum(stat
 @pytest.mark.parametrize('cap', CAPS)
 @pytest.mark.parametrize('server', SERVERS)
 def test_a_cap_is_never_passed(server, cap, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(client_module, 'retry_after', lambda headers: .02)
+    monkeypatch.setattr(failures, 'retry_after', lambda headers: .02)
     how = dict(concurrency=32, price=PRICE, retries=30, timeout=10)
     with Stub(**SERVERS[server] | dict(drip=.1)) as s:
         found, spent = write(tmp_path/'r', s.url, 60, **how, **{cap: CAPS[cap]})
@@ -607,7 +578,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize('form', ['json', 'text'])
 def test_the_same_results_however_it_is_asked(form, whole, tmp_path, quick, monkeypatch):
     out, stats = whole(form)
-    monkeypatch.setattr(client_module, 'retry_after', lambda headers: .02)
+    monkeypatch.setattr(failures, 'retry_after', lambda headers: .02)
     want, schema = content(out), 'yes' if form == 'json' else 'ignore'
     assert any(k.endswith('candidates.jsonl') for k in want) and 'final.json' in want
     with Stub(schema=schema, jitter=.02) as s:
@@ -700,15 +671,15 @@ def test_killed_again_and_again(form, whole, tmp_path, other):
     assert set(after['paid']['more_keys']) <= open_ and after['requests'] - stats['requests'] <= len(open_)
 
 
-# Ten thousand requests
+# Thousands of requests
 
 CLIENT = '''
     import sys
     sys.path.insert(0, 'tests')
     from test_teacher import *
-    real, asks = client_module.backoff, client_module.retry_after
+    real, asks = client_module.backoff, failures.retry_after
     client_module.backoff = lambda attempt: real(attempt)/20
-    client_module.retry_after = lambda headers: (asks(headers) or 0)/20
+    failures.retry_after = lambda headers: (asks(headers) or 0)/20
     client_module.Slots.slower = lambda self: None  # a tenth of all attempts is a 429 here, which would leave a few requests in flight
     if __name__ == '__main__':
         folder, url, n, concurrency = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -722,33 +693,34 @@ def client_process(folder, url, n, concurrency=64, **kwargs):
     return subprocess.Popen([sys.executable, '-c', dedent(CLIENT), str(folder), url, str(n), str(concurrency)], cwd=Path(__file__).parent.parent, **kwargs)
 
 
-def test_ten_thousand_requests_thirty_percent_faults_ten_kills(tmp_path, record_property):
-    n, folder, moments, kills = 10_000, tmp_path/'r', random.Random(8), 0
+def test_thousands_of_requests_thirty_percent_faults_ten_kills(tmp_path):
+    "REQUESTS=10000 asks ten thousand times; every kill meets a few hundred more of them"
+    n, folder, moments, kills = int(os.environ.get('REQUESTS', 2500)), tmp_path/'r', random.Random(8), 0
     with Stub(faults=.3, latency=.02, jitter=.02, drip=3) as s:
         for _ in range(10):
             before, p = s.stats()['requests'], client_process(folder, s.url, n)
             while p.poll() is None and s.stats()['requests'] - before < 64: time.sleep(.05)
-            time.sleep(moments.uniform(0, 1.2))
+            time.sleep(moments.uniform(0, n*1.2e-4))
             p.kill()
             kills += p.wait() == -signal.SIGKILL
         on_the_way = len(kept_replies(folder))
         assert client_process(folder, s.url, n).wait() == 0
         stats = s.stats()
-    assert kills == 10 and 500 < on_the_way < n, (kills, on_the_way)
+    assert kills == 10 and n/20 < on_the_way < n, (kills, on_the_way)
     rows, kept, tried = read_list(folder/'rows.jsonl'), kept_replies(folder), attempts(folder)
     assert [(r[0], r[1]) for r in rows] == [(q.row.id, q.draw) for q in asked(n)]  # none is lost, none is doubled, all in order
     # the server's words are drawn from the key alone: what a faultless one sends for these requests
     teacher = api(s.url)
     for q,(_,_,question,answer,source,reason) in zip(asked(n), rows):
-        chat,schema,sampling = teacher.request(TASK, q, [], 'json', 0)
-        key = teacher.client.key(chat, [q.seed, q.round, q.draw], schema, **sampling)
-        text, _, _ = completion(chat, key, None, True)
+        call = next(teacher.calls(TASK, q, [], 'json'))
+        key = call.key
+        text, _, _ = completion(call.messages, key, None, True)
         assert (json.loads(text), f'reply {key}', '') == (dict(question=question, answer=answer), source, reason)
     assert len(kept) == n and Counter(a['outcome'] for a in tried)['reply'] == n
     # paid more than once is only what may have been lost on the way, and that is in the bill
     open_ = [a for a in tried if a['outcome'] not in ('reply', 'refused')]
     open_keys, twice = {a['key'] for a in open_}, stats['paid']['more']
-    assert twice > 100 and stats['paid']['times'] - n <= len(open_)
+    assert twice > n/100 and stats['paid']['times'] - n <= len(open_)
     assert set(stats['paid']['more_keys']) <= open_keys and len(stats['paid']['more_keys']) == min(1000, twice)
     replies = Replies(folder/'replies.sqlite')
     spent = replies.spent()
@@ -766,7 +738,7 @@ def test_ten_thousand_requests_thirty_percent_faults_ten_kills(tmp_path, record_
 def read_list(path): return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_ten_thousand_equal_a_faultless_server(tmp_path):
+def test_thousands_equal_a_faultless_server(tmp_path):
     "The words that the test above expects are those that come through a socket, for the first five hundred"
     with Stub() as s: found, spent = write(tmp_path/'r', s.url, 500, concurrency=64)
     kept = kept_replies(tmp_path/'r')

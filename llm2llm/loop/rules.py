@@ -6,15 +6,14 @@
 __all__ = ['Evidence', 'Rule', 'Wrong', 'Random', 'Coverage', 'WrongAll', 'All', 'CrossFit', 'own_rules', 'rules', 'find_rule']
 
 # %% ../../nbs/05_loop/00_rules.ipynb #5ca8b14f
-import inspect,math,sys,warnings
+import inspect,math,sys
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Prediction, Example, SettingError, digest, unknown
+from ..core import Prediction, Example, SettingError, classes_in, digest, plugins, unknown
 from ..tasks.task import Task
 
 # %% ../../nbs/05_loop/00_rules.ipynb #e0943414
@@ -181,21 +180,11 @@ class CrossFit(Rule):
 # %% ../../nbs/05_loop/00_rules.ipynb #477ff1b4
 def own_rules()->dict[str,type[Rule]]: # name to class
     "The rules of this package"
-    found = [c for c in globals().values() if isinstance(c, type) and issubclass(c, Rule) and c is not Rule]
-    return {c.name: c for c in found if c.__module__==__name__}
+    return {c.name: c for c in classes_in(sys.modules[__name__], Rule)}
 
 def rules()->dict[str,type[Rule]]: # name to class
     "The rules there are, those of installed packages included"
-    out = own_rules()
-    for point in entry_points(group='llm2llm.rules'):
-        try:
-            cls = point.load()
-            out.setdefault(cls.name, cls)
-        except Exception as e:
-            why = f'{type(e).__name__}: {e}'
-            warnings.warn(f"the rule {point.name!r} ({point.value}) does not load ({why}); it is left out",
-                          stacklevel=2)
-    return out
+    return plugins('llm2llm.rules', own_rules(), Rule)
 
 # %% ../../nbs/05_loop/00_rules.ipynb #83606afc
 def _module(where):

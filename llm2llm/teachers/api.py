@@ -6,20 +6,23 @@
 __all__ = ['APITeacher']
 
 # %% ../../nbs/04_teachers/07_api.ipynb #438ba4e1
-import asyncio, queue, sys
+import asyncio,sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent import futures
 from dataclasses import asdict
 from pathlib import Path
+from fastcore.aio import run_sync
 from fastcore.basics import patch
 from ..core import Example, SettingError, in_cell, progress, is_interactive
 from ..tasks.task import Task
-from .client import Client, Loop, Refused, find_key
-from .llm import LLMTeacher, demo_counts, draw_of
+from .client import Client
+from .endpoint import check_body, find_key
+from .failures import Refused
+from .llm import LLMTeacher
 from .pricing import LimitReached, Limits, Price, check_price
-from .prompts import solve_messages, without_thoughts
-from .replies import Reply
-from .teacher import Candidate, Request
+from .prompts import without_thoughts
+from .replies import ChatRequest, Reply
+from .teacher import Request
 
 # %% ../../nbs/04_teachers/07_api.ipynb #a68783b8
 class APITeacher(LLMTeacher):
@@ -47,37 +50,33 @@ class APITeacher(LLMTeacher):
     ):
         super().__init__(model, **prompting)
         caps = Limits(max_usd, max_requests, max_tokens, max_seconds)
-        self.client = Client(model, base_url, api_key, key_env, default_headers, extra_body, concurrency, requests_per_minute, tokens_per_minute, timeout,
+        self.client = Client(model, base_url, api_key, key_env, default_headers, concurrency, requests_per_minute, tokens_per_minute, timeout,
                              max_retries, price, caps)
-        self._loop,self._jobs,self._met = None,{},None
+        self.body,self.price,self._jobs = check_body(extra_body or {}),self.client.price,{}
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a810
 @patch
-def settings(self:APITeacher)->dict[str,object]:
+def settings(self:APITeacher)->dict[str,object]: # JSON-able
     "What makes its output"
-    return LLMTeacher.settings(self) | dict(body=self.client.extra_body)
+    return LLMTeacher.settings(self) | dict(body=self.body)
 
 @patch
-def limits(self:APITeacher)->dict[str,float|None]:
+def limits(self:APITeacher)->dict[str,float|None]: # name to number, None where there is no cap
     "The caps"
     return asdict(self.client.limits)
 
 @patch
-def connection(self:APITeacher)->dict[str,object]:
+def connection(self:APITeacher)->dict[str,str|float|None]: # name to value
     "Where and how fast it is asked"
     names = ('base_url', 'key_env', 'concurrency', 'requests_per_minute', 'tokens_per_minute', 'timeout', 'max_retries')
     return {k: getattr(self.client, k) for k in names}
 
-@patch(as_prop=True)
-def price(self:APITeacher)->Price:
-    "What its tokens cost"
-    return self.client.price
-
+# %% ../../nbs/04_teachers/07_api.ipynb #ed37a811
 @patch
 def check(self:APITeacher, task:Task):
     "Refuse a missing key, and a cap on money where the price is not known"
-    find_key(self.client._api_key, self.client.key_env, self.client.base_url)
-    check_price(self.client.limits, self.client.price)
+    find_key(self.client.api_key, self.client.key_env, self.client.base_url)
+    check_price(self.client.limits, self.price)
 
 @patch
 def __repr__(self:APITeacher):
@@ -91,32 +90,22 @@ def open(self:APITeacher,
 )->APITeacher:       # itself
     "Find the replies in `folder`, and the endpoint"
     LLMTeacher.open(self, folder)
-    self._loop,self._jobs,self._first,self._met = Loop(),{},asyncio.Lock(),None
-    try: self._loop.call(self._connect())
+    self._jobs,self._met = {},None
+    try: self._loop = run_sync(self._connect())
     except BaseException:
-        self._loop.stop()
-        self._loop = None
         LLMTeacher.close(self)
         raise
     return self
 
+# %% ../../nbs/04_teachers/07_api.ipynb #c49d5714
 @patch
 async def _connect(self:APITeacher):
+    self._first = asyncio.Lock()
     await self.client.connect(self.replies)
-    await self.client.reach()
-    self.replies.note('teacher', self.settings())
+    return asyncio.get_running_loop()
 
 @patch
-def close(self:APITeacher):
-    "Wait for the replies under way, and leave"
-    try:
-        if self._loop:
-            self._halt()
-            self._loop.call(self.client.close())
-    finally:
-        if self._loop: self._loop.stop()
-        self._loop = None
-        LLMTeacher.close(self)
+def _start(self:APITeacher, coroutine): return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 # %% ../../nbs/04_teachers/07_api.ipynb #03119c35
 def _waiting(n):
@@ -125,100 +114,96 @@ def _waiting(n):
     what,them = ('reply that is', 'it') if n==1 else ('replies that are', 'them')
     return f"waiting for {n} {what} under way; {again} to leave without {them}"
 
+# %% ../../nbs/04_teachers/07_api.ipynb #b4fbb870
 @patch
 def _halt(self:APITeacher):
     "Start nothing new and wait for what is under way"
-    if not self._loop: return
+    if self.replies is None: return
     n = len(self.client._sending)
     if n and is_interactive(): print(_waiting(n), file=sys.stdout if in_cell() else sys.stderr)
-    try: self._loop.call(self.client.halt())
+    try: self._start(self.client.halt()).result()
     except KeyboardInterrupt:
-        self._loop.call(self.client.halt(now=True))
+        self._start(self.client.halt(now=True)).result()
         raise
+    finally: futures.wait(self._jobs.values())   # nothing more is sent, so they end at once
     self._jobs = {}
+
+# %% ../../nbs/04_teachers/07_api.ipynb #74a97fd5
+@patch
+def close(self:APITeacher):
+    "Wait for the replies under way, and leave"
+    if self.replies is None: return
+    try:
+        self._halt()
+        self._start(self.client.close()).result()
+    finally: LLMTeacher.close(self)
 
 # %% ../../nbs/04_teachers/07_api.ipynb #64217e53
 @patch
 async def _send(self:APITeacher, task, q, have, form):
     "The reply in a form, with a shorter prompt if it is too long, and its key"
-    for demos in demo_counts(self.prompt_of(task)):
-        chat,schema,sampling = self.request(task, q, have, form, demos)
-        reply = await self.client.ask(chat, draw_of(q), q.row.id, schema, **sampling)
+    for call in self.calls(task, q, have, form):
+        reply = await self.client.ask(call)
         if reply.problem != 'context': break
-    return reply, self.client.key(chat, draw_of(q), schema, **sampling)
+    return reply, call.key
 
+# %% ../../nbs/04_teachers/07_api.ipynb #64217e54
 @patch
 async def _form(self:APITeacher, task, q, have):
     "The form in which the endpoint is asked"
     if self.response_format != 'auto': return self.response_format
     async with self._first:
         if known := self.client.noted('response_format'): return known
-        found = 'json'
-        try: reply,_ = await self._send(task, q, have, 'json')
+        form = 'json'
+        try: reply,_ = await self._send(task, q, have, form)
         except Refused:
-            found = 'text'
-            await self._send(task, q, have, found)   # raises if it was not the schema
+            form = 'text'
+            await self._send(task, q, have, form)   # raises if it was not the schema
         else:
-            said = without_thoughts(reply.text).strip()
-            if not said or reply.finish != 'stop' or reply.refusal or reply.problem:
-                return found  # says nothing of the form; the next one may
-            if said[0] not in '{`': found = 'text'
-        self.client.note('response_format', found)
-        return found
+            text = without_thoughts(reply.text).strip()
+            if not text or reply.finish != 'stop' or reply.refusal or reply.problem:
+                return form  # says nothing of the form; the next one may
+            if text[0] not in '{`': form = 'text'
+        self.client.note('response_format', form)
+        return form
 
 # %% ../../nbs/04_teachers/07_api.ipynb #2d3642ba
 @patch
-def _recorded(self:APITeacher, task, q, have):
-    "The reply that is there already and its key, or None"
-    known = self.client.noted('response_format')
-    forms = [self.response_format]
-    if self.response_format=='auto':   # or kept from an endpoint that took another form
-        forms = sorted(('json', 'text'), key=lambda f: f != known)
-    for form in forms:
-        for demos in demo_counts(self.prompt_of(task)):
-            chat,schema,sampling = self.request(task, q, have, form, demos)
-            key = self.client.key(chat, draw_of(q), schema, **sampling)
-            if found := self.replies.get(key): return found, key
-
-@patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
-    if found := self._recorded(task, q, have): return found
+    if found := self.recorded(task, q, have): return found
     try: return await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
-        raise SettingError(f"{self.client.base_url} refuses a JSON schema: {self.client.clean(str(e))}; "
-                           "use form='text'") from None
+        raise SettingError(f"{self.client.base_url} refuses a JSON schema: {e}; use form='text'") from None
 
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch
 def prefetch(self:APITeacher, task:Task, q:Request, have:Sequence[Example],
-)->Future: # of the reply and its key
+)->futures.Future: # of the reply and its key
     "Start a request that is certain to come; raises what an earlier one met"
-    if self.client.fatal_error or self._met: raise self.client.fatal_error or self._met
+    if error := self.client.fatal_error or self._met: raise error
     if q not in self._jobs:
-        self._jobs[q] = job = self._loop.submit(self._obtain(task, q, have))
+        self._jobs[q] = job = self._start(self._obtain(task, q, have))
         job.add_done_callback(self._ended)
     return self._jobs[q]
 
 @patch
 def _ended(self:APITeacher, job):
-    if job.cancelled() or not job.exception() or isinstance(job.exception(), LimitReached): return
-    self._met = job.exception()
+    error = None if job.cancelled() else job.exception()
+    if not isinstance(error, LimitReached): self._met = self._met or error
 
+# %% ../../nbs/04_teachers/07_api.ipynb #bbb98686
 @patch
 def _gather(self:APITeacher, jobs, label):
-    "(name, result or `LimitReached`) of concurrent futures as they end"
-    done = queue.Queue()
+    "(job, result or why it was not asked) of concurrent futures as they end"
     try:
-        for name,job in jobs.items(): job.add_done_callback(lambda _,name=name: done.put(name))
         with progress(len(jobs), label, 'request') as bar:
-            for _ in range(len(jobs)):
-                name = done.get()
-                error = self.client.fatal_error if jobs[name].cancelled() else jobs[name].exception()
+            for job in futures.as_completed(jobs):
+                error = self.client.fatal_error if job.cancelled() else job.exception()
                 if error and not isinstance(error, LimitReached): raise self.client.fatal_error or error
                 bar.set_postfix_str(str(self.client.budget), refresh=False)
                 bar.update(1)
-                yield name, error or jobs[name].result()
+                yield job, str(error) if error else job.result()
     except BaseException:
         self._halt()
         raise
@@ -226,27 +211,17 @@ def _gather(self:APITeacher, jobs, label):
 
 # %% ../../nbs/04_teachers/07_api.ipynb #c1d32464
 @patch
-def write(self:APITeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
-)->Iterator[tuple[Request,list[Candidate]]]: # one each
-    "Candidates as their replies arrive"
-    jobs = {q: self.prefetch(task, q, have) for q in requests}
-    label = f'round {requests[0].round-1} teacher' if requests else 'teacher'
-    for q,got in self._gather(jobs, label):
-        capped = isinstance(got, LimitReached)
-        yield q, [Candidate(reason=f'not asked: {got}') if capped else self.read(task, q, *got)]
+def obtain(self:APITeacher, task:Task, requests:Sequence[Request], have:Sequence[Example], label:str,
+)->Iterator[tuple[Request,Reply|str,str]]: # a request, its reply (or the cap reached) and the reply's key
+    "The replies to requests of the loop, as they arrive"
+    jobs = {self.prefetch(task, q, have): q for q in requests}
+    for job,got in self._gather(jobs, label):
+        yield jobs[job], *((f'not asked: {got}', '') if isinstance(got, str) else got)
 
 @patch
-async def _solve(self:APITeacher, task, row, i)->Reply:
-    chat = solve_messages(task, row, self.prompt_of(task))
-    return await self.client.ask(chat, ['verify', i], row.id, **self.sampling(task))
-
-@patch
-def verify(self:APITeacher,
-    task:Task,              # says how an answer is read
-    rows:Sequence[Example], # new rows
-    k:int,                  # how often each is solved
-)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many agree (or the cap reached), and the cost
-    "Solve the questions of rows without their answers"
-    jobs = {(r.id, i): self._loop.submit(self._solve(task, r, i)) for r in rows for i in range(k)}
+def solve(self:APITeacher, calls:list[ChatRequest]
+)->list[Reply|str]: # as many; the cap reached where there is none
+    "The replies to requests for solutions"
+    jobs = [self._start(self.client.ask(c)) for c in calls]
     got = dict(self._gather(jobs, 'verification'))
-    return {r.id: self.vote(task, r, [got[r.id, i] for i in range(k)]) for r in rows}
+    return [got[job] for job in jobs]

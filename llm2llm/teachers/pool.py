@@ -6,14 +6,14 @@
 __all__ = ['PoolTeacher']
 
 # %% ../../nbs/04_teachers/10_pool.ipynb #a3c57a17
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from fastcore.basics import patch
 from ..core import Example, SettingError, check_int, rng
 from ..tasks.task import Task
 from ..tasks.texts import question_key
-from .teacher import Candidate, Request, Teacher
+from .teacher import Candidate, Request, Teacher, Written
 
 # %% ../../nbs/04_teachers/10_pool.ipynb #269c8950
 @lru_cache(maxsize=2)
@@ -31,9 +31,12 @@ class PoolTeacher(Teacher):
         m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; None: any of them
     ): self.m = m if m is None else check_int('m', m, 1, 'use None (--m 0) for any row of the label')
 
-    def settings(self)->dict[str,object]: return dict(name=self.name, m=self.m)
+    def settings(self)->dict[str,object]: # JSON-able
+        "What makes its output"
+        return dict(name=self.name, m=self.m)
 
     def check(self, task:Task):
+        "A `SettingError` where there is no pool"
         if task.pool: return
         raise SettingError(f"task {task.name!r} has no pool of further labelled rows to hand out; "
                            "give it one (pool=, --pool FILE), or use another teacher")
@@ -41,7 +44,8 @@ class PoolTeacher(Teacher):
 # %% ../../nbs/04_teachers/10_pool.ipynb #63dbcd61
 @patch
 def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
-)->Iterator[tuple[Request,list[Candidate]]]: # a row each, or none where the pool has no further one
+)->Written: # a row each, or none where the pool has no further one
+    "Rows of the pool with the same answer"
     taken = {question_key(r.question) for r in (*task.seed_rows, *have)}
     keys = [question_key(r.question) for r in task.pool]
     golds = [task.label(r) for r in task.pool]
@@ -55,6 +59,7 @@ def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence
         taken.add(keys[drawn])
         yield q, [Candidate(replace(task.pool[drawn], source=task.pool[drawn].id))]
 
+# %% ../../nbs/04_teachers/10_pool.ipynb #454e81a6
 @patch
 def _near(self:PoolTeacher, task, row, free):
     if self.m is None or len(free) <= self.m: return free

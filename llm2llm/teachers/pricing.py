@@ -7,12 +7,12 @@ __all__ = ['Price', 'Limits', 'LimitReached', 'check_price', 'prompt_bound', 'Bu
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #ff834ef6
 import asyncio,json,time
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from fastcore.basics import patch
-from ..core import LLM2LLMError, SettingError, check_int, nearest
-from .replies import Spent
+from ..core import LLM2LLMError, SettingError, check_number, check_int, nearest
+from .teacher import Chat, Schema, Spent
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #e83d014e
 class Price:
@@ -20,40 +20,49 @@ class Price:
     def __init__(self,
         model:str,      # as the endpoint calls it
         base_url:str='https://api.openai.com/v1', # the endpoint, by which the provider is found
-        given=None,     # USD per million prompt tokens and per million completion tokens, instead of the table
+        given:tuple[float,float]|None=None, # USD per million prompt and completion tokens; None: a table
     ):
+        if given is not None and not (isinstance(given, (tuple, list)) and len(given)==2):
+            raise SettingError('price must be two numbers, USD per million prompt tokens and per million '
+                               f'completion tokens (--teacher.price 2,8), not {given!r}')
+        for usd in given or (): check_number('price (two numbers, --teacher.price 2,8): each', usd)
         self.model,self.base_url,self.given = model,base_url,given
-        if given is not None:
-            if not isinstance(given, (tuple, list)) or len(given)!=2 or not all(isinstance(x, (int, float)) and x >= 0 for x in given):
-                raise SettingError(f"price must be two numbers, USD per million prompt tokens and per million completion tokens (--teacher.price 2,8), not {given!r}")
         self.known = given is not None or self._table(1, 1) is not None
-
-    def _table(self, prompt, completion, cached=0, when=None):
-        from genai_prices import Usage, calc_price
-        usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached or None)
-        try: found = calc_price(usage, self.model, provider_api_url=self.base_url, genai_request_timestamp=when)
-        except LookupError: return None
-        if found.model_price.input_mtok is None or found.model_price.output_mtok is None: return None  # half a price is none
-        return float(found.total_price)
-
-    @property
-    def source(self): # where the price is from
-        from importlib.metadata import version
-        return 'given' if self.given is not None else f"genai-prices {version('genai-prices')}" if self.known else 'unknown'
-
-    def __call__(self,
-        prompt:int,     # tokens
-        completion:int, # tokens
-        cached:int=0,   # of the prompt's, read from the provider's cache
-        when:float=None,# time of the request in seconds, for prices that depend on the hour
-    )->float|None:      # USD; None if the price is unknown
-        "The price of one request"
-        if self.given is not None: return (prompt*self.given[0] + completion*self.given[1])/1e6
-        return self._table(prompt, completion, cached, datetime.fromtimestamp(when, timezone.utc) if when else None) if self.known else None
 
     def __repr__(self):
         if not self.known: return f'{self.model}: price unknown'
-        return f"{self.model}: {1000*self(1000, 0):g} USD per million prompt tokens, {1000*self(0, 1000):g} per million completion tokens ({self.source})"
+        prompt,completion = 1000*self(1000, 0), 1000*self(0, 1000)
+        usd = f'{prompt:g} USD per million prompt tokens, {completion:g} per million completion tokens'
+        return f'{self.model}: {usd} ({self.source})'
+
+# %% ../../nbs/04_teachers/03_pricing.ipynb #cde96efe
+@patch(as_prop=True)
+def source(self:Price)->str:
+    "Where the price is from"
+    if self.given is not None: return 'given'
+    return f"genai-prices {version('genai-prices')}" if self.known else 'unknown'
+
+@patch
+def __call__(self:Price,
+    prompt:int,           # tokens
+    completion:int,       # tokens
+    cached:int=0,         # of the prompt's, read from the provider's cache
+    when:float|None=None, # time of the request in seconds, for prices that depend on the hour
+)->float|None:            # USD; None if the price is unknown
+    "The price of one request"
+    if self.given is not None: return (prompt*self.given[0] + completion*self.given[1])/1e6
+    return self._table(prompt, completion, cached, when) if self.known else None
+
+# %% ../../nbs/04_teachers/03_pricing.ipynb #1a42a82e
+@patch
+def _table(self:Price, prompt, completion, cached=0, when=None):
+    from genai_prices import Usage, calc_price
+    usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached or None)
+    when = datetime.fromtimestamp(when, timezone.utc) if when else None
+    try: found = calc_price(usage, self.model, provider_api_url=self.base_url, genai_request_timestamp=when)
+    except LookupError: return None
+    half = None in (found.model_price.input_mtok, found.model_price.output_mtok)
+    return None if half else float(found.total_price)
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #50235e15
 @patch(as_prop=True)
@@ -67,41 +76,43 @@ def meant(self:Price)->str|None: # None if none resembles it
 # %% ../../nbs/04_teachers/03_pricing.ipynb #b8af6644
 @dataclass(frozen=True)
 class Limits:
-    "Caps of a whole run, its resumed parts included; None is no cap. At most one request passes a cap of USD or tokens"
+    "Caps of a whole run, its resumed parts included; None is no cap"
     max_usd:float|None = None    # USD, >= 0
     max_requests:int|None = None # HTTP requests, those that fail included, >= 0
     max_tokens:int|None = None   # prompt and completion tokens, >= 0
-    max_seconds:float|None = None# with a request under way; none is started that would likely end later, >= 0
+    max_seconds:float|None = None# with a request under way; none starts that would likely end later, >= 0
 
     def __post_init__(self):
-        for name in ('max_requests', 'max_tokens'):
-            if getattr(self, name) is not None: check_int(name, getattr(self, name))
-        for name in ('max_usd', 'max_seconds'):
-            v = getattr(self, name)
-            if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float('inf')): raise SettingError(f"{name} must be a number of at least 0, not {v!r}")
+        for name,v in vars(self).items():
+            if v is None: continue
+            if name in ('max_requests', 'max_tokens'): check_int(name, v)
+            else: check_number(name, v)
 
+# %% ../../nbs/04_teachers/03_pricing.ipynb #c40d41fc
 class LimitReached(LLM2LLMError):
     "A cap does not allow one more request"
-    def __init__(self, name, value): super().__init__(f'{name} {value:g} reached'); self.name = name
+    def __init__(self, name:str, value:float): super().__init__(f'{name} {value:g} reached')
 
 def check_price(
-    limits:Limits,
-    price:Price,
+    limits:Limits, # may cap money
+    price:Price,   # may be unknown
 ):
     "A `SettingError` if money is capped and the price is unknown"
     if limits.max_usd is None or price.known: return
-    meant = f"; did you mean {price.meant!r}? If not, give it: " if price.meant else '; give it: '
-    raise SettingError(f"max_usd is set, but the price of {price.model!r} at {price.base_url} is not in the table (genai-prices){meant}"
-                       "price=(IN, OUT) (--teacher.price IN,OUT), USD per million prompt and completion tokens, 0,0 for your own machine")
+    what = f'the price of {price.model!r} at {price.base_url} is not in the table (genai-prices)'
+    instead = f'did you mean {price.meant!r}? If not, give it' if price.meant else 'give it'
+    raise SettingError(f'max_usd is set, but {what}; {instead}: price=(IN, OUT) (--teacher.price IN,OUT), USD per '
+                       'million prompt and completion tokens, 0,0 for your own machine')
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #fddf0a64
 def prompt_bound(
-    messages:list[dict],  # chat messages
-    schema:dict|None=None,# a JSON schema that is sent with them
-    body:dict|None=None,  # further fields of the request
-)->int:
+    messages:Chat,           # what is asked
+    schema:Schema|None=None, # a JSON schema that is sent with them
+    body:dict[str,object]|None=None, # further fields of the request
+)->int:                      # tokens
     "An upper bound on a prompt's tokens"
-    return sum(len(m['content'].encode('utf-8', 'surrogatepass')) for m in messages) + sum(len(json.dumps(x)) for x in (schema, body) if x) + 256
+    sent = [m['content'] for m in messages] + [json.dumps(x) for x in (schema, body) if x]
+    return sum(len(text.encode('utf-8', 'surrogatepass')) for text in sent) + 256
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #ced8cf67
 class Budget:
@@ -110,45 +121,56 @@ class Budget:
         limits:Limits,      # the caps
         spent:Spent=Spent(),# what earlier processes spent
     ):
-        self.limits,self.usd,self.tokens,self.requests = limits,spent.usd+spent.lost_usd,spent.tokens,spent.requests
-        self.replies,self._seconds,self._since,self.reserved,self._change,self.slowest = spent.replies,spent.seconds,None,{},asyncio.Condition(),0.
+        self.limits,self.usd,self.tokens = limits,spent.usd+spent.lost_usd,spent.tokens
+        self.requests,self.slowest,self.reserved = spent.requests,0.,{}
+        self._seconds,self._since,self._change = spent.seconds,None,asyncio.Condition()
 
-    def seconds(self): return self._seconds + (time.monotonic()-self._since if self._since else 0.)
+    def _time(self): return self._seconds + (time.monotonic()-self._since if self.reserved else 0.)
 
-    def over(self, usd, tokens): # the cap that one more request could pass, or None
-        l,held = self.limits,self.reserved.values()
-        if l.max_requests is not None and self.requests+1 > l.max_requests: return 'max_requests'
-        if l.max_usd is not None and round(self.usd + sum(u for u,_ in held) + (usd or 0.) - l.max_usd, 9) > 0: return 'max_usd'
-        if l.max_tokens is not None and self.tokens + sum(t for _,t in held) + tokens > l.max_tokens: return 'max_tokens'
-        if l.max_seconds is not None and self.seconds()+self.slowest >= l.max_seconds: return 'max_seconds'
-
-    async def reserve(self,
-        usd:float|None, # worst case; None if the price is unknown
-        tokens:int,     # worst case
-    )->object:          # to be given to `settle`
-        "Set the worst case of a request aside; raises `LimitReached`"
-        async with self._change:
-            while name := self.over(usd, tokens):
-                if not self.reserved or name in ('max_requests', 'max_seconds'): raise LimitReached(name, getattr(self.limits, name))
-                await self._change.wait()
-            held = object()
-            if not self.reserved: self._since = time.monotonic()
-            self.reserved[held] = (usd or 0., tokens)
-            self.requests += 1
-            return held
+    def _over(self, usd, tokens):
+        "The cap that one more request could pass, or None"
+        usd,tokens = map(sum, zip((self.usd+usd, self.tokens+tokens), *self.reserved.values()))
+        after = dict(max_requests=self.requests+1, max_usd=usd, max_tokens=tokens,
+                     max_seconds=self._time()+max(self.slowest, 1e-6))
+        caps = vars(self.limits)
+        return next((k for k,v in after.items() if caps[k] is not None and round(v-caps[k], 9) > 0), None)
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #7144a58e
 @patch
-async def settle(self:Budget, held, usd:float|None, tokens:int, reply:bool=False, seconds:float=0.): # what it took in truth
+async def reserve(self:Budget,
+    usd:float|None, # worst case; None if the price is unknown
+    tokens:int,     # worst case
+)->object:          # to be given to `settle`
+    "Set the worst case of a request aside; raises `LimitReached`"
+    usd = usd or 0.
+    async with self._change:
+        while name := self._over(usd, tokens):
+            hopeless = not self.reserved or name in ('max_requests', 'max_seconds')
+            if hopeless: raise LimitReached(name, getattr(self.limits, name))
+            await self._change.wait()
+        if not self.reserved: self._since = time.monotonic()
+        self.reserved[held := object()] = usd,tokens
+        self.requests += 1
+        return held
+
+# %% ../../nbs/04_teachers/03_pricing.ipynb #96d615b9
+@patch
+async def settle(self:Budget,
+    held:object,      # from `reserve`
+    usd:float|None,   # what it took in truth; None if the price is unknown
+    tokens:int,       # likewise
+    seconds:float=0., # likewise
+):
     "Put the true cost in place of a reservation"
     async with self._change:
         del self.reserved[held]
-        self.usd,self.tokens,self.replies,self.slowest = self.usd + (usd or 0.), self.tokens+tokens, self.replies+reply, max(self.slowest, seconds)
-        if not self.reserved: self._seconds,self._since = self.seconds(),None
+        self.usd,self.tokens,self.slowest = self.usd+(usd or 0.),self.tokens+tokens,max(self.slowest, seconds)
+        if not self.reserved: self._seconds += time.monotonic()-self._since
         self._change.notify_all()
 
+# %% ../../nbs/04_teachers/03_pricing.ipynb #6856dafc
 @patch
 def __str__(self:Budget):
-    cap = lambda v: f' of {v:g}' if v is not None else ''
-    l = self.limits
-    return ', '.join([f'{self.requests}{cap(l.max_requests)} requests', f'{self.tokens:,}{cap(l.max_tokens)} tokens'] + ([f'${self.usd:.4f}{cap(l.max_usd)}'] if self.usd or l.max_usd is not None else []))
+    caps = {k: '' if v is None else f' of {v:g}' for k,v in vars(self.limits).items()}
+    usd = f", ${self.usd:.4f}{caps['max_usd']}" if self.usd or caps['max_usd'] else ''
+    return f"{self.requests}{caps['max_requests']} requests, {self.tokens:,}{caps['max_tokens']} tokens{usd}"

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS', 'REPHRASE', 'Prompt', 'prompt_for', 'row_text',
-           'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages', 'without_thoughts',
-           'read_reply', 'solve_messages']
+           'reply_fields', 'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages',
+           'without_thoughts', 'read_reply', 'solve_messages']
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #32ad9b80
 import json,re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from ..core import Example, SettingError, check_one_of, check_int, rng, unknown
+from ..core import Example, SettingError, check_one_of, check_int, rng
 from ..tasks.task import Task
-from .teacher import Candidate, Request
+from .teacher import Candidate, Chat, Request, Schema
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #5f985e31
 @dataclass(frozen=True)
@@ -27,61 +28,81 @@ class Prompt:
     shown:str = 'The student was given this example:'  # before the row
     said:str = 'The student answered wrongly:'         # before its answer
     ask:str = 'Write one new example like it.'         # last words, where no mistake is shown
-    ask_wrong:str = 'Write one new example that exercises what the student got wrong.' # last words, where one is
+    ask_wrong:str = 'Write one new example that exercises what the student got wrong.' # where one is
     turn:tuple[str,...] = () # a fixed exchange before all that: what the user said, what the teacher replied
     rephrase:bool = False    # have the row's question said in other words? Its answer is taken over
 
     def __post_init__(self):
         for name in ('rules', 'turn'):
-            v = getattr(self, name)
-            object.__setattr__(self, name, (v,) if isinstance(v, str) else tuple(v))
-        for f in fields(self):
-            v = getattr(self, f.name)
-            if f.type is int: check_int(f'prompt: {f.name}', v)
-            elif not isinstance(v, f.type if isinstance(f.type, type) else tuple): raise SettingError(f"prompt: {f.name} must be {'true or false' if f.type is bool else 'text'}, not {v!r}")
-            elif isinstance(v, tuple) and not all(isinstance(x, str) for x in v): raise SettingError(f"prompt: {f.name} must be a list of texts, not {v!r}")
-        if self.rephrase and self.error: raise SettingError('prompt: rephrase says a question in other words, whatever the student answered; leave error out')
-        if len(self.turn) not in (0, 2): raise SettingError(f"prompt: turn must be two texts, what the user said and what the teacher replied, not {len(self.turn)}")
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        for f in fields(self): _check_part(f.name, f.type, getattr(self, f.name))
+        if self.rephrase and self.error:
+            raise SettingError('prompt: rephrase says a question in other words, whatever the student '
+                               'answered; leave error out')
+        if len(self.turn) not in (0, 2):
+            raise SettingError('prompt: turn must be two texts, what the user said and what the teacher '
+                               f'replied, not {len(self.turn)}')
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #cf659910
+def _check_part(name, kind, value):
+    if kind is int: return check_int(f'prompt: {name}', value)
+    must = {bool: 'true or false', str: 'text'}.get(kind, 'a list of texts')
+    ok = isinstance(value, kind) if kind in (bool, str) else all(isinstance(x, str) for x in value)
+    if not ok: raise SettingError(f'prompt: {name} must be {must}, not {value!r}')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #86bfedda
-ROLE = ('You write practice examples for a small language model, the student. It has learnt from a few examples of a task '
-        'and still gets some of them wrong.')
-RULES = ('It practises the same skill as the example that you are shown, in a different situation: other names, other numbers, other wording. Copy no sentence of it.',
+ROLE = ('You write practice examples for a small language model, the student. It has learnt from a few '
+        'examples of a task and still gets some of them wrong.')
+RULES = ('It practises the same skill as the example that you are shown, in a different situation: other '
+         'names, other numbers, other wording. Copy no sentence of it.',
          'It can be understood on its own and has exactly one right answer.',
          'It is in the language and style of the examples, about as long, and uses their notation.')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #079157d1
 TASK_RULES = dict(
     gsm8k=('It is a word problem that a ten-year-old can solve with two to eight steps of +, -, * and /.',),
-    casehold=('The question is a passage of a legal opinion that cites a case; the mark <HOLDING> stands where the holding of the cited case belongs.',
+    casehold=('The question is a passage of a legal opinion that cites a case; the mark <HOLDING> stands '
+              'where the holding of the cited case belongs.',
               'Each choice is a holding in the style "holding that …".'),
-    snips=('The question is what a person says to a voice assistant: one short request, without quotation marks.',),
-    trec=('The question is a short factual question. The label says what kind of thing the answer is, whatever word the question begins with.',),
-    sst2=('The question is a sentence from a film review. Show the sentiment by what is said; do not name it.',))
+    snips=('The question is what a person says to a voice assistant: one short request, '
+           'without quotation marks.',),
+    trec=('The question is a short factual question. The label says what kind of thing the answer is, '
+          'whatever word the question begins with.',),
+    sst2=('The question is a sentence from a film review. Show the sentiment by what is said; '
+          'do not name it.',))
 TASK_DEMOS = dict(casehold=1)  # its rows are long
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #471f2c00
+_SHOWN = 'The student was given this problem, with this solution in the answer key:'
+_ASK = 'Write 1 similar problem with its calculation and its result.'
+
 OFFICIAL = Prompt(
-    role='You are a tutor. You are given a problem that a student could not solve, and you make a new problem that lets the student practise the skills it needs.',
+    role='You are a tutor. You are given a problem that a student could not solve, and you make a new '
+         'problem that lets the student practise the skills it needs.',
     rules=('A language model can solve it: it needs no picture, no sound and no action.', 'It is in English.',
-           'The answer is shorter than 100 words and shows the calculation.', 'The result is a plain number: 0.5, not 1/2, and without its unit.',
-           'It holds no mistake.', 'It copies little of the original. Change names and numbers, so that memory is of no use.'),
-    demos=0, error=False, earlier=0, shown='The student was given this problem, with this solution in the answer key:',
-    ask='Write 1 similar problem with its calculation and its result.',
-    turn=('The student was given this problem, with this solution in the answer key:\n\nQuestion: A ticket costs $40. Mara has a quarter of the money, and her aunt '
-          'gives her $12. How much more does Mara need?\nAnswer: Mara has 40 / 4 = $<<40/4=10>>10.\nShe needs 40 - 10 - 12 = $<<40-10-12=18>>18 more.\n#### 18\n\n'
-          'Write 1 similar problem with its calculation and its result.',
-          '1. Question: A bicycle costs $150. Ivo has saved a third of it, and his brother gives him $25. How much more does Ivo need?\n'
-          'Answer: Ivo has saved $150 / 3 = $50. With his brother\'s money he has $50 + $25 = $75. He needs $150 - $75 = $75 more.\n#### 75'))
+           'The answer is shorter than 100 words and shows the calculation.',
+           'The result is a plain number: 0.5, not 1/2, and without its unit.', 'It holds no mistake.',
+           'It copies little of the original. Change names and numbers, so that memory is of no use.'),
+    demos=0, error=False, earlier=0, shown=_SHOWN, ask=_ASK,
+    turn=(f'{_SHOWN}\n\nQuestion: A ticket costs $40. Mara has a quarter of the money, and her aunt gives '
+          'her $12. How much more does Mara need?\nAnswer: Mara has 40 / 4 = $<<40/4=10>>10.\n'
+          f'She needs 40 - 10 - 12 = $<<40-10-12=18>>18 more.\n#### 18\n\n{_ASK}',
+          '1. Question: A bicycle costs $150. Ivo has saved a third of it, and his brother gives him '
+          '$25. How much more does Ivo need?\nAnswer: Ivo '
+          'has saved $150 / 3 = $50. With his brother\'s money he has '
+          '$50 + $25 = $75. He needs $150 - $75 = $75 more.\n#### 75'))
 PROTOCOLS = ('corrected', 'official')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #c1da38c2
 REPHRASE = Prompt(
     role='You say questions in other words, for a small language model that practises with them.',
     rules=('It asks for exactly the same: the right answer stays the right answer.',
-           'Every name, number, condition and mark of the question is in it. The other words and the order of the sentences change.',
+           'Every name, number, condition and mark of the question is in it. The other words and the order '
+           'of the sentences change.',
            'It is in the same language and style, and about as long.'),
-    demos=0, error=False, shown='This is a question of the task:', ask='Say it in other words.', rephrase=True)
+    demos=0, error=False, shown='This is a question of the task:', ask='Say it in other words.',
+    rephrase=True)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #6161dec8
 def prompt_for(
@@ -92,43 +113,50 @@ def prompt_for(
     "The prompt of a task"
     check_one_of('protocol', protocol, PROTOCOLS)
     known = [f.name for f in fields(Prompt)]
-    if wrong := [k for k in changes if k not in known]: raise SettingError(unknown('part of a prompt', wrong[0], known))
-    if changes.get('rephrase'): found = REPHRASE
-    elif protocol=='official':
-        found = OFFICIAL if task.kind.worked else replace(OFFICIAL, rules=(*OFFICIAL.rules[:2], *OFFICIAL.rules[4:], *task.kind.rules), turn=())
-    else: found = Prompt(ROLE, (*RULES, *task.kind.rules, *TASK_RULES.get(task.name, ())), demos=TASK_DEMOS.get(task.name, 3))
-    return replace(found, **changes)
+    for name in changes: check_one_of('part of a prompt', name, known)
+    if changes.get('rephrase'): prompt = REPHRASE
+    elif protocol=='corrected':
+        rules = (*RULES, *task.kind.rules, *TASK_RULES.get(task.name, ()))
+        prompt = Prompt(ROLE, rules, demos=TASK_DEMOS.get(task.name, 3))
+    elif task.kind.worked: prompt = OFFICIAL
+    else:
+        rules = (*OFFICIAL.rules[:2], *OFFICIAL.rules[4:], *task.kind.rules)
+        prompt = replace(OFFICIAL, rules=rules, turn=())
+    return replace(prompt, **changes)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #ba35bb20
 def row_text(
-    task:Task,   # its kind says what stands below the question
+    task:Task,   # its kind says what comes below the question
     row:Example, # any row
 )->str:
     "A row in the form that a teacher reads and writes"
     return '\n'.join([f'Question: {row.question}', *task.kind.lines(row)])
 
-def reply_form(
-    task:Task,   # its kind says which fields a row has
+def reply_fields(
+    task:Task,   # its labels are the only answers of a label task
     row:Example, # the row in question: how many choices it has
-    form:str,    # 'json' or 'text'
     rephrase:bool=False, # the question alone?
+)->dict[str,Schema]:     # name to JSON schema
+    "What a reply holds"
+    return dict(question=dict(type='string')) | ({} if rephrase else task.kind.fields(row, task.labels))
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #ba35bb21
+def reply_form(
+    names:Sequence[str], # of the fields of a reply
+    form:str,            # 'json' or 'text'
 )->str:
     "The last words of the system message: how to reply"
-    names = ['question', *task.kind.fields(row, task.labels)]
-    if rephrase: return 'Reply with one JSON object that has the text field "question", and nothing else.' if form=='json' else 'Reply in this form, and write nothing else:\n\nQuestion: …'
     if form=='json':
-        quoted = ', '.join(f'"{name}"' for name in names)
-        return f"Reply with one JSON object that has the text fields {quoted}, and nothing else."
+        fields,s = ', '.join(f'"{name}"' for name in names),'' if len(names)==1 else 's'
+        return f'Reply with one JSON object that has the text field{s} {fields}, and nothing else.'
     headings = '\n'.join(f"{name.split('_')[0].capitalize()}: …" for name in names)
     return f'Reply in this form, and write nothing else:\n\n{headings}'
 
 def reply_schema(
-    task:Task,   # its labels are the only answers of a label task
-    row:Example, # the row in question
-    rephrase:bool=False, # the question alone?
-)->dict:         # a JSON schema that is strict in OpenAI's sense
+    task:Task, row:Example, rephrase:bool=False, # as for `reply_fields`
+)->Schema:     # strict in OpenAI's sense
     "The JSON schema of a reply"
-    props = dict(question=dict(type='string')) | ({} if rephrase else task.kind.fields(row, task.labels))
+    props = reply_fields(task, row, rephrase)
     return dict(type='object', properties=props, required=list(props), additionalProperties=False)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #69e06ecd
@@ -145,12 +173,14 @@ def demonstrations(
     k = min(len(like), (n+1)//2)
     return (like[:k] + other + like[k:])[:n]
 
+# %% ../../nbs/04_teachers/01_prompts.ipynb #69e06ece
 def _system(task, row, prompt, form):
     about = (prompt.about or task.description or 'See the examples.').rstrip('.')
     labels = f"\nLabels: {', '.join(task.labels)}" if task.labels and not prompt.rephrase else ''
     new = 'The question in other words' if prompt.rephrase else 'A new example'
     rules = '\n'.join(f'- {r}' for r in prompt.rules)
-    return f'{prompt.role}\n\nThe task: {about}.{labels}\n\n{new}:\n{rules}\n\n{reply_form(task, row, form, prompt.rephrase)}'
+    how = reply_form([*reply_fields(task, row, prompt.rephrase)], form)
+    return f'{prompt.role}\n\nThe task: {about}.{labels}\n\n{new}:\n{rules}\n\n{how}'
 
 def _mistake(request):
     a = request.answer
@@ -159,28 +189,41 @@ def _mistake(request):
     return text[:1500] + (' […]' if len(text) > 1500 or a.truncated else '')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #29737aaf
-def messages(
-    task:Task,           # description, labels, seed rows
-    request:Request,     # the row and the student's answer to it
-    have,                # all training rows so far: what was already written about the row
-    prompt:Prompt,       # its parts
-    form:str='text',     # how to reply: 'json' or 'text'
-    demos:int|None=None, # at most so many demonstrations; None: as the prompt says; 0 leaves out the earlier questions too
-)->list[dict]:           # chat messages, each with role and content
-    "What is sent to the teacher for a request"
-    row,n = request.row, prompt.demos if demos is None else min(demos, prompt.demos)
-    shown = [row_text(task, d) for d in demonstrations(task, request, n)]
-    wrong = _mistake(request) if prompt.error else ''
-    before = [x.question for x in have if x.parent_id==(row.parent_id or row.id)][-prompt.earlier:] if prompt.earlier and demos != 0 else []
-    parts = (['Examples of the task:', *shown] if shown else []) + [prompt.shown, f'Question: {row.question}' if prompt.rephrase else row_text(task, row)]
-    if wrong: parts += [prompt.said, wrong]
-    if before: parts += ['These were already written about it; yours is clearly different:', '\n'.join(f'- {q}' for q in before)]
+def _before(request, have, n):
+    "The last questions that were written about a row"
+    row = request.row
+    before = [x.question for x in have if x.parent_id==(row.parent_id or row.id)][-n:] if n else []
+    told = '\n'.join(f'- {q}' for q in before)
+    return ['These were already written about it; yours is clearly different:', told] if before else []
+
+def _ask(task, request, have, prompt, demos):
+    "The last message: demonstrations, the row, the mistake, and what was already written about it"
+    row,parts = request.row,[]
+    shown = demonstrations(task, request, prompt.demos if demos is None else min(demos, prompt.demos))
+    if shown: parts = ['Examples of the task:', *(row_text(task, d) for d in shown)]
+    parts += [prompt.shown, f'Question: {row.question}' if prompt.rephrase else row_text(task, row)]
+    if wrong := prompt.error and _mistake(request): parts += [prompt.said, wrong]
     ask = prompt.ask_wrong if wrong else prompt.ask
     if task.kind.stratified and not prompt.rephrase: ask += f' Its answer is {task.gold(row)} again.'
-    fixed = [dict(role=r, content=c) for r,c in zip(('user', 'assistant'), prompt.turn)]
-    return [dict(role='system', content=_system(task, row, prompt, form)), *fixed, dict(role='user', content='\n\n'.join([*parts, ask]))]
+    return '\n\n'.join([*parts, *_before(request, have, 0 if demos==0 else prompt.earlier), ask])
 
-def shown_messages(chat:list[dict])->str: # what `llm2llm prompt` prints
+# %% ../../nbs/04_teachers/01_prompts.ipynb #29737ab0
+def messages(
+    task:Task,              # description, labels, seed rows
+    request:Request,        # the row and the student's answer to it
+    have:Sequence[Example], # all training rows so far: what was already written about the row
+    prompt:Prompt,          # its parts
+    form:str='text',        # how to reply: 'json' or 'text'
+    demos:int|None=None,    # at most so many demonstrations; None: as the prompt says; 0: no earlier ones
+)->Chat:
+    "What is sent to the teacher for a request"
+    said = [*prompt.turn, _ask(task, request, have, prompt, demos)]
+    talk = [dict(role=role, content=text) for role,text in zip(('user', 'assistant', 'user'), said)]
+    return [dict(role='system', content=_system(task, request.row, prompt, form)), *talk]
+
+def shown_messages(
+    chat:Chat, # what is sent
+)->str:        # what `llm2llm prompt` prints
     "Chat messages as a person reads them"
     return '\n\n'.join(f"[{m['role']}]\n{m['content']}" for m in chat)
 
@@ -190,62 +233,89 @@ def _objects(value):
     todo = [value]
     while todo:
         v = todo.pop()
-        if isinstance(v, dict) and any(k.lower()=='question' for k in v): yield [(k.lower(), x) for k,x in v.items()]
+        lower = {k.lower(): x for k,x in v.items()} if isinstance(v, dict) else {}
+        if 'question' in lower: yield lower
         elif isinstance(v, (dict, list)): todo += list(v.values() if isinstance(v, dict) else v)[::-1]
 
-def _pairs(found):
-    "A JSON object as a dict; a key that stands twice keeps both values, so that nobody chooses between two examples"
-    out = {}
-    for k,v in found: out[k if k not in out else f'second {k}'] = v
-    return out
+def _add(row, name, value): # of a name that comes twice both are kept, and nobody chooses
+    row[f'second {name}' if name in row else name] = value
 
+def _pairs(pairs):
+    "A JSON object as a dict, with both values of a key that comes twice"
+    row = {}
+    for name,value in pairs: _add(row, name, value)
+    return row
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9088
 def _json_rows(text):
-    "The rows that stand in a text as JSON, and whether there was any JSON object"
+    "The rows in a text as JSON, and whether there was any JSON object"
     decoder,at,rows,seen = json.JSONDecoder(strict=False, object_pairs_hook=_pairs),0,[],False
     while (at := text.find('{', at)) >= 0:
         try: value,at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError): at += 1; continue
-        rows += map(dict, _objects(value))
+        except (ValueError, RecursionError): value,at = None,at+1
+        rows += _objects(value)
         seen |= bool(value)
     return rows, seen
 
-_heading = re.compile(r'^[ \t>*_#-]*+(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?[*_]*[ \t]*:[*_]*[ \t]*', re.I|re.M)
+# %% ../../nbs/04_teachers/01_prompts.ipynb #808d7135
+_heading = re.compile(r'^[ \t>*_#-]*+(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?'
+                      r'[*_]*[ \t]*:[*_]*[ \t]*', re.I|re.M)
 
 def _text_rows(text):
-    "The rows that stand in a text behind headings"
-    found,rows = list(_heading.finditer(text)),[]
-    for i,h in enumerate(found):
-        name,value = h[1].lower(),text[h.end():found[i+1].start() if i+1 < len(found) else None].strip()
+    "The rows in a text behind headings"
+    rows,words = [],_heading.split(text)[1:]   # heading, text, heading, text, …
+    for name,value in zip(map(str.lower, words[::2]), words[1::2]):
         if name=='question': rows.append({})
         if not rows: continue
         if name=='wrong': name = f"wrong_{sum(k.startswith('wrong') for k in rows[-1])+1}"
-        elif name in rows[-1]: name = f'second {name}'
-        rows[-1][name] = value
+        _add(rows[-1], name, value.strip())
     return rows
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #b15fc866
-_solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|calculation|result)[*_]*[ \t]*:', re.I|re.M)
+_solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|calculation|result)'
+                     r'[*_]*[ \t]*:', re.I|re.M)
 _end_tokens = re.compile(r'(?<!\s)(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
 
+def _wrong_fields(fields, want):
+    "What is wrong with a reply's fields; '': nothing"
+    if set(fields) != set(want): return ', '.join(fields)
+    if odd := [k for k in want if not isinstance(fields[k], str)]: return f'{odd[0]} is not text'
+    if re.search('[\ud800-\udfff]', ''.join(fields.values())): return 'half a surrogate pair'
+    return 'a solution in the question' if _solves.search(fields['question']) else ''
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #e17dc79c
 def _row(task, like, fields, rephrase):
     "The `Example` of a reply's fields, or the reason why they make none"
-    want = ['question'] if rephrase else ['question', *task.kind.fields(like, task.labels)]
-    if rephrase: fields = {k:v for k,v in fields.items() if k != 'answer' and not k.startswith('wrong_')}   # not asked for
-    if set(fields) != set(want): return f"wrong fields: {', '.join(fields)}"
-    if odd := [k for k in want if not isinstance(fields[k], str)]: return f'wrong fields: {odd[0]} is not text'
-    if any(re.search('[\ud800-\udfff]', fields[k]) for k in want): return 'wrong fields: half a surrogate pair'
+    want = [*reply_fields(task, like, rephrase)]
+    if rephrase: fields = {k:v for k,v in fields.items() if not k.startswith(('answer', 'wrong_'))}
+    if wrong := _wrong_fields(fields, want): return f'wrong fields: {wrong}'
     question = fields['question'].strip()
     if (m := re.fullmatch(r'(["“])([^"“”]+)["”]', question)): question = m[2].strip()
-    if _solves.search(question): return 'wrong fields: a solution in the question'
-    if re.match(r'1[.)]\s', question) and re.search(r'\s2[.)]\s', question): return 'several examples in one reply'
+    several = re.match(r'1[.)]\s', question) and re.search(r'\s2[.)]\s', question)
+    if several: return 'several examples in one reply'
     if rephrase: return Example('', question, like.answer, like.choices)
     return task.kind.example(question, {k: fields[k] for k in want[1:]}, task.labels)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #7e2c41c7
-def without_thoughts(text:str)->str: # what stands after `</think>`; some templates open the thought themselves
+def without_thoughts(
+    text:str, # a reply
+)->str:       # what follows `</think>`; some templates open the thought themselves
     "A reply without what its model thought aloud"
     return re.sub(r'<think>.*', '', text.rpartition('</think>')[2], flags=re.S)
 
+def _rows(task, text, finish):
+    "The rows in a reply, and whether it holds any JSON object"
+    rows,seen = _json_rows(text)
+    if rows or (seen and text[0]=='{') or (finish=='length' and not task.kind.ended(text)): return rows, seen
+    return _text_rows(text), seen
+
+def _fault(rows, row, seen, finish):
+    "Why a reply holds no example"
+    if finish=='length': return 'cut off at the token limit'
+    if rows: return 'several examples in one reply' if len(rows) > 1 else row
+    return 'wrong fields' if seen else 'no example in the reply'
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #7e2c41c8
 def read_reply(
     task:Task,        # says what a row looks like
     like:Example,     # the row that was asked about: how many choices it has
@@ -255,24 +325,23 @@ def read_reply(
     rephrase:bool=False, # is it a question alone? The answer is that of `like` then
 )->Candidate:         # a row without id, or the reason why there is none
     "The new example in a teacher's reply"
-    if refusal or finish=='content_filter': return Candidate(reason=f"refused: {refusal or 'content filter'}", text=text)
-    said = _end_tokens.sub('', without_thoughts(text)).strip()
-    if not said: return Candidate(reason='cut off at the token limit' if finish=='length' else 'empty reply', text=text)
-    rows,seen = _json_rows(said)
-    if not rows and not (seen and said[0]=='{'):
-        rows = _text_rows(said)
-        if finish=='length' and not task.kind.ended(said): rows = []
-    if len(rows)==1 and not isinstance(row := _row(task, like, rows[0], rephrase), str): return Candidate(row)
-    reason = 'cut off at the token limit' if finish=='length' else 'several examples in one reply' if len(rows) > 1 else row if rows else 'wrong fields' if seen else 'no example in the reply'
-    return Candidate(reason=reason, text=text)
+    refused = refusal or ('content filter' if finish=='content_filter' else '')
+    if refused: return Candidate(reason=f'refused: {refused}', text=text)
+    words = _end_tokens.sub('', without_thoughts(text)).strip()
+    if not words and finish != 'length': return Candidate(reason='empty reply', text=text)
+    rows,seen = _rows(task, words, finish)
+    row = _row(task, like, rows[0], rephrase) if len(rows)==1 else None
+    if isinstance(row, Example): return Candidate(row)
+    return Candidate(reason=_fault(rows, row, seen, finish), text=text)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #ebf879e8
 def solve_messages(
-    task:Task,         # description and labels
-    row:Example,       # its answer is not shown
-    prompt:Prompt=None,# for its description of the task
-)->list[dict]:
+    task:Task,               # description and labels
+    row:Example,             # its answer is not shown
+    prompt:Prompt|None=None, # for its description of the task
+)->Chat:
     "What is sent to have a row's question answered"
     about = ((prompt and prompt.about) or task.description or 'Answer the question').rstrip('.')
     labels = f"\nLabels: {', '.join(task.labels)}" if task.labels else ''
-    return [dict(role='system', content=f'{about}.{labels}\n{task.kind.solve}'), dict(role='user', content=task.prompt(row))]
+    system = f'{about}.{labels}\n{task.kind.solve}'
+    return [dict(role='system', content=system), dict(role='user', content=task.prompt(row))]

@@ -11,10 +11,9 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Example, SettingError, digest
 from ..tasks.task import Task
-from .llm import LLMTeacher, demo_counts, draw_of
-from .prompts import solve_messages
-from .replies import Replies, request_key
-from .teacher import Candidate, Request
+from .llm import LLMTeacher
+from .replies import ChatRequest, Replies, Reply
+from .teacher import Request
 
 # %% ../../nbs/04_teachers/09_replay.ipynb #2c0a4825
 _PROMPTING = ('protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens')
@@ -27,74 +26,56 @@ class ReplayTeacher(LLMTeacher):
         folder:str|Path, # of a run that an API or a local model taught, or its replies.sqlite
     ):
         path = Path(folder)
-        file = path/'replies.sqlite' if path.is_dir() or not path.suffix else path
-        self.record = Replies(file, read_only=True)
-        if not (made := self.record.notes.get('teacher')):
-            raise SettingError(f"{self.record.path} does not say which teacher made it; "
+        record = Replies(path/'replies.sqlite' if path.is_dir() or not path.suffix else path, read_only=True)
+        if not (made := record.notes.get('teacher')):
+            raise SettingError(f"{record.path} does not say which teacher made it; "
                                "give the folder of a run that has written rows")
         form = 'text' if made['kind']=='local' else made['response_format']
         super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form)
-        self.made,self._used,self.by_row = made,set(),{}
+        self.replies,self.made,self.body,self._used,self.by_row = record,made,made.get('body') or {},set(),{}
         written = "select key, row from replies where row != '' and draw not like '%verify%' order by rowid"
-        for key,row in self.record.db.execute(written): self.by_row.setdefault(row, []).append(key)
+        for key,row in record.db.execute(written): self.by_row.setdefault(row, []).append(key)
 
-    def settings(self)->dict[str,object]:
-        keys = sorted(k for keys in self.by_row.values() for k in keys)
-        return super().settings() | dict(made_by=self.made['kind'], replies=digest(keys))
+# %% ../../nbs/04_teachers/09_replay.ipynb #c8cbe3d5
+@patch
+def settings(self:ReplayTeacher)->dict[str,object]: # JSON-able
+    "What makes its output, the record by its keys"
+    keys = sorted(k for keys in self.by_row.values() for k in keys)
+    return LLMTeacher.settings(self) | dict(made_by=self.made['kind'], replies=digest(keys))
 
-    def open(self, folder:str|Path)->'ReplayTeacher':
-        self._used = set()
-        return self
+@patch
+def open(self:ReplayTeacher, folder:str|Path)->ReplayTeacher: # itself
+    "Hand out every reply once more"
+    self._used = set()
+    return self
 
-    def close(self): "Its record stays open"
-    def __repr__(self): return f'ReplayTeacher({self.model}, {len(self.record)} replies)'
+@patch
+def close(self:ReplayTeacher): "Its record stays open"
+@patch
+def spent(self:ReplayTeacher): "Nothing is paid"
+@patch
+def __repr__(self:ReplayTeacher): return f'ReplayTeacher({self.model}, {len(self.replies)} replies)'
 
 # %% ../../nbs/04_teachers/09_replay.ipynb #e5bc7d4f
 @patch
-def _sent(self:ReplayTeacher, sampling):
-    "Sampling parameters with the further fields that were sent"
-    return sampling | (self.made.get('body') or {})
-
-@patch
-def _keys(self:ReplayTeacher, task, q, have):
-    "The keys that a request may have in the record"
-    forms = ['json', 'text'] if self.response_format=='auto' else [self.response_format]
-    for demos in demo_counts(self.prompt_of(task)):
-        for form in forms:
-            chat,schema,sampling = self.request(task, q, have, form, demos)
-            sent = self._sent(sampling) | (dict(schema=schema) if schema else {})
-            yield request_key(self.model, chat, sent, draw_of(q))
-
-@patch
-def _exact(self:ReplayTeacher, task, q, have):
-    "The key of the recorded reply to just this request, or None; of several, one that was not too long"
-    there = [k for k in self._keys(task, q, have) if self.record.get(k)]
-    return next((k for k in there if not self.record.get(k).problem), there[0] if there else None)
-
-@patch
 def _other(self:ReplayTeacher, row):
-    "The key of a reply about the same row that no request has had, or None"
-    free = (k for k in self.by_row.get(row.id, []) if k not in self._used)
-    return next((k for k in free if not self.record.get(k).problem), None)
+    "A reply about the same row that no request has had and its key, or why there is none"
+    free = [k for k in self.by_row.get(row.id, []) if k not in self._used and not self.replies.get(k).problem]
+    return (self.replies.get(free[0]), free[0]) if free else ('not recorded', '')
 
-# %% ../../nbs/04_teachers/09_replay.ipynb #596475b3
 @patch
-def write(self:ReplayTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
-)->Iterator[tuple[Request,list[Candidate]]]: # one each, in the order of the requests
-    "Candidates from the record, exact matches first"
-    found = {q: self._exact(task, q, have) for q in requests}
-    self._used |= {k for k in found.values() if k}
+def obtain(self:ReplayTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example], label:str,
+)->Iterator[tuple[Request,Reply|str,str]]: # in the order of the requests
+    "The replies in the record, exact matches first"
+    exact = {q: self.recorded(task, q, have) for q in requests}
+    self._used |= {key for _,key in filter(None, exact.values())}
     for q in requests:
-        key = found[q] or self._other(q.row)
+        reply,key = exact[q] or self._other(q.row)
         self._used.add(key)
-        yield q, [self.read(task, q, self.record.get(key), key) if key else Candidate(reason='not recorded')]
+        yield q, reply, key
 
+# %% ../../nbs/04_teachers/09_replay.ipynb #25683f7e
 @patch
-def verify(self:ReplayTeacher, task:Task, rows:Sequence[Example], k:int,
-)->dict[str,tuple[int|str,dict[str,float]]]: # row id to how many agree (or 'not recorded'), and the cost
-    "The recorded solutions of rows"
-    sent,prompt = self._sent(self.sampling(task)),self.prompt_of(task)
-    def solutions(row):
-        chat = solve_messages(task, row, prompt)
-        return [self.record.get(request_key(self.model, chat, sent, ['verify', i])) or '' for i in range(k)]
-    return {r.id: self.vote(task, r, solutions(r)) for r in rows}
+def solve(self:ReplayTeacher, calls:list[ChatRequest])->list[Reply|str]:
+    "The recorded solutions"
+    return [self.replies.get(c.key) or 'not recorded' for c in calls]
