@@ -198,7 +198,7 @@ def _built_in(task, data, n_seed, n_dev, seed):
 def find_student(
     student:str='mini', # model folder, name on the Hub, or mini for the one that ships with the package
     task:str='',        # the task's name
-    lora:int=None,      # rank of the adapter; 0 fine-tunes all weights (default: 16, for mini 0)
+    lora:int=None,      # rank of the adapter; 0 trains all weights (default: 16, or 0 for a base below 20 million parameters)
     quantize:str=None,  # nf4 (4 bits, as in QLoRA) or int8: the base in fewer bits (default: as it is)
     lr:float=None,      # learning rate (default: by the model's width)
     epochs:float=None,  # passes over the rows (default: by their number, 20 to 3; for the mini-world 4)
@@ -212,19 +212,17 @@ def find_student(
     revision:str=None,  # branch, tag or commit of a base on the Hub
     chat:bool=None,     # teach and ask in the chat template's turns (default: if the base is a chat model)
     checkpointing:bool=None, # recompute activations instead of keeping them (default: on a GPU)
-    flash:bool=None,    # FlashAttention, and batches without padding (default: where it is installed)
+    attn_implementation:str=None, # flash_attention_2 (batches without padding too), sdpa or eager (default: the first where it can be used)
     liger:bool=None,    # Liger's kernels (default: where they are installed)
-    continuous:bool=False, # put the next prompt in the place of an answer that has ended (continuous batching)
     report_to:str=None, # experiment trackers: trackio, wandb, tensorboard
 ):                      # a `Student`
     "The student that the words describe"
     given = {k:v for k,v in locals().items() if k not in ('student', 'task') and v is not None}
     from llm2llm.student.student import Student
     if steps and epochs: raise SettingError("steps and epochs both say how long to train; give one of them")
-    if lora == 0: given['lora'] = None
     if student != 'mini': return Student(student, **given)
     from llm2llm.mini.mini import mini_base, mini_student
-    return mini_student(task, **given) if task in MINI_TASKS else Student(mini_base(), **dict(lora=None)|given)
+    return mini_student(task, **given) if task in MINI_TASKS else Student(mini_base(), **given)
 
 # %% ../nbs/09_cli.ipynb #ce7cc24f
 def find_teacher(
@@ -423,10 +421,10 @@ def _plan(words):
     "What the student needs"
     from llm2llm.student.models import read_config
     from llm2llm.student.memory import fit,plan
-    base,lora = words.get('student', 'mini'),words.get('lora')
+    base = words.get('student', 'mini')
     if base=='mini':
         from llm2llm.mini.mini import mini_base
-        base,lora = mini_base(),lora or 0
+        base = mini_base()
     if 'gpu' in words and 'fit' in words: raise SettingError("gpu and fit both name a GPU; give one of them")
     names = ('quantize','dtype','batch_size','micro_batch','eval_batch_size','epochs')
     how = {k: words[k] for k in names if k in words} | dict(quantize=words.get('quantize')) | _work(words)
@@ -434,7 +432,7 @@ def _plan(words):
     limit = getattr(config.get_text_config(), 'max_position_embeddings', None) or 1024
     length = words.get('max_length') or min(1024, limit)
     if length > limit: raise SettingError(f"max_length {length} is more than the {limit} positions of {base}; give at most {limit}")
-    how |= dict(max_length=length, lora=16 if lora is None else lora or None)
+    how |= dict(max_length=length, lora=words.get('lora'))
     if 'rows' in how and 'epochs' not in how:
         from llm2llm.student.student import default_epochs
         how['epochs'] = default_epochs(how['rows'])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest', 'unknown',
-           'Example', 'Answer', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_whole', 'check_one_of',
-           'progress', 'in_cell', 'watched']
+           'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_int', 'check_one_of',
+           'progress', 'in_cell', 'is_interactive']
 
 # %% ../nbs/00_core.ipynb #6bb3656b
 import sys,json,random,hashlib,difflib
@@ -48,28 +48,28 @@ class Example:
     question:str                # the input text
     answer:str                  # label name, worked answer ending in '#### N', or the text of the right choice
     choices:tuple[str,...] = () # the row's own choices; empty where the task has none
-    parent:str|None = None      # id of the seed row it was written for; None for seed, dev, test and pool rows
+    parent_id:str|None = None      # id of the seed row it was written for; None for seed, dev, test and pool rows
     round:int = 0               # the round that wrote it; 0 for rows that were there before
     teacher:str = ''            # who wrote it
     source:str = ''             # what it was made from: a pool row's id, a family of the mini-world
-    cause:str = ''              # the student's wrong completion that caused it
+    wrong_completion:str = ''              # the student's wrong completion that caused it
 
     def __repr__(self): return f"Example({', '.join(f'{k}={v!r}' for k,v in to_dict(self).items())})"  # what it says, no empty fields
 
 # %% ../nbs/00_core.ipynb #750e6d60
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     "What the student said about one row"
     id:str               # the row's id
     completion:str       # the generated text, prompt removed
     prediction:str|None  # the answer read from it; None if there is none
     correct:bool         # does it equal the right answer?
     truncated:bool = False  # was it cut off at the token limit?
-    prompt_cut:bool = False # was the prompt too long, and cut on the left?
+    prompt_truncated:bool = False # was the prompt too long, and cut on the left?
 
 # %% ../nbs/00_core.ipynb #c85cac3b
 def to_dict(
-    row:Example|Answer, # any row
+    row:Example|Prediction, # any row
 )->dict:                # its fields without those that have their default value
     "The row as a JSON-able dict"
     d = {f.name:getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
@@ -82,7 +82,7 @@ def _as_table(self):
     line = lambda k,v: f'<tr><th style="text-align:left">{k}</th><td style="text-align:left;white-space:pre-wrap">{escape(str(v))}</td></tr>'
     return '<table>' + ''.join(line(k, v) for k,v in to_dict(self).items()) + '</table>'
 
-Example._repr_html_ = Answer._repr_html_ = _as_table
+Example._repr_html_ = Prediction._repr_html_ = _as_table
 
 # %% ../nbs/00_core.ipynb #f10e41c7
 def _from_dict(cls, d):
@@ -96,10 +96,10 @@ def example(d:dict, # fields of an `Example`
     "The `Example` of a dict made by `to_dict`"
     return _from_dict(Example, d)
 
-def answer(d:dict, # fields of an `Answer`
-          )->Answer:
-    "The `Answer` of a dict made by `to_dict`"
-    return _from_dict(Answer, d)
+def answer(d:dict, # fields of an `Prediction`
+          )->Prediction:
+    "The `Prediction` of a dict made by `to_dict`"
+    return _from_dict(Prediction, d)
 
 # %% ../nbs/00_core.ipynb #5092815f
 def digest(
@@ -117,7 +117,7 @@ def rng(
     return random.Random(int(digest(*parts), 16))
 
 # %% ../nbs/00_core.ipynb #0e9366fa
-def check_whole(
+def check_int(
     name:str,    # the setting
     value,       # what the user gave
     least:int=0, # the smallest value allowed
@@ -146,12 +146,12 @@ def progress(
     "A progress bar in a terminal or notebook, silence in a pipe"
     from tqdm import tqdm
     where = dict(file=sys.stdout, ncols=90, mininterval=.2) if in_cell() else dict(dynamic_ncols=True)  # a notebook shows standard error in red
-    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not watched(), **where)
+    return tqdm(total=total, desc=label, unit=f' {unit}', leave=False, disable=not is_interactive(), **where)
 
 def in_cell()->bool: # is what is printed the output of a notebook cell?
     "Whether a notebook shows what is printed"
     return type(sys.stderr).__module__ == 'ipykernel.iostream'
 
-def watched()->bool: # is standard error a terminal, or the output of a notebook cell?
+def is_interactive()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
     return sys.stderr.isatty() or in_cell()

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from ..core import LLM2LLMError, RunError, SettingError, check_whole, digest, unknown
+from ..core import LLM2LLMError, RunError, SettingError, check_int, digest, unknown
 from ..report.report import read_run
 from ..loop.dials import steps_behind
 from ..store.folder import check_out, check_table, read_jsonl, write_json, write_jsonl, write_text
@@ -29,7 +29,7 @@ class Cell:
     after:str|None = None  # the cell whose first training it may share; runs before it
 
     def settings(self, root): # of the run, its folders within `root`
-        return self.words | (dict(match=f'{root}/{self.needs}') if self.needs else {}) | dict(out=f'{root}/{self.name}')
+        return self.words | (dict(match_run=f'{root}/{self.needs}') if self.needs else {}) | dict(out=f'{root}/{self.name}')
 
 # %% ../../nbs/07_grid/00_cells.ipynb #b11364ab
 PARTS = dict(common=dict, vary=dict, seeds=(int, list), methods=dict)
@@ -44,7 +44,7 @@ def _checked(plan):
         if not isinstance(plan[k], kind): raise SettingError(f"{k} must be {'a number or a list' if k=='seeds' else 'name: value pairs'}, not {plan[k]!r:.60}")
     plan['methods'] = {str(m): dict(w or {}) for m,w in plan['methods'].items() if isinstance(w, dict|None) or _refuse(f"method {m}", w)}
     seeds = plan['seeds']
-    plan['seeds'] = list(range(check_whole('seeds', seeds, 1))) if not isinstance(seeds, list) else [check_whole('a seed', s) for s in seeds]
+    plan['seeds'] = list(range(check_int('seeds', seeds, 1))) if not isinstance(seeds, list) else [check_int('a seed', s) for s in seeds]
     if len({*plan['seeds']}) < max(1, len(plan['seeds'])): raise SettingError(f"seeds must be different numbers, at least one, not {seeds}")
     return plan
 
@@ -187,7 +187,7 @@ def state(
 def _counts(r):
     "What a finished run's result is and took"
     done = [m for m in r.rounds if m['round'] <= r.picked]
-    test,steps = r.final['scores'].get('test'),steps_behind(r.rounds, r.picked, r.settings.get('restart'))
+    test,steps = r.final['scores'].get('test'),steps_behind(r.rounds, r.picked, r.settings.get('init_from'))
     row = dict(stopped=r.final['stopped'], round=r.picked, train_rows=done[-1]['train_rows'], steps=steps)
     if test: row |= {'test %':100*test['correct']/test['n'], 'test_correct':test['correct'], 'test_n':test['n'], 'no_answer':test['no_answer'], 'truncated':test['truncated']}
     return row | dict(usd=round(sum(m.get('usd') or 0 for m in r.rounds), 8))
@@ -231,7 +231,7 @@ def _rounds(folder):
         right = {f'{split}_correct': m['scores'][split]['correct'] for split in ('seed', 'dev', 'test') if split in m['scores']}
         yield dict({k: m.get(k) for k in ('round', 'train_rows', 'synthetic', 'steps', 'wrong', 'requested', 'kept')}, most_asked_quarter=most,
                    rejected=sum((m.get('rejected') or {}).values()), **right, seconds=round(took, 1))
-        parents.update(c['parent'] for c in _kept(folder, m['round']))
+        parents.update(c['parent_id'] for c in _kept(folder, m['round']))
 
 def _right(folder, picked):
     "'1' or '0' for each test row, in order of the ids; '' without test answers"

@@ -12,7 +12,7 @@ import pandas as pd
 from fastcore.basics import patch
 from ..report.compare import mean_interval
 from .cells import Cell, cells, command, keep_error, missing, read_grid, run_cell, state, write_cell
-from ..core import RunError, SettingError, check_whole, watched
+from ..core import RunError, SettingError, check_int, is_interactive
 from ..report.report import read_run
 from ..tables import one, span, text_table
 from ..store.folder import check_table, check_target, holds, whole, write_text
@@ -53,7 +53,7 @@ def show(self:Table,
     "Tell that a cell has begun or ended"
     import builtins
     self._note(cell, what)
-    if not watched():
+    if not is_interactive():
         ended = sum(s in ('done', 'failed') for s in self.state.values())
         end = f": test {one(self.test[cell.name])} %" if cell.name in self.test else f": {error.splitlines()[0][:300]}" if error else ''
         if what != 'running': print(f"{ended}/{len(self.todo)} {cell.name} {what}{end}", flush=True)
@@ -95,7 +95,7 @@ class Processes:
         workers:int=None, # processes; None: one a GPU, or 2 (1 on a single core)
     ):
         self.gpus = gpus()
-        n = (len(self.gpus) or min(2, os.cpu_count() or 1)) if workers is None else check_whole('workers', workers, 1)
+        n = (len(self.gpus) or min(2, os.cpu_count() or 1)) if workers is None else check_int('workers', workers, 1)
         self.root,self.make,self.slots,self.running = Path(root),make,[None]*n,{}
 
     def free(self)->bool: return len(self.running) < len(self.slots)
@@ -178,7 +178,7 @@ class Ray:
             except (ConnectionError, ValueError) as e: raise SettingError(f"ray {address}: {e}; `local` starts a cluster on this machine") from e
         there = ray.cluster_resources()
         self.gpus,self.cpus = int(there.get('GPU', 0)),int(there.get('CPU', 0))
-        self.most = (self.gpus or self.cpus) if workers is None else check_whole('workers', workers, 1)
+        self.most = (self.gpus or self.cpus) if workers is None else check_int('workers', workers, 1)
 
     def free(self)->bool: return len(self.running) < self.most
 

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Answer, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
-from .dials import Dials, budget_of, deal, prompts, requests, shots
+from ..core import Prediction, Example, RunError, SettingError, answer, digest, example, to_dict, unknown
+from .dials import LoopConfig, budget_of, deal, prompts, requests, shots
 from .rules import Evidence
 from ..tasks.filters import Filter, reason
 from ..teachers.replies import Replies
@@ -28,11 +28,11 @@ class LLM2LLM:
         task:Task,    # with seed rows, and test rows if it is to be scored
         student,      # a `Student`
         teacher:Teacher|None=None, # who writes; None is plain fine-tuning
-        out:str|Path='runs/llm2llm', # the run's folder
-        **dials,      # fields of `Dials`
+        output_dir:str|Path='runs/llm2llm', # the run's folder
+        **dials,      # fields of `LoopConfig`
     ):
-        known = [f.name for f in fields(Dials)]
-        if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + ('' if not isinstance(student, (str, Path)) else '; give Student(mini_base(), lora=None)' if str(student)=='mini' else f"; give Student({str(student)!r})"))
+        known = [f.name for f in fields(LoopConfig)]
+        if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}" + (f"; give Student({str(student)!r})" if isinstance(student, (str, Path)) else ''))
         if teacher is not None and not isinstance(teacher, Teacher):
             raise SettingError("teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, "
                                f"not {teacher!r:.80}; a class of your own is made from Teacher")
@@ -42,15 +42,15 @@ class LLM2LLM:
             if not whose and teacher and teacher.takes(wrong[0]): whose = 'teacher'
             if whose: raise SettingError(f"{wrong[0]} is a setting of the {whose}; give it there")
             raise SettingError(unknown('setting', wrong[0], known))
-        self.task,self.student,self.teacher,self.dials = task,student,teacher,Dials(**dials)
-        self.folder,self.rounds,self.final = RunFolder(out),[],None
-        if not task.seed: raise SettingError(f"task {task.name!r} has no seed rows to train on")
-        if (self.dials.patience or self.dials.pick=='dev') and not task.dev:
-            raise SettingError(f"{'patience' if self.dials.patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
-        if (self.dials.shots or 0) > len(task.seed): raise SettingError(f"shots = {self.dials.shots} is more than the {len(task.seed)} seed rows")
-        if self.dials.match and Path(self.dials.match).resolve() == Path(out).resolve(): raise SettingError(f"match: {out} is this run's own folder")
+        self.task,self.student,self.teacher,self.dials = task,student,teacher,LoopConfig(**dials)
+        self.folder,self.rounds,self.final = RunFolder(output_dir),[],None
+        if not task.seed_rows: raise SettingError(f"task {task.name!r} has no seed rows to train on")
+        if (self.dials.early_stopping_patience or self.dials.select_round_by=='dev') and not task.dev:
+            raise SettingError(f"{'patience' if self.dials.early_stopping_patience else 'pick'} needs dev rows and task {task.name!r} has none; give it a file of dev rows, or n_dev for a built-in task")
+        if (self.dials.num_fewshot or 0) > len(task.seed_rows): raise SettingError(f"shots = {self.dials.num_fewshot} is more than the {len(task.seed_rows)} seed rows")
+        if self.dials.match_run and Path(self.dials.match_run).resolve() == Path(output_dir).resolve(): raise SettingError(f"match: {output_dir} is this run's own folder")
         if teacher: self._check_teacher()
-        self.plan = budget_of(self.dials.match, task, self.dials.rounds) if self.dials.match else None
+        self.plan = budget_of(self.dials.match_run, task, self.dials.rounds) if self.dials.match_run else None
 
     @property
     def n_rounds(self)->int:
@@ -65,10 +65,10 @@ def _check_teacher(self:LLM2LLM):
     t,d = self.teacher,self.dials
     t.check(self.task)
     d.rule.check(self.task, d)
-    if d.shots is not None:
+    if d.num_fewshot is not None:
         raise SettingError("shots asks the base without training it, so new rows would serve nobody; "
-                           "leave out the teacher (--augment none) or shots")
-    if d.verify and not t.can_verify:
+                           "leave out the teacher (--teacher none) or shots")
+    if d.num_verifications and not t.can_verify:
         raise SettingError(f"verify needs a teacher that can solve questions, and {t.name!r} cannot; leave verify out")
     if t.protocol and t.protocol != d.protocol:
         raise SettingError(f"the teacher follows the {t.protocol!r} protocol and the run the {d.protocol!r} one; "
@@ -86,10 +86,10 @@ def settings(self:LLM2LLM)->dict[str,object]: # JSON-able
     task = self.task
     rows = {s: len(getattr(task, s)) for s in ('seed', 'dev', 'test', 'pool')}
     about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels), **rows,
-                 rows=digest(task.seed, task.dev, task.test, task.pool), notes=list(task.notes))
+                 rows=digest(task.seed_rows, task.dev, task.test, task.pool), notes=list(task.notes))
     rule = self.dials.rule
-    dials = {f.name: getattr(self.dials, f.name) for f in fields(Dials)}
-    dials |= dict(match=self.plan, select=rule.name)
+    dials = {f.name: getattr(self.dials, f.name) for f in fields(LoopConfig)}
+    dials |= dict(match_run=self.plan, select=rule.name)
     own = dict(rule=rule.settings()) if rule.settings() else {}
     return dict(task=about, student=self.student.settings(), teacher=self.teacher.settings() if self.teacher else None,
                 **dials, **own)
@@ -99,16 +99,16 @@ def settings(self:LLM2LLM)->dict[str,object]: # JSON-able
 def _train(self:LLM2LLM, r, rows):
     "The folder of round r's student, and what its training was"
     name,before = f'round_{r:02}/student',self.folder/f'round_{r-1:02}/student'
-    goes_on = self.dials.restart=='continuous' and r > 0
+    goes_on = self.dials.init_from=='continuous' and r > 0
     write_jsonl(self.folder/f'round_{r:02}'/'train.jsonl', rows)
     inputs = dict(student=self.student.settings(), rows=digest(*rows), seed=self.dials.seed, round=r,
                   steps=self._steps(), before=content_digest(before) if goes_on else None)
     def make(path):
         if goes_on: self._load(before)
-        said = self._fit(rows, r, goes_on=goes_on) if self.dials.shots is None else dict(steps=0, cut=0)  # the base as it is: nothing to save
+        said = self._fit(rows, r, goes_on=goes_on) if self.dials.num_fewshot is None else dict(steps=0, cut=0)  # the base as it is: nothing to save
         self.student.save(path) if said['steps'] else path.mkdir()
         write_json(path/'training.json', {k:v for k,v in said.items() if k != 'seconds'})
-        if said['steps']: self.student.holds = (self.folder/name).resolve()
+        if said['steps']: self.student.loaded_from = (self.folder/name).resolve()
     out = self.folder.stage(name, inputs, make, round=r, phase='train', memory=self.student.memory)
     return out, json.loads((out/'training.json').read_text())
 
@@ -116,8 +116,8 @@ def _train(self:LLM2LLM, r, rows):
 def _fit(self:LLM2LLM, rows, *names, goes_on=False):
     "Train on rows; `names` make the random seed"
     pairs = [(self.task.prompt(r), self.task.completion(r)) for r in rows]
-    return self.student.train(pairs, seed=int(digest('train', self.dials.seed, *names)[:7], 16), steps=self._steps(),
-                              restart='continuous' if goes_on else 'scratch', names=[r.id for r in rows],
+    return self.student.train(pairs, seed=int(digest('train', self.dials.seed, *names)[:7], 16), max_steps=self._steps(),
+                              init_from='continuous' if goes_on else 'scratch', names=[r.id for r in rows],
                               label=' '.join(['round', *map(str, names), 'training']))
 
 # %% ../../nbs/05_loop/01_loop.ipynb #7e2f0f3f
@@ -127,8 +127,8 @@ def _steps(self:LLM2LLM):
 
 @patch
 def _load(self:LLM2LLM, folder):
-    if self.dials.shots is not None: self.student.reset()
-    elif self.student.holds != Path(folder).resolve(): self.student.load(folder)   # another run may have used the same student
+    if self.dials.num_fewshot is not None: self.student.reset()
+    elif self.student.loaded_from != Path(folder).resolve(): self.student.load(folder)   # another run may have used the same student
 
 # %% ../../nbs/05_loop/01_loop.ipynb #693210e4
 OFFICIAL = dict(max_new_tokens=100, temperature=.7, top_p=.9)
@@ -136,25 +136,25 @@ OFFICIAL = dict(max_new_tokens=100, temperature=.7, top_p=.9)
 @patch
 def _complete(self:LLM2LLM, rows, trained_on, each=None, names=(), sample=False):
     "The present student's completions for rows, in order; `each` is told number and completion as soon as it is there"
-    task,k,trained = self.task,self.dials.shots or 0,self.dials.shots is None
-    how = dict(max_new_tokens=self.student.token_limit([task.completion(r) for r in (trained_on if trained else task.seed)]), until=task.until)
+    task,k,trained = self.task,self.dials.num_fewshot or 0,self.dials.num_fewshot is None
+    how = dict(max_new_tokens=self.student.token_limit([task.completion(r) for r in (trained_on if trained else task.seed_rows)]), until=task.stop_regex)
     if not trained and not self.student.chat: how['until'] = task.kind.until_untrained
     if self.dials.protocol=='official': how = dict(OFFICIAL)
     if sample and not how.get('temperature'): how['temperature'] = 1.
     if how.get('temperature'): how['seeds'] = [int(digest('answer', self.dials.seed, *names, r.id, *[i]*sample)[:7], 16) for i,r in enumerate(rows)]
-    return self.student.answer(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows],
-                               label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), each=each, **how)
+    return self.student.generate(prompts(task, rows, k, self.dials.seed, self.student.chat), [task.options(r) for r in rows],
+                               label=' '.join([*['round']*bool(names), *map(str, names), 'answers']), on_completion=each, **how)
 
 @patch
-def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Answer]:
+def _ask(self:LLM2LLM, rows, trained_on, heard=None, names=(), sample=False)->list[Prediction]:
     "The present student's answers to rows, in order; `heard` is told each as soon as it is there"
-    said = lambda r,c: replace(self.task.score(r, c.text, c.truncated), prompt_cut=c.cut)
+    said = lambda r,c: replace(self.task.score(r, c.text, c.truncated), prompt_truncated=c.prompt_truncated)
     found = self._complete(rows, trained_on, heard and (lambda i,c: heard(rows[i], said(rows[i], c))), names, sample)
     return [said(r, c) for r,c in zip(rows, found, strict=True)]
 
 @patch
 def _answers(self:LLM2LLM, r, student, split, rows, trained_on, heard=None):
-    "The answers of round r's student to a split, id to `Answer`"
+    "The answers of round r's student to a split, id to `Prediction`"
     name = f"round_{r:02}/{'' if split=='seed' else split+'_'}answers.jsonl"
     def make(path):
         self._load(student)
@@ -165,11 +165,11 @@ def _answers(self:LLM2LLM, r, student, split, rows, trained_on, heard=None):
 # %% ../../nbs/05_loop/01_loop.ipynb #6a3ffd40
 @patch
 def _crossfit(self:LLM2LLM, r, rows, heard=None):
-    "Answers to the seed rows by students that did not see them, id to `Answer`"
-    fold,said = deal(self.task, self.dials.folds, self.dials.seed),{}
-    for f in range(self.dials.folds):
-        out_rows = [x for x in self.task.seed if fold[x.id]==f]
-        rest = [x for x in rows if fold[x.parent or x.id]!=f]
+    "Answers to the seed rows by students that did not see them, id to `Prediction`"
+    fold,said = deal(self.task, self.dials.num_folds, self.dials.seed),{}
+    for f in range(self.dials.num_folds):
+        out_rows = [x for x in self.task.seed_rows if fold[x.id]==f]
+        rest = [x for x in rows if fold[x.parent_id or x.id]!=f]
         def make(path):
             self._fit(rest, r, 'fold', f)
             write_jsonl(path, self._ask(out_rows, rest, heard, (r, 'fold')))
@@ -182,7 +182,7 @@ def _crossfit(self:LLM2LLM, r, rows, heard=None):
 @patch
 def _drawn(self:LLM2LLM, r, student, rows):
     "The answers drawn for each seed row, id to a list"
-    k,seed = self.dials.samples,self.task.seed
+    k,seed = self.dials.num_return_sequences,self.task.seed_rows
     def make(path):
         self._load(student)
         write_jsonl(path, self._ask([x for x in seed for _ in range(k)], rows, names=(r, 'sample'), sample=True))
@@ -196,11 +196,11 @@ def _drawn(self:LLM2LLM, r, student, rows):
 @patch
 def _likelihoods(self:LLM2LLM, r, student):
     "The log-probability of each option of each seed row in nats, id to a list"
-    task,seed = self.task,self.task.seed
+    task,seed = self.task,self.task.seed_rows
     def make(path):
         self._load(student)
         options = [task.options(x) for x in seed]
-        found = self.student.likelihoods([task.prompt(x) for x in seed], options, f'round {r} likelihoods')
+        found = self.student.score_options([task.prompt(x) for x in seed], options, f'round {r} likelihoods')
         write_jsonl(path, [dict(id=x.id, likelihoods=[round(v, 7) for v in p]) for x,p in zip(seed, found)])
     inputs = dict(student=content_digest(student), rows=digest(*seed))
     out = self.folder.stage(f'round_{r:02}/likelihoods.jsonl', inputs, make, round=r, phase='likelihoods',
@@ -211,13 +211,13 @@ def _likelihoods(self:LLM2LLM, r, student):
 @patch
 def _prefetch(self:LLM2LLM, r, rows, counts):
     "A function that is told each answer and starts the teacher on rows that are picked; None where none is certain"
-    d,seed = self.dials,self.task.seed
-    room = (d.per_round, None if d.budget is None else d.budget-(len(rows)-len(seed)))
-    if r >= self.n_rounds or self.plan or d.samples or not d.rule.prefetch: return None
+    d,seed = self.dials,self.task.seed_rows
+    room = (d.per_round, None if d.max_synthetic_rows is None else d.max_synthetic_rows-(len(rows)-len(seed)))
+    if r >= self.n_rounds or self.plan or d.num_return_sequences or not d.rule.prefetch: return None
     if any(x is not None and x < len(seed) for x in room): return None
     def heard(row, said):
         if not d.rule.picks(row, said): return
-        if d.cap is None or counts[row.id] < d.cap: self.teacher.prefetch(self.task, Request(row, said, r+1, 0, d.seed), rows)
+        if d.max_per_seed_row is None or counts[row.id] < d.max_per_seed_row: self.teacher.prefetch(self.task, Request(row, said, r+1, 0, d.seed), rows)
     return heard
 
 # %% ../../nbs/05_loop/01_loop.ipynb #6220bd71
@@ -229,7 +229,7 @@ def _candidates(self:LLM2LLM, r, rows, asked, judge):
         got[q] = found
         for c in found: c.row is None or judge.alone(c.row, q.row)   # while other replies are under way
     for q in asked:
-        lineage = dict(parent=q.row.parent or q.row.id, round=r+1, teacher=self.teacher.name, cause=q.answer.completion if q.answer else '')
+        lineage = dict(parent_id=q.row.parent_id or q.row.id, round=r+1, teacher=self.teacher.name, wrong_completion=q.answer.completion if q.answer else '')
         for j,c in enumerate(got.get(q) or [Candidate(reason='nothing written')]):
             id = f'{q.row.id}.r{r+1}.{q.draw}' + (f'.{j}' if j else '')
             if c.row is None: line = dict(id=id, **lineage, text=c.text, verdict=c.reason)
@@ -244,11 +244,11 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
     "Candidates of the teacher for round r+1 with verdicts, as dicts"
     def make(path):
         if self.teacher.needs_gpu: self.student.free()
-        near = self.teacher.near if self.dials.near is None else self.dials.near
+        near = self.teacher.near_duplicate_threshold if self.dials.near_duplicate_threshold is None else self.dials.near_duplicate_threshold
         judge = Filter(self.task, [x for x in rows if x.round], near, self.dials.decontaminate)
         out,written = self._candidates(r, rows, asked, judge)
         still = lambda: [c for c in out if c['verdict']=='kept']
-        if self.dials.verify: self._verify(still(), written)
+        if self.dials.num_verifications: self._verify(still(), written)
         if self.dials.only_wrong: self._only_wrong(r, rows, student, still(), written)
         for c in still(): c['verdict'] = judge(*written[c['id']])   # duplicates within the batch, in the order of the requests
         for c in still()[len(out) if left is None else left:]: c['verdict'] = 'over budget'
@@ -262,7 +262,7 @@ def _write(self:LLM2LLM, r, rows, asked, left, student):
 @patch
 def _verify(self:LLM2LLM, lines, written):
     "New verdicts for rows that the teacher does not solve to the same answer most of the time"
-    k,found = self.dials.verify,self.teacher.verify(self.task, [written[c['id']][0] for c in lines], self.dials.verify)
+    k,found = self.dials.num_verifications,self.teacher.verify(self.task, [written[c['id']][0] for c in lines], self.dials.num_verifications)
     for c in lines:
         n,cost = found[c['id']]
         for name,v in cost.items(): c[name] = c.get(name, 0) + v
@@ -293,10 +293,10 @@ def _evidence(self:LLM2LLM, r, rows, said, counts, m, student, prefetch):
     if d.rule.crossfit:
         said = self._crossfit(r, rows, prefetch)
         m['crossfit'] = score(said.values())
-    if d.samples:
+    if d.num_return_sequences:
         drawn = self._drawn(r, student, rows)
         wrong = {i: [a for a in found if not a.correct] for i,found in drawn.items()}
-        m['sampled_error'] = sum(map(len, wrong.values()))/(d.samples*len(wrong))
+        m['sampled_error'] = sum(map(len, wrong.values()))/(d.num_return_sequences*len(wrong))
         said = {i: wrong[i][0] if a.correct and wrong.get(i) else a for i,a in said.items()}
     likelihoods = self._likelihoods(r, student) if d.rule.likelihoods else {}
     if d.rule.on_written and written: said = said | self._answers(r, student, 'train', written, rows)
@@ -307,10 +307,10 @@ def _select(self:LLM2LLM, r, evidence):
     "The requests after round r, and why there are none"
     d,rule = self.dials,self.dials.rule
     found = rule.rows(evidence)
-    n = d.per_round or rule.count(evidence, found)*d.each
+    n = d.per_round or rule.count(evidence, found)*d.per_row
     by_label = self.plan['rows'][r] if self.plan else rule.quotas(evidence, n)
     if by_label is None: by_label = {'': n}
-    left,out = None if d.budget is None else max(0, d.budget-len(evidence.written)),[]
+    left,out = None if d.max_synthetic_rows is None else max(0, d.max_synthetic_rows-len(evidence.written)),[]
     for label,k in by_label.items():
         like = [x for x in found if not label or self.task.gold(x)==label]
         out += requests(like, k if left is None else min(k, left-len(out)), evidence, d, r+1)
@@ -318,22 +318,22 @@ def _select(self:LLM2LLM, r, evidence):
 
 # %% ../../nbs/05_loop/01_loop.ipynb #ecb28d05
 def score(
-    answers, # iterable of `Answer`
+    answers, # iterable of `Prediction`
 )->dict:     # n, correct, no_answer, truncated, prompt_cut
     "Counts of a list of answers"
     answers = list(answers)
     return dict(n=len(answers), correct=sum(a.correct for a in answers), no_answer=sum(a.prediction is None for a in answers),
-                truncated=sum(a.truncated for a in answers), prompt_cut=sum(a.prompt_cut for a in answers))
+                truncated=sum(a.truncated for a in answers), prompt_truncated=sum(a.prompt_truncated for a in answers))
 
 @patch
 def _round(self:LLM2LLM, r, rows, counts):
     "Train, ask, select, write: the metrics of round r, the rows it adds, and why it asked for none"
     student,training = self._train(r, rows)
     said,prefetch,more = {},self._prefetch(r, rows, counts),r < self.n_rounds
-    for split in [*(('dev', 'seed') if self.dials.patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
+    for split in [*(('dev', 'seed') if self.dials.early_stopping_patience else ('seed', 'dev')), *['test']*self.dials.test_every_round]:
         hear = prefetch if split=='seed' and more and not self.dials.rule.crossfit else None
         if held := getattr(self.task, split): said[split] = self._answers(r, student, split, held, rows, hear)
-        if split=='dev' and self.dials.patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
+        if split=='dev' and self.dials.early_stopping_patience: more &= not self._stuck([*self.rounds, dict(scores=dict(dev=score(said['dev'].values())))])
     scores = {s: score(said[s].values()) for s in ('seed', 'dev', 'test') if s in said}
     m = dict(round=r, train_rows=len(rows), synthetic=sum(x.round > 0 for x in rows), **training, select=self.dials.rule.name,
              wrong=scores['seed']['n']-scores['seed']['correct'], requested=0, candidates=0, kept=0, rejected={}, scores=scores)
@@ -345,7 +345,7 @@ def _round(self:LLM2LLM, r, rows, counts):
 def _stuck(self:LLM2LLM, rounds):
     "Has dev accuracy not risen for `patience` rounds?"
     dev = [x['scores']['dev']['correct'] for x in rounds]
-    return len(dev)-1 - dev.index(max(dev)) >= self.dials.patience
+    return len(dev)-1 - dev.index(max(dev)) >= self.dials.early_stopping_patience
 
 # %% ../../nbs/05_loop/01_loop.ipynb #1cf5a9e9
 _SILENT = ('nothing written', 'not asked', 'not recorded')
@@ -357,7 +357,7 @@ def _augment(self:LLM2LLM, r, rows, said, counts, m, student, prefetch):
     asked,why = self._select(r, evidence)
     m['wrong'] = len(evidence.wrong)
     if not asked: return [], why
-    left = None if self.dials.budget is None else self.dials.budget - m['synthetic']
+    left = None if self.dials.max_synthetic_rows is None else self.dials.max_synthetic_rows - m['synthetic']
     candidates = self._write(r, rows, asked, left, student)
     new,reasons = kept(candidates),[reason(c['verdict']) for c in candidates]
     no = Counter(x for x,c in zip(reasons, candidates) if c['verdict']!='kept')
@@ -372,8 +372,8 @@ def _augment(self:LLM2LLM, r, rows, said, counts, m, student, prefetch):
 def _why_stop(self:LLM2LLM, m, new, why):
     "Why the run ends after this round, or ''"
     if m['round'] >= self.n_rounds: return 'rounds done'
-    if self.dials.patience and self._stuck(self.rounds): return 'no gain on dev'
-    if self.dials.budget is not None and m['synthetic'] >= self.dials.budget: return 'budget reached'
+    if self.dials.early_stopping_patience and self._stuck(self.rounds): return 'no gain on dev'
+    if self.dials.max_synthetic_rows is not None and m['synthetic'] >= self.dials.max_synthetic_rows: return 'budget reached'
     if why or new: return why
     return 'cap on the teacher reached' if 'not asked' in m['rejected'] else 'nothing kept'
 
@@ -382,14 +382,14 @@ def _notes(self:LLM2LLM, stopped, scores):
     "What the user should know about this end"
     out,last,rule = [],self.rounds[-1],self.dials.rule
     if stopped==rule.nothing and last['round']==last['wrong']==0 and not rule.crossfit:
-        out.append(f"Round 0 answers all {len(self.task.seed)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
+        out.append(f"Round 0 answers all {len(self.task.seed_rows)} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
                    "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' (--select crossfit: "
                    "each row is answered by a student that has not seen it), samples (answers are drawn), per_round with select='random', or fewer epochs.")
     if stopped=='nothing kept': out.append(f"No candidate of round {last['round']} was kept: {', '.join(f'{k} {n}' for k,n in last['rejected'].items())}.")
     if n := sum(m['rejected'].get('not asked', 0) for m in self.rounds):
         limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)
         out.append(f"A cap on the teacher ({limits}) left {n} request{'s' if n > 1 else ''} unsent. The same command with a higher cap goes on from here; what came is kept.")
-    if cut := last['cut'] + sum(s['prompt_cut'] for s in scores.values()):
+    if cut := last['cut'] + sum(s['prompt_truncated'] for s in scores.values()):
         out.append(f"{cut} prompts were longer than the student's max_length allows and were cut on the left; give a larger max_length.")
     return out
 
@@ -399,7 +399,7 @@ def fit(self:LLM2LLM,
         verbose:bool=True, # one line a round
        )->'LLM2LLM':       # the run itself
     "Run the loop, from where it stopped"
-    self.student.lead()   # with many processes the others follow from here, and end with this one
+    self.student.start_workers()   # with many processes the others follow from here, and end with this one
     done = False
     try: done = self._run(verbose)
     except KeyboardInterrupt: pass   # raised anew below: a traceback through the training would hold its memory
@@ -435,7 +435,7 @@ def _found(self:LLM2LLM):
 @patch
 def _all_rounds(self:LLM2LLM, verbose):
     "Round after round; why it ended"
-    rows = list(self.task.seed) if self.dials.shots is None else shots(self.task, self.dials.shots, self.dials.seed)[:self.dials.shots]
+    rows = list(self.task.seed_rows) if self.dials.num_fewshot is None else shots(self.task, self.dials.num_fewshot, self.dials.seed)[:self.dials.num_fewshot]
     counts,self.rounds,stopped = Counter(),[],''
     while not stopped:
         m,new,why = self._round(len(self.rounds), rows, counts)
@@ -449,7 +449,7 @@ def _all_rounds(self:LLM2LLM, verbose):
 def _finish(self:LLM2LLM, stopped):
     "Pick a round, score it on the test rows once, write final.json"
     d,task = self.dials,self.task
-    pick = d.pick or ('dev' if task.dev and self.n_rounds else 'last')
+    pick = d.select_round_by or ('dev' if task.dev and self.n_rounds else 'last')
     best = max(self.rounds, key=lambda m: (m['scores']['dev']['correct'], -m['round'])) if pick=='dev' else self.rounds[-1]
     r,scores = best['round'],dict(best['scores'])
     if task.test and 'test' not in scores:

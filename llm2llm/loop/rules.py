@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Answer, Example, SettingError, digest, unknown
+from ..core import Prediction, Example, SettingError, digest, unknown
 from ..tasks.task import Task
 
 # %% ../../nbs/05_loop/00_rules.ipynb #e0943414
@@ -22,7 +22,7 @@ from ..tasks.task import Task
 class Evidence:
     "What is known of the rows after a round"
     task:Task                         # whose seed rows were answered
-    answers:dict[str,Answer]          # id to the answer that counts
+    answers:dict[str,Prediction]          # id to the answer that counts
     written:tuple[Example,...] = ()   # the synthetic rows so far
     counts:Counter = field(default_factory=Counter) # seed id to requests so far, in the whole run
     drawn:dict = field(default_factory=dict)        # seed id to the answers drawn for it (`samples`)
@@ -31,13 +31,13 @@ class Evidence:
     @property
     def wrong(self)->list[Example]:
         "The seed rows that are answered wrongly, in seed order"
-        return [r for r in self.task.seed if not self.answers[r.id].correct]
+        return [r for r in self.task.seed_rows if not self.answers[r.id].correct]
 
     def times(self,
         row:Example, # a seed row, or a synthetic one, which counts with the seed row behind it
     )->int:
         "How often a row has been asked about"
-        return self.counts[row.parent or row.id]
+        return self.counts[row.parent_id or row.id]
 
 # %% ../../nbs/05_loop/00_rules.ipynb #7fc5ab69
 class Rule:
@@ -48,7 +48,7 @@ class Rule:
     color:str|None = None     # in plots; None: that of the text
     nothing:str = 'nothing wrong' # why a run ends in which it finds no row
     kinds:tuple = ()          # the kinds of task that it is for; (): all
-    samples:int|None = 0      # fewest answers drawn for each row; None: it does not ask which rows are wrong
+    num_return_sequences:int|None = 0      # fewest answers drawn for each row; None: it does not ask which rows are wrong
     crossfit:bool = False     # the answers are those of students that have not seen the row
     likelihoods:bool = False  # it is told how likely each option is; for kinds label and choice
     on_written:bool = False   # it is told the answers to the synthetic rows too
@@ -66,7 +66,7 @@ class Rule:
 @patch
 def picks(self:Rule,
     row:Example,   # a seed row
-    answer:Answer, # what counts as the student's answer to it
+    answer:Prediction, # what counts as the student's answer to it
 )->bool:
     "May this row get a new example?"
     return not answer.correct
@@ -74,7 +74,7 @@ def picks(self:Rule,
 @patch
 def rows(self:Rule, evidence:Evidence)->list[Example]:
     "The rows that may get a new example"
-    return [r for r in evidence.task.seed if self.picks(r, evidence.answers[r.id])]
+    return [r for r in evidence.task.seed_rows if self.picks(r, evidence.answers[r.id])]
 
 @patch
 def count(self:Rule,
@@ -111,19 +111,19 @@ def forecast(self:Rule,
 @patch
 def check(self:Rule,
     task:Task|None, # None: what the settings say alone
-    dials,          # the run's `Dials`
+    dials,          # the run's `LoopConfig`
 ):
     "A `SettingError` where the rule lacks what it needs"
-    name,n = self.name,dials.samples
-    if self.samples is None and n:
+    name,n = self.name,dials.num_return_sequences
+    if self.num_return_sequences is None and n:
         raise SettingError(f"samples says which rows are wrong, and select {name!r} does not ask that; "
                            "leave samples out")
-    if self.samples and n < self.samples:
+    if self.num_return_sequences and n < self.num_return_sequences:
         raise SettingError(f"select {name!r} compares several answers to a row; "
                            f"give samples, for instance 8 (it is {n})")
     if task is None: return
-    if self.crossfit and dials.folds > len(task.seed):
-        raise SettingError(f"folds = {dials.folds} is more than the {len(task.seed)} seed rows")
+    if self.crossfit and dials.num_folds > len(task.seed_rows):
+        raise SettingError(f"folds = {dials.num_folds} is more than the {len(task.seed_rows)} seed rows")
     kinds = self.kinds or (('label', 'choice') if self.likelihoods else ())
     if kinds and task.kind not in kinds:
         wanted,kind = ' or '.join(f'{k}s' for k in kinds),str(task.kind)
@@ -149,7 +149,7 @@ class Coverage(Random):
     "The other control: as many, about the rows that have been asked about the least"
     name,help = 'coverage','seed rows with the fewest new ones'
     words,color = 'in turn, whether right or wrong','#56B4E9'
-    samples = None
+    num_return_sequences = None
 
     def rank(self, row, evidence): return evidence.times(row)
 
@@ -167,7 +167,7 @@ class All(Rule):
     "Every seed row, once a round"
     name,help = 'all','every seed row'
     words = 'whether right or wrong'
-    samples,prefetch = None,True
+    num_return_sequences,prefetch = None,True
 
     def picks(self, row, answer): return True
     def forecast(self, seed, written, rate): return seed
@@ -176,7 +176,7 @@ class CrossFit(Rule):
     "Rows that a student gets wrong which has not seen them"
     name,help = 'crossfit','wrong for a student that has not seen them'
     words,color = 'that a student trained without them got wrong','#CC79A7'
-    samples,crossfit,prefetch = None,True,True
+    num_return_sequences,crossfit,prefetch = None,True,True
 
 # %% ../../nbs/05_loop/00_rules.ipynb #477ff1b4
 def own_rules()->dict[str,type[Rule]]: # name to class

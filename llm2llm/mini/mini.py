@@ -16,7 +16,7 @@ from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_one_of, check_whole, digest, rng
+from ..core import Example, SettingError, check_one_of, check_int, digest, rng
 from ..tasks.task import Task
 from ..teachers.teacher import Candidate, Request, Teacher
 
@@ -213,7 +213,7 @@ def mini_task(
     if n_seed is None: n_seed = 64 if name=='mini-gsm' else 35
     most = 20_000 if name=='mini-gsm' else 2_000
     for what,n in dict(n_seed=n_seed, n_test=n_test, n_dev=n_dev).items():
-        if check_whole(what, n, int(what=='n_seed')) > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
+        if check_int(what, n, int(what=='n_seed')) > most: raise SettingError(f"{what} must be at most {most} in {name}, not {n}")
     draws = dict(seed=(n_seed, rng(name, 'seed', seed)), dev=(n_dev, rng(name, 'dev')), test=(n_test, rng(name, 'test')))
     return dataclasses.replace(_MINI[name], **{split:_rows(name, split, n, r) for split,(n,r) in draws.items()})
 
@@ -308,7 +308,7 @@ class MiniTeacher(Teacher):
                                "this teacher can't read a wrong solution of a word problem; leave it out")
         if task.name in _MINI: return
         raise SettingError(f"the rule-based teacher writes for {' and '.join(_MINI)} only, not for task {task.name!r}; "
-                           "use another teacher: a model (--teacher MODEL), or augment eda, replay or none")
+                           "use another teacher: a model (--teacher api --teacher.model MODEL), or augment eda, replay or none")
 
 # %% ../../nbs/08_mini/00_mini.ipynb #61129612
 @patch
@@ -374,7 +374,7 @@ def mini_student(
     "A student with settings that suit the mini-world"
     from llm2llm.student.student import Student
     check_one_of('name', name, _MINI)
-    settings = dict(lora=None, lr=1e-3, epochs=4, batch_size=8 if name=='mini-gsm' else 4, eval_batch_size=160)
+    settings = dict(lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=8 if name=='mini-gsm' else 4, per_device_eval_batch_size=160)
     return Student(mini_base(), **settings | overrides)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #e8dc2549
@@ -391,10 +391,10 @@ def mini_chat(
     if (Path(folder)/'config.json').exists(): return Path(folder)
     task = mini_task('mini-intent', n_seed=630, n_test=1, seed=77)
     prompt = prompt_for(task, **dict(demos=0, earlier=0, error=False, shown='A request:', ask='Another one:') | words)
-    asked = [Request(r, None, 1, 0, 5) for r in task.seed]
+    asked = [Request(r, None, 1, 0, 5) for r in task.seed_rows]
     pairs = [(messages(task, q, [], prompt)[-1]['content'] + '\n', row_text(task, found[0].row)) for q,found in MiniTeacher().write(task, asked, [])]
-    student = mini_student('mini-intent', batch_size=16, lr=2e-3)
-    student.train(pairs, steps=steps, label='a tiny teacher')
-    student.tok.chat_template = _chat_template
+    student = mini_student('mini-intent', batch_size=16, learning_rate=2e-3)
+    student.train(pairs, max_steps=steps, label='a tiny teacher')
+    student.tokenizer.chat_template = _chat_template
     student.save(folder)
     return Path(folder)

@@ -45,7 +45,7 @@ def _end(r):
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
     c,ms = r.score(r.picked, 'test'), [m for m in r.rounds if m['round'] <= r.picked]
     if not c: raise RunError(f"{r.path}: this run has no test score; its task has no test rows")
-    steps = steps_behind(r.rounds, r.picked, r.settings.get('restart'))
+    steps = steps_behind(r.rounds, r.picked, r.settings.get('init_from'))
     took = dict(seconds=sum(e.get('seconds', 0) for e in r.log), usd=sum(m.get('usd') or 0 for m in r.rounds))
     return {'test %':100*c['correct']/c['n'], 'train rows':ms[-1]['train_rows'], 'steps':steps, **took}
 

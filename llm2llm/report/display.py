@@ -12,12 +12,12 @@ from io import StringIO
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from ..core import digest
-from ..loop.dials import Dials
+from ..loop.dials import LoopConfig
 from ..loop.rules import own_rules
 
 # %% ../../nbs/06_report/00_display.ipynb #7fd08a60
 _rules = {name: r.color for name,r in own_rules().items() if r.color}
-METHOD_COLORS = {'LLM2LLM':_rules.pop(Dials.select), 'plain':'#7A7A7A', 'plain, step-matched':'#D55E00',
+METHOD_COLORS = {'LLM2LLM':_rules.pop(LoopConfig.select), 'plain':'#7A7A7A', 'plain, step-matched':'#D55E00',
                  **_rules, 'one-shot':'#E69F00', 'continuous':'#8C6D1F', 'zero-shot':'#A9A9A9',
                  'few-shot':'#5A5A5A', 'EDA':'#B07AA1', 'AugGPT':'#4E9A9A'}
 INK = '#333333'

@@ -9,8 +9,8 @@ __all__ = ['token_range', 'requests_by_round', 'n_requests', 'Estimate', 'cost',
 import json,math
 from dataclasses import dataclass
 from pathlib import Path
-from ..core import Answer, Example, RunError, SettingError
-from ..loop.dials import Dials
+from ..core import Prediction, Example, RunError, SettingError
+from ..loop.dials import LoopConfig
 from ..teachers.pricing import prompt_bound
 from ..teachers.prompts import row_text, solve_messages
 from ..teachers.replies import Replies
@@ -29,20 +29,20 @@ def token_range(
 # %% ../../nbs/06_report/04_estimate.ipynb #e5f0745b
 def requests_by_round(
     n_seed:int,       # seed rows
-    dials:Dials,      # rounds, select, per_round, each, cap, budget
+    dials:LoopConfig,      # rounds, select, per_round, each, cap, budget
     rates:list[float],# share of wrong seed rows by round, 0 to 1
 )->list[int]:         # a number for each round, if every row is kept
     "How many new rows the loop asks for, round by round"
-    out,most = [],math.inf if dials.cap is None else dials.cap*n_seed
+    out,most = [],math.inf if dials.max_per_seed_row is None else dials.max_per_seed_row*n_seed
     for r in range(dials.rounds):
         rate,total = rates[min(r, len(rates)-1)],sum(out)
-        n = dials.per_round or dials.each*dials.rule.forecast(n_seed, total, rate)
-        out.append(int(max(0, min(n, most-total, math.inf if dials.budget is None else dials.budget-total))))
+        n = dials.per_round or dials.per_row*dials.rule.forecast(n_seed, total, rate)
+        out.append(int(max(0, min(n, most-total, math.inf if dials.max_synthetic_rows is None else dials.max_synthetic_rows-total))))
     return out
 
 def n_requests(
     n_seed:int,       # seed rows
-    dials:Dials,      # rounds, select, per_round, each, cap, budget
+    dials:LoopConfig,      # rounds, select, per_round, each, cap, budget
     rates:list[float],# share of wrong seed rows by round, 0 to 1
 )->int:               # in the whole run, if every row is kept
     "How many requests the loop makes"
@@ -83,16 +83,16 @@ def _words(chat): return '\n'.join(m['content'] for m in chat)
 
 def _per_request(task, teacher):
     "Prompt and completion tokens of one request: two ranges"
-    rows = task.seed[:100]
-    prompts = [teacher.request(task, Request(r, Answer(r.id, task.completion(r), None, False), 1), task.seed)[0] for r in rows]
+    rows = task.seed_rows[:100]
+    prompts = [teacher.request(task, Request(r, Prediction(r.id, task.completion(r), None, False), 1), task.seed_rows)[0] for r in rows]
     low,likely,high = _mean([token_range(row_text(task, r)) for r in rows])
     prompt = _mean([(a, b, min(max(c, b), prompt_bound(p))) for p in prompts for a,b,c in [token_range(_words(p))]])
     return prompt, (low/2, likely+12, teacher.reply_limit(task))
 
 def _per_check(task, teacher):
     "The same for one solution of a new row's question"
-    chats = [solve_messages(task, r, teacher.prompt_of(task)) for r in task.seed[:100]]
-    low,likely,high = _mean([token_range(task.completion(r)) for r in task.seed[:100]])
+    chats = [solve_messages(task, r, teacher.prompt_of(task)) for r in task.seed_rows[:100]]
+    low,likely,high = _mean([token_range(task.completion(r)) for r in task.seed_rows[:100]])
     return _mean([token_range(_words(c)) for c in chats]), (low/2, likely+4, teacher.reply_limit(task))
 
 def _measured(folder):
@@ -109,7 +109,7 @@ def _measured(folder):
 def cost(
     task:Task,       # with seed rows
     teacher:Teacher|None, # an `APITeacher`, or another language model
-    dials:Dials=Dials(), # the run's dials
+    dials:LoopConfig=LoopConfig(), # the run's dials
     rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 in every round
     like:str|Path|None=None, # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
@@ -118,14 +118,14 @@ def cost(
         raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), not {teacher!r:.80}")
     if teacher is None or not teacher.sends_prompts:
         raise SettingError(f"the teacher {teacher and teacher.name!r} costs nothing; "
-                           "an estimate is for a language model (--teacher MODEL)")
+                           "an estimate is for a language model (--teacher api --teacher.model MODEL)")
     if rates and (bad := [x for x in rates if not 0 <= x <= 1]): raise SettingError(f"error rates must be between 0 and 1, not {bad[0]}")
     found,tokens = _measured(like) if like else (None, None)
     by = [rates]*3 if rates else [found]*3 if found else [[.05], [.3], [1.]]
-    n = [n_requests(len(task.seed), dials, r) for r in by]
+    n = [n_requests(len(task.seed_rows), dials, r) for r in by]
     one,check = _per_request(task, teacher),_per_check(task, teacher)
     if tokens: one = tuple((.8*t, t, 1.2*t) for t in tokens)
-    k = dials.verify
+    k = dials.num_verifications
     p,c = (tuple(n[i]*(one[w][i] + k*check[w][i]) for i in range(3)) for w in (0, 1))
     price = teacher.price
     usd = (0., 0., 0.) if price is None else tuple(x*(1+k)*price(math.ceil(a/x/(1+k)), math.ceil(b/x/(1+k))) if x else 0. for x,a,b in zip(n, p, c)) if price.known else None
@@ -134,20 +134,20 @@ def cost(
 # %% ../../nbs/06_report/04_estimate.ipynb #e0caec87
 def _notes(teacher, usd, rates, found, tokens, k, dials):
     limits = {k:v for k,v in teacher.limits().items() if v is not None}
-    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.price.meant) else '')
+    if usd is None: yield 'The price is unknown: give price=(IN, OUT) (--teacher.price IN,OUT), USD per million tokens.' + (f' Or did you mean the model {meant!r}?' if (meant := teacher.price.meant) else '')
     if not rates and not found: yield 'Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every round. Give error_rate, or an earlier run (like).'
-    if dials.match: yield 'The budget of the matched run is not taken into account.'
+    if dials.match_run: yield 'The budget of the matched run is not taken into account.'
     if dials.rule.crossfit and not found: yield f'{dials.rule.name} finds more wrong rows than the student gets wrong among those it was trained on.'
     if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
     else: yield 'Tokens are counted by characters (about four to a token); the high end has every reply as long as it may be.'
     if k: yield f'Each new row is solved {k} more time{"s" if k > 1 else ""} by the teacher.'
     if usd and 'max_usd' in limits: yield f"At most {limits['max_usd']:g} USD and the cost of one request are spent" + ('; that is likely to be reached.' if usd[1] > limits['max_usd'] else '.')
-    elif usd: yield 'No cap on money is set: max_usd (--max-usd) sets one.'
+    elif usd: yield 'No cap on money is set: max_usd (--teacher.max_usd) sets one.'
 
 # %% ../../nbs/06_report/04_estimate.ipynb #543b3763
 def work(
     rows:dict[str,int], # seed, dev and test: how many rows
-    dials:Dials,        # select, folds, samples, only_wrong, shots, test_every_round
+    dials:LoopConfig,        # select, folds, samples, only_wrong, shots, test_every_round
     new:list[int]=(),   # rows that join after each round; () trains once
     trained_as:int|None=None, # rows whose training has as many steps; None: the run's own
 )->list[dict]:          # a round each: `trained`, rows of each training, and `asked`, prompts of each pass
@@ -155,11 +155,11 @@ def work(
     seed,out = rows['seed'],[]
     for r in range(len(new)+1):
         have,more = seed+sum(new[:r]),r < len(new)
-        trained,asked = [trained_as or have]*(dials.shots is None),[seed, rows.get('dev', 0)]
+        trained,asked = [trained_as or have]*(dials.num_fewshot is None),[seed, rows.get('dev', 0)]
         if more and dials.rule.crossfit:
-            trained += [have*(dials.folds-1)//dials.folds]*dials.folds
-            asked += [math.ceil(seed/dials.folds)]*dials.folds
-        if more: asked += [dials.rule.on_written*(have-seed), dials.rule.likelihoods*seed, dials.samples*seed, dials.only_wrong*new[r]]
+            trained += [have*(dials.num_folds-1)//dials.num_folds]*dials.num_folds
+            asked += [math.ceil(seed/dials.num_folds)]*dials.num_folds
+        if more: asked += [dials.rule.on_written*(have-seed), dials.rule.likelihoods*seed, dials.num_return_sequences*seed, dials.only_wrong*new[r]]
         if not more or dials.test_every_round: asked.append(rows.get('test', 0))
         out.append(dict(trained=trained, asked=[n for n in asked if n]))
     return out

@@ -25,9 +25,9 @@ def merge(
 ):                   # a transformers model without adapter
     "The base with an adapter's changes in its own weights"
     if getattr(student.config, 'quantization_config', None):
-        raise StudentError(f"{student.base} holds quantised weights, and an adapter is merged into full-precision ones only; export the adapter alone (merge=False)")
+        raise StudentError(f"{student.model_name_or_path} holds quantised weights, and an adapter is merged into full-precision ones only; export the adapter alone (merge=False)")
     student.load_base()
-    if student.quantize: student.model = student._plain = student.model.dequantize()   # its values in few bits, written out
+    if student.quantization: student.model = student._plain = student.model.dequantize()   # its values in few bits, written out
     student.load(adapter)
     with quiet(): return student.model.merge_and_unload(safe_merge=True)
 
@@ -36,7 +36,7 @@ def _write_adapter(source, student, out):
     "The adapter in PEFT's format, on the base that `student` was made from"
     out.mkdir()
     shutil.copyfile(source/'adapter_model.safetensors', out/'adapter_model.safetensors')
-    config = json.loads((source/'adapter_config.json').read_text('utf-8')) | dict(base_model_name_or_path=str(student.base), revision=student.revision)
+    config = json.loads((source/'adapter_config.json').read_text('utf-8')) | dict(base_model_name_or_path=str(student.model_name_or_path), revision=student.revision)
     write_json(out/'adapter_config.json', config)
 
 def _write_model(model, out):
@@ -58,15 +58,15 @@ def _picked(folder, r):
     return record,r,source
 
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
-def _student(record, source, base, dtype, quantize=None, device='cpu'):
+def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
     had = record.settings['student']
     hub,how = '/' in had['base'], dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
-    if had['lora'] is None: return Student(source, lora=None, **how)
+    if not had['lora_r']: return Student(source, lora_r=0, **how)
     if base is None and not hub: raise SettingError(f"the student's base was a folder named {had['base']!r}, and the run has no record of where it is; give it: base=FOLDER (--student FOLDER)")
     there = Path(base or had['base']).expanduser()
     place = str(there.resolve()) if there.is_dir() else base or had['base']
-    student = Student(place, revision=had['base_digest'] if place==had['base'] else None, quantize=quantize, **how)
+    student = Student(place, revision=had['base_digest'] if place==had['base'] else None, quantization=quantization, lora_r=had['lora_r'], **how)
     if (found := student.settings()['base_digest']) != had['base_digest']:
         raise StudentError(f"{place} is not the base of this run: its digest is {found}, and the run's base {had['base']} had {had['base_digest']}; give the one that the run was given")
     return student
@@ -78,7 +78,7 @@ def _task(record, task):
     if task is None:
         rows = {s: tuple(map(example, read_jsonl(record.path/f'{s}.jsonl'))) for s in ('seed', 'dev')}
         return Task(about['name'], about['kind'], about['template'], tuple(about['labels']), **rows)
-    for k,v in dict(kind=task.kind.name, template=task.template, labels=list(task.labels), rows=digest(task.seed, task.dev, task.test, task.pool)).items():
+    for k,v in dict(kind=task.kind.name, template=task.template, labels=list(task.labels), rows=digest(task.seed_rows, task.dev, task.test, task.pool)).items():
         if v != about[k]: raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, and the run had {about[k]!r}; describe it with the words that the run was given")
     return task
 
@@ -87,7 +87,7 @@ def _trained_on(record, r): return [example(d) for d in read_jsonl(record.path/f
 
 def _again(record, r, student, task):
     "Counts of the run's student and of this one for each split at hand, and how many answers differ"
-    loop,out = LLM2LLM(task, student, out=record.path, protocol=record.settings['protocol'], seed=record.seed),{}
+    loop,out = LLM2LLM(task, student, output_dir=record.path, protocol=record.settings['protocol'], seed=record.seed),{}
     for split in ('seed', 'dev', 'test'):
         file = record.path/f'round_{r:02}'/('answers.jsonl' if split=='seed' else f'{split}_answers.jsonl')
         if not (rows := getattr(task, split)) or not file.exists(): continue
@@ -130,7 +130,7 @@ def _there(out, inputs):
 
 def _notes(record, inputs, scores):
     "What the user should know"
-    q = record.settings['student']['quantize']
+    q = record.settings['student']['quantization']
     if q and 'adapter' in inputs['parts']: yield f"adapter/ was trained on its base in {q}: load the base so (BitsAndBytesConfig), or its answers can differ."
     if 'model' not in inputs['parts']: yield "The adapter is the run's own, so it is not scored again."; return
     if q and inputs['onto']=='base': yield f"model/ has the base's own weights in the place of those in {q}: its answers can differ. onto='trained' (--onto trained) is the student as it was trained."
@@ -145,10 +145,10 @@ def _make(out, record, source, student, task, inputs, device):
     r,parts = inputs['round'],inputs['parts']
     completions = [task.completion(x) for x in _trained_on(record, r)]
     limit = OFFICIAL['max_new_tokens'] if record.settings['protocol']=='official' else student.token_limit(completions)
-    how = generation(student.tok, student.ends, do_sample=False, max_new_tokens=limit)   # greedy
+    how = generation(student.tokenizer, student.ends, do_sample=False, max_new_tokens=limit)   # greedy
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     if 'model' in parts: _write_model(merge(student, source) if 'adapter' in parts else student._read(), out/'model')
-    for p in parts: student.tok.save_pretrained(out/p); how.save_pretrained(out/p)
+    for p in parts: student.tokenizer.save_pretrained(out/p); how.save_pretrained(out/p)
     student.free()
     said = dict(inputs=inputs, content={p: content_digest(out/p) for p in parts}, scores={})
     return _scored(out, record, student, task, said, inputs['scored'], device)
@@ -157,7 +157,7 @@ def _scored(out, record, student, task, said, splits, device):
     "What an export.json says once the model has been asked the rows of the splits; and write it"
     said = said | dict(inputs=said['inputs'] | dict(scored=splits))
     if splits:
-        try: said['scores'] = _again(record, said['inputs']['round'], Student(out/'model', lora=None, chat=student.chat, dtype=said['inputs']['dtype'], device=device, max_length=student.max_length), task)
+        try: said['scores'] = _again(record, said['inputs']['round'], Student(out/'model', lora_r=0, chat=student.chat, dtype=said['inputs']['dtype'], device=device, max_length=student.max_length), task)
         except StudentError as e: raise StudentError(f"the exported model cannot be scored: {e}; give device='cpu' (--device cpu), or score=False (--no-score)") from e
     write_json(out/'export.json', said)
     return said
@@ -178,12 +178,12 @@ def export(
     "Write a run's student in the forms that other programs load"
     record,r,source = _picked(folder, round)
     had,out = record.settings['student'],Path(out)
-    if had['lora'] is None and not merge: raise SettingError("all weights of this run's student were trained, so it has no adapter to export alone; leave out merge=False (--no-merge)")
+    if not had['lora_r'] and not merge: raise SettingError("all weights of this run's student were trained, so it has no adapter to export alone; leave out merge=False (--no-merge)")
     check_one_of('onto', onto, ('trained', 'base'))
     dtype,task = check_one_of('dtype', dtype or had['dtype'], ('float32', 'bfloat16', 'float16')),_task(record, task)
-    student = _student(record, source, base, dtype, had['quantize'] if onto=='trained' and merge else None)
-    parts = ['adapter']*(had['lora'] is not None) + ['model']*merge
-    inputs = dict(round=r, student=content_digest(source), parts=parts, dtype=dtype, onto=onto if had['quantize'] and merge else None, base=str(student.base) if had['lora'] else None,
+    student = _student(record, source, base, dtype, had['quantization'] if onto=='trained' and merge else None)
+    parts = ['adapter']*bool(had['lora_r']) + ['model']*merge
+    inputs = dict(round=r, student=content_digest(source), parts=parts, dtype=dtype, onto=onto if had['quantization'] and merge else None, base=str(student.model_name_or_path) if had['lora_r'] else None,
                   scored=[s for s in ('seed', 'dev', 'test') if getattr(task, s)] if score and merge else [])
     if not (said := _there(out, inputs)):
         with whole(out) as p: said = _make(p, record, source, student, task, inputs, device)
@@ -201,7 +201,7 @@ def predict(
     "What the student of a run answers to new questions"
     record,r,source = _picked(folder, round)
     s = record.settings
-    student = _student(record, source, base, s['student']['dtype'], s['student']['quantize'], device)
-    run = LLM2LLM(_task(record, None), student, out=record.path, protocol=s['protocol'], seed=record.seed)
+    student = _student(record, source, base, s['student']['dtype'], s['student']['quantization'], device)
+    run = LLM2LLM(_task(record, None), student, output_dir=record.path, protocol=s['protocol'], seed=record.seed)
     run.final = record.final | dict(picked_round=r)
     return run.predict(questions)

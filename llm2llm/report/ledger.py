@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Answer, Example, RunError, answer, example
+from ..core import Prediction, Example, RunError, answer, example
 from ..tasks.filters import reason
 from ..loop.loop import LLM2LLM
 from .report import RunRecord, _round, headline, method, notes, read_run, table
@@ -79,7 +79,7 @@ def _made(record):
     for m in record.rounds:
         path = _round(record, m['round'])/'candidates.jsonl'
         if not m.get('requested') and not path.exists(): continue
-        for c in _lines(path, f"round {m['round']} asked for {m.get('requested')} rows"): out.setdefault(c.get('parent'), []).append(c)
+        for c in _lines(path, f"round {m['round']} asked for {m.get('requested')} rows"): out.setdefault(c.get('parent_id'), []).append(c)
     return out
 
 def entries(
@@ -112,14 +112,14 @@ class _Texts(dict):
 
 def _answers(found, texts):
     "Answers of one round as [right, text, flags, times], equal ones once"
-    counts = Counter((int(a.correct), texts(a.completion), (a.prediction is None) + 2*a.truncated + 4*a.prompt_cut) for a in found)
+    counts = Counter((int(a.correct), texts(a.completion), (a.prediction is None) + 2*a.truncated + 4*a.prompt_truncated) for a in found)
     return [[*a, n] for a,n in counts.items()]
 
 def _candidate(c, wrong, texts):
     "A line of candidates.jsonl for the page; `wrong`: was the answer it is about wrong?"
     about = c['id'].rsplit('.r', 1)[0]
-    out = dict(id=c['id'], round=c.get('round', 0), teacher=c.get('teacher', ''), verdict=clean(c['verdict']), why=clean(reason(c['verdict'])), cause=texts(c.get('cause')),
-               wrong=wrong if c.get('cause') else None, about=about if about!=c.get('parent') else None, usd=c.get('usd'),
+    out = dict(id=c['id'], round=c.get('round', 0), teacher=c.get('teacher', ''), verdict=clean(c['verdict']), why=clean(reason(c['verdict'])), wrong_completion=texts(c.get('wrong_completion')),
+               wrong=wrong if c.get('wrong_completion') else None, about=about if about!=c.get('parent_id') else None, usd=c.get('usd'),
                choices=[texts(x) for x in c['choices']] if c.get('choices') else None, **{k: texts(c.get(k)) for k in ('question', 'answer', 'text')})
     if 'prompt_tokens' in c: out['tokens'] = c['prompt_tokens'] + (c.get('completion_tokens') or 0)
     return {k:v for k,v in out.items() if v not in (None, '')}
@@ -127,7 +127,7 @@ def _candidate(c, wrong, texts):
 # %% ../../nbs/06_report/05_ledger.ipynb #9af273f0
 def _was_wrong(entry, c):
     "Was the answer that a new row is about wrong? None if it is not among the answers to the seed row"
-    known = [a for s in entry.said.values() if c['round'] <= len(s) for a in s[c['round']-1] if a.completion==c.get('cause')]
+    known = [a for s in entry.said.values() if c['round'] <= len(s) for a in s[c['round']-1] if a.completion==c.get('wrong_completion')]
     return None if not known else not all(a.correct for a in known)
 
 def _label(task, row):

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import RunError, SettingError, check_one_of
 from ..tasks.filters import reason
-from ..loop.dials import Dials
+from ..loop.dials import LoopConfig
 from ..loop.loop import LLM2LLM
 from ..teachers.replies import Replies
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines
@@ -173,8 +173,8 @@ def method(
     if not s.get('teacher'): return 'plain, step-matched' if s.get('match') else 'plain'
     if s['teacher'].get('name')=='eda': return 'EDA'
     if (s['teacher'].get('prompt') or {}).get('rephrase'): return 'AugGPT'
-    if s.get('restart')=='continuous': return 'continuous'
-    if (rule := s.get('select', Dials.select)) != Dials.select: return rule
+    if s.get('init_from')=='continuous': return 'continuous'
+    if (rule := s.get('select', LoopConfig.select)) != LoopConfig.select: return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
 
 def _color(record):
@@ -351,8 +351,8 @@ def still_wrong(
     "Seed rows that the picked student gets wrong, most stubborn first"
     said = {m['round']:_rows(_round(record, m['round'])/'answers.jsonl') for m in record.rounds}
     train = _rows(_round(record, record.picked)/'train.jsonl') if said else []
-    seeds = {r['id']:r for r in (*_rows(record.path/'seed.jsonl'), *train) if not r.get('parent')}
-    written = Counter(r['parent'] for r in train if r.get('parent'))
+    seeds = {r['id']:r for r in (*_rows(record.path/'seed.jsonl'), *train) if not r.get('parent_id')}
+    written = Counter(r['parent_id'] for r in train if r.get('parent_id'))
     times = Counter(a['id'] for rows in said.values() for a in rows if not a['correct'])
     rows = []
     for a in sorted((a for a in said.get(record.picked, []) if not a['correct']), key=lambda a: -times[a['id']]):
@@ -375,7 +375,7 @@ def candidates(
     for c in (c for m in record.rounds for c in _rows(_round(record, m['round'])/'candidates.jsonl')):
         if reason(c['verdict']) not in SILENT: groups.setdefault(reason(c['verdict']), []).append(c)
     for why,g in sorted(groups.items(), key=lambda x: (x[0]!='kept', -len(x[1]), x[0])):
-        rows += [[c['verdict'], str(len(g)), str(c.get('round','')), c.get('parent') or '', clean(c.get('question') or c.get('text',''), 300),
+        rows += [[c['verdict'], str(len(g)), str(c.get('round','')), c.get('parent_id') or '', clean(c.get('question') or c.get('text',''), 300),
                   clean(c.get('answer',''), 300)] for c in g[::max(1,len(g)//each)][:each]]
     return pd.DataFrame(rows, columns=['verdict','of','round','seed row','new question','new answer'])
 

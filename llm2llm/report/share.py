@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.docments import docments
 from ..core import DataError,Example,LLM2LLMError,RunError,SettingError,check_one_of,digest,example
-from ..loop.dials import Dials
+from ..loop.dials import LoopConfig
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
 from ..loop.loop import LLM2LLM
@@ -44,14 +44,14 @@ def shared_rows(
     if not without_seed: return rows
     new = [i for i,r in enumerate(rows['round']) if r]
     if not new: raise SettingError(f"{folder}: all rows of this run are seed rows, so nothing is left without them")
-    return rows.select(new).remove_columns('cause')
+    return rows.select(new).remove_columns('wrong_completion')
 
 # %% ../../nbs/06_report/07_share.ipynb #0c9edb07
 _RULES = dict(pool='no model: real rows of the task that were held back', eda='no model: seed questions with words changed by rule', mini='no model: rules that know the answers')
 
 def _selected(settings):
     "Which seed rows a run asked about, in the words of its rule"
-    name,own = settings.get('select', Dials.select),settings.get('rule') or {}
+    name,own = settings.get('select', LoopConfig.select),settings.get('rule') or {}
     known = own_rules().get(name)
     return known.words if known else own.get('words') or f'selected by {name!r}'
 
@@ -92,7 +92,7 @@ def _near(record):
     if s.get('near') is not None: return s['near']
     if s['teacher'].get('name')=='eda': return 0
     seed = tuple(example(d) for d in read_jsonl(record.path/'seed.jsonl'))
-    return near_limit(Task(t['name'], t['kind'], t['template'], tuple(t['labels']), seed=seed))
+    return near_limit(Task(t['name'], t['kind'], t['template'], tuple(t['labels']), seed_rows=seed))
 
 def _passed(record):
     "What new rows were filtered by, a line each"
@@ -134,8 +134,8 @@ def _student_words(s):
     "The flags of a student; a base that was a folder is in capitals"
     hub = '/' in s['base']
     base = dict(student='mini') if s['base']=='mini_base' else dict(student=s['base'], revision=s['base_digest']) if hub else dict(student=f"FOLDER_OF/{s['base']}")
-    train = dict(steps=s['steps']) if s.get('steps') else dict(epochs=s['epochs'])
-    return base | dict(lora=s['lora'] or 0) | {k: s.get(k) for k in ('quantize', 'lr', 'batch_size', 'max_length', 'dtype', 'device', 'chat', 'flash', 'liger')} | train
+    train = dict(max_steps=s['steps']) if s.get('steps') else dict(num_train_epochs=s['epochs'])
+    return base | dict(lora_r=s['lora_r'] or 0) | {k: s.get(k) for k in ('quantization', 'learning_rate', 'batch_size', 'max_length', 'dtype', 'device', 'chat', 'attn_implementation', 'use_liger_kernel')} | train
 
 def _teacher_words(t):
     "The flags of a teacher"
@@ -146,8 +146,8 @@ def _teacher_words(t):
     prompt = t.get('prompt') or {}
     own = dict(prompt='PROMPT.yaml') if {*prompt} - {'error', 'rephrase', 'demos'} else {}
     said = dict(show_error=False) if prompt.get('error') is False else {}
-    how = {k: t[k] for k,usual in dict(temperature=1., top_p=1., reply_tokens=None, form='auto').items() if t.get(k, usual) != usual}
-    who = dict(teacher=t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}", teacher_quantize=t.get('quantize'))
+    how = {k: t[k] for k,usual in dict(temperature=1., top_p=1., max_completion_tokens=None, form='auto').items() if t.get(k, usual) != usual}
+    who = dict(teacher=t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}", teacher_quantize=t.get('quantization'))
     return dict(augment=kind) | who | own | said | {k: prompt[k] for k in ('rephrase', 'demos') if k in prompt} | how
 
 # %% ../../nbs/06_report/07_share.ipynb #37aacc8b
@@ -156,7 +156,7 @@ def command(
 )->str:               # a line for a shell
     "The command that makes a run again"
     s = record.settings
-    dials = {f.name: s[f.name] for f in fields(Dials) if s.get(f.name, f.default) != f.default} | (dict(match='FOLDER_OF_THE_MATCHED_RUN') if s.get('match') else {})
+    dials = {f.name: s[f.name] for f in fields(LoopConfig) if s.get(f.name, f.default) != f.default} | (dict(match_run='FOLDER_OF_THE_MATCHED_RUN') if s.get('match') else {})
     if s.get('rule'): dials['select'] = s['rule']['made_by']
     words = _task_words(record.task) | _student_words(s['student']) | _teacher_words(s.get('teacher')) | dials
     flag = lambda k,v: f"--{'' if v is not False else 'no-'}{k.replace('_', '-')}" + ('' if isinstance(v, bool) else f' {shlex.quote(str(v))}')
@@ -172,14 +172,14 @@ def _again(record):
     return '\n\n'.join([f"```sh\n{command(record)}\n```",
         f"The `run.json` of the new run says `\"rows\": \"{record.task['rows']}\"` if it read the same seed, dev, test and pool rows. A run on other hardware or other versions can differ.",
         *[f"Each request also had the fields {', '.join(map(mark, extra))}, whose values are not given here."]*bool(extra),
-        *["The address of the teacher's endpoint is not recorded: one that is not OpenAI's is given with `--base-url`."]*((s.get('teacher') or {}).get('kind')=='api'),
+        *["The address of the teacher's endpoint is not recorded: one that is not OpenAI's is given with `--teacher.base_url`."]*((s.get('teacher') or {}).get('kind')=='api'),
         *[f"Made on {mark(where)}" + f", by commit {mark(which)} of llm2llm"*bool(which) + '.' for where,which in by],
         f"Versions: {named(record.versions)}." + ''.join(f" Part of it ran with {named(v)}." for v in later)])
 
 def _settings(record):
     "Every effective setting"
     hidden = lambda d: {k: sorted(v) if k=='body' and v else v for k,v in d.items()}   # what else a request held may be private
-    s = record.settings | dict(student=record.settings['student'], teacher=hidden(record.settings.get('teacher') or {}), match=bool(record.settings.get('match')))
+    s = record.settings | dict(student=record.settings['student'], teacher=hidden(record.settings.get('teacher') or {}), match_run=bool(record.settings.get('match')))
     return markdown_table(pd.DataFrame([(k, clean(v)) for k,v in _flat(s) if v not in ('[]', '')], columns=['setting', 'value']))
 
 # %% ../../nbs/06_report/07_share.ipynb #2bef48b3
@@ -281,7 +281,7 @@ def _use(record, kind, repo):
         'said = model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:]', 'print(tok.decode(said, skip_special_tokens=True))']
     says,among = ['```python', *code, '```'],f" ({', '.join(map(mark, t['labels']))})" if t['labels'] else ''
     if kind_of(t['kind']).restricted: says += ['', f'In the run the student picked among the options{among}; a program that generates freely can get something else.']
-    if kind=='adapter' and s['quantize']: says += ['', f"The adapter was trained on its base in {s['quantize']}; load the base so (`BitsAndBytesConfig`), or the answers can differ."]
+    if kind=='adapter' and s['quantization']: says += ['', f"The adapter was trained on its base in {s['quantization']}; load the base so (`BitsAndBytesConfig`), or the answers can differ."]
     return '\n'.join(says)
 
 # %% ../../nbs/06_report/07_share.ipynb #9ac485da

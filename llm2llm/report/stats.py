@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from scipy.special import nctdtr, ndtri, stdtrit
-from ..core import SettingError, check_whole
+from ..core import SettingError, check_int
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines, panels, percent_axis
 
 # %% ../../nbs/06_report/01_stats.ipynb #41313213
@@ -105,7 +105,7 @@ def power(
 )->float:             # between .05 and 1
     "The chance that a two-sided paired t-test at the 5 % level sees `difference`"
     if not sd > 0: raise SettingError(f'sd must be above 0 points, not {sd!r}')
-    off,df = abs(difference)/sd*math.sqrt(check_whole('n', n, 2)), n-1 if df is None else df
+    off,df = abs(difference)/sd*math.sqrt(check_int('n', n, 2)), n-1 if df is None else df
     t = float(stdtrit(df, .975))
     below,above = nctdtr(df, off, -t) if off < 5 else 0., nctdtr(df, off, t)
     return float(below + 1 - np.nan_to_num(above))   # far out SciPy gives nan, for 0

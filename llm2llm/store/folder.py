@@ -133,7 +133,7 @@ def write_json(
 
 def write_jsonl(
     path, # file
-    rows, # iterable of rows (`Example`, `Answer`) or dicts
+    rows, # iterable of rows (`Example`, `Prediction`) or dicts
 )->Path:  # `path`
     "Write rows as JSON Lines, whole"
     return write_text(path, ''.join(map(_line, rows)))

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from itertools import chain
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import DataError, Example, SettingError, check_one_of, check_whole, nearest, rng, unknown
+from ..core import DataError, Example, SettingError, check_one_of, check_int, nearest, rng, unknown
 from .kinds import LETTERS, Kind, _short, fold, kind_of, kinds
 from .task import TASKS, Task, question_key
 
@@ -327,7 +327,7 @@ def _split_train(task, train, dev, n_seed, n_dev, seed):
     if new: notes = [f"dev: {new:,} labelled train rows, in addition to the {n:,} seed rows"]
     notes += _never(task, chosen, f'; take at least {len(task.labels)} seed rows')
     taken |= {r.id for r in dev}
-    return replace(task, seed=tuple(chosen), dev=tuple(dev), pool=tuple(r for r in rest if r.id not in taken), notes=(*task.notes, *notes))
+    return replace(task, seed_rows=tuple(chosen), dev=tuple(dev), pool=tuple(r for r in rest if r.id not in taken), notes=(*task.notes, *notes))
 
 # %% ../../nbs/02_tasks/03_files.ipynb #f5a97ecf
 def load_task(
@@ -339,8 +339,8 @@ def load_task(
 )->Task:                  # with seed, dev, test and pool rows; the pool is what is left of train
     "A task of the paper with its rows"
     check_one_of('task', name, TASKS)
-    if n_seed is not None: check_whole('n_seed', n_seed, 1)
-    check_whole('n_dev', n_dev), check_whole('seed', seed)
+    if n_seed is not None: check_int('n_seed', n_seed, 1)
+    check_int('n_dev', n_dev), check_int('seed', seed)
     task = TASKS[name]
     splits,notes = _from_hub(name) if data is None else _folder(name, Path(data)),[]
     for split,rows in splits.items():

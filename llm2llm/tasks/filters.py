@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from fastcore.basics import patch
 from ..core import Example
-from .similar import HeldOut, Near, Offence, check_similarity, tokens
+from .similar import ContaminationIndex, NearDuplicateIndex, Overlap, check_similarity, tokens
 from .task import Task, question_key
 
 # %% ../../nbs/02_tasks/05_filters.ipynb #821f6bdf
@@ -61,9 +61,9 @@ def _texts(task, row):
 _last = (None, ())  # the seed rows asked about last, and how they speak
 def _speech(task):
     global _last
-    if _last[0] is not task.seed:
-        texts = zip(*([text for text,_ in _texts(task, r)] for r in task.seed))
-        _last = task.seed, tuple(map(Speech, texts))
+    if _last[0] is not task.seed_rows:
+        texts = zip(*([text for text,_ in _texts(task, r)] for r in task.seed_rows))
+        _last = task.seed_rows, tuple(map(Speech, texts))
     return _last[1]
 
 def foreign(
@@ -84,12 +84,12 @@ def check_new(
 )->str:          # '' or the reason, details after a colon
     "What is wrong with a new row by itself"
     if why := task.check(row): return why
-    size,longest = len(row.question),max(map(_length, task.seed), default=0)
+    size,longest = len(row.question),max(map(_length, task.seed_rows), default=0)
     if longest and size > 4*longest:
         return f'the question is too long: {size:,} characters, and the longest seed row has {longest:,}'
     if found := _template.search('\n'.join((row.question, row.answer, *row.choices))):
         return f'chat template tokens: {found[0]}'
-    return task.kind.check_new(row, [parent] if parent else task.seed) or foreign(task, row)
+    return task.kind.check_new(row, [parent] if parent else task.seed_rows) or foreign(task, row)
 
 # %% ../../nbs/02_tasks/05_filters.ipynb #25eb82df
 NEAR = {'sst2':.8, 'mini-gsm':.95, 'mini-intent':.95}
@@ -98,7 +98,7 @@ def near_limit(
     task:Task, # its seed questions say how long a question is
 )->float:      # ROUGE-L F1
     "From which similarity on two questions of a task are near-duplicates"
-    sizes = sorted(len(tokens(r.question)) for r in task.seed)
+    sizes = sorted(len(tokens(r.question)) for r in task.seed_rows)
     return NEAR.get(task.name) or (.85 if sizes and sizes[len(sizes)//2] < 20 else .95)
 
 # %% ../../nbs/02_tasks/05_filters.ipynb #ca046b58
@@ -111,12 +111,12 @@ class Filter:
         decontaminate:bool=True,# reject rows that share long runs of tokens with dev and test rows
     ):
         self.task,self.limit = task,near_limit(task) if near is None else near and check_similarity('near', near)
-        self.known,self.near,self.verdicts = {},Near(),{}
-        for where,rows in (('test', task.test), ('dev', task.dev), ('seed', task.seed), ('train', have)):
+        self.known,self.near,self.verdicts = {},NearDuplicateIndex(),{}
+        for where,rows in (('test', task.test), ('dev', task.dev), ('seed', task.seed_rows), ('train', have)):
             for row in rows: self._remember(row, where, self.near)
         self.at_start = dict(self.known)
-        self.near_kept = Near()
-        self.held_out = HeldOut((*task.test, *task.dev), near=None, known=task.seed) if decontaminate else None
+        self.near_kept = NearDuplicateIndex()
+        self.held_out = ContaminationIndex((*task.test, *task.dev), near=None, known=task.seed_rows) if decontaminate else None
 
     def _remember(self, row, where, near):
         self.known.setdefault(question_key(row.question), where)
@@ -170,9 +170,9 @@ def check_rows(
     task:Task, # what kind of rows they are
     rows,      # the rows of a file
     against,   # rows that none may repeat, for instance a test set
-)->list[tuple[Example,str,Offence|None]]: # per row: what `check_new` says ('' if fine), and the offence against a row of `against`
+)->list[tuple[Example,str,Overlap|None]]: # per row: what `check_new` says ('' if fine), and the offence against a row of `against`
     "Check rows as if a teacher had written them"
     rows,keys = list(rows),{question_key(r.question) for r in rows}
-    held_out = HeldOut(against, near_limit(task if task.seed else replace(task, seed=tuple(rows))), known=[s for s in task.seed if question_key(s.question) not in keys])
-    parents = {s.id:s for s in task.seed}
-    return [(row, check_new(task, row, parents.get(row.parent)), held_out.offence(row)) for row in rows]
+    held_out = ContaminationIndex(against, near_limit(task if task.seed_rows else replace(task, seed_rows=tuple(rows))), known=[s for s in task.seed_rows if question_key(s.question) not in keys])
+    parents = {s.id:s for s in task.seed_rows}
+    return [(row, check_new(task, row, parents.get(row.parent_id)), held_out.offence(row)) for row in rows]

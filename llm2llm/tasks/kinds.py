@@ -33,8 +33,8 @@ class Kind:
     worked = False  # are answers worked out step by step, as in GSM8K?
     group = ''      # a word for what rows with the same right answer share; '': there are too many answers
     stratified = False # are rows drawn and matched by that answer?
-    until = None    # regular expression: where a free answer is complete; None: at the end token only
-    until_untrained = r'(?<=\S)(?=\s*\n\n)' # the same for a base that nobody taught to end
+    stop_regex = None    # regular expression: where a free answer is complete; None: at the end token only
+    stop_regex_untrained = r'(?<=\S)(?=\s*\n\n)' # the same for a base that nobody taught to end
     rules = ()      # what a teacher is told of the answer, a sentence each
     solve = 'Reply with the answer and nothing else.' # how a model is to answer a question
     doubt = ''      # a fault that a file's row may have and still be kept, in words; '': none
@@ -213,7 +213,7 @@ class Label(Kind):
     "A member of the task's label set"
     name,help = 'label', 'a member of the label set; right if it is the same label'
     template = '{question}\nLabel:'
-    group,stratified,until_untrained = 'label',True,None
+    group,stratified,stop_regex_untrained = 'label',True,None
     rules = ('The answer is one of the labels, spelled exactly as above.',)
     solve = 'Reply with the label and nothing else.'
     category,column = 'text-classification','right answer: one of the labels'
@@ -286,7 +286,7 @@ class Number(Kind):
     name,help = 'number', "a worked answer ending in '#### N'; right if the numbers are equal"
     template = 'Question: {question}\nAnswer:'
     worked = True
-    until = until_untrained = r'####[^\n]*\d[^\n]*(?=\n)'
+    stop_regex = stop_regex_untrained = r'####[^\n]*\d[^\n]*(?=\n)'
     rules = (
         'The answer is worked out step by step, as in the examples. '
         'Check every calculation before you write it down.',
@@ -345,7 +345,7 @@ class Choice(Kind):
     "One of the row's own choices, named by its letter"
     name,help = 'choice', "one of the row's own choices; right if it is the same letter"
     template = '{question}\n{choices}\nAnswer:'
-    choices,group,until_untrained = True,'letter',None
+    choices,group,stop_regex_untrained = True,'letter',None
     rules = ('The wrong choices are of the same kind and length as the right one, plausible, all different, '
              'and clearly wrong to an expert.',)
     solve = 'Reply with the letter of the right choice and nothing else.'

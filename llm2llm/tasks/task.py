@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from fastcore.basics import patch
-from ..core import Answer, DataError, Example, SettingError, to_dict, unknown
+from ..core import Prediction, DataError, Example, SettingError, to_dict, unknown
 from ..tables import html_table, text_table
 from .kinds import LETTERS, Kind, kind_of
 
@@ -51,7 +51,7 @@ class Task:
     template:str              # the prompt, with {question} and, for choices, {choices}
     labels:tuple[str,...] = ()# the label set of a 'label' task
     description:str = ''      # one line: what is asked
-    seed:tuple[Example,...] = () # the labelled rows that training starts from
+    seed_rows:tuple[Example,...] = () # the labelled rows that training starts from
     dev:tuple[Example,...] = ()  # rows that pick and stop
     test:tuple[Example,...] = () # rows that are scored at the end and never choose anything
     pool:tuple[Example,...] = () # further real rows, for the pool teacher
@@ -66,7 +66,7 @@ class Task:
     @property
     def until(self)->str|None: # a regular expression; None: only the end token ends an answer
         "Where a free answer is complete"
-        return self.kind.until
+        return self.kind.stop_regex
 
 # %% ../../nbs/02_tasks/02_task.ipynb #6c31d0a7
 @patch
@@ -113,14 +113,14 @@ def parse(self:Task, completion:str, row:Example)->str|None:
     return self.kind.parse(completion, row, self.labels)
 
 @patch
-def score(self:Task, row:Example, completion:str, truncated:bool=False)->Answer:
-    "The `Answer` of a completion; raises `DataError` if the row has no right answer"
+def score(self:Task, row:Example, completion:str, truncated:bool=False)->Prediction:
+    "The `Prediction` of a completion; raises `DataError` if the row has no right answer"
     gold = self.gold(row)
     if gold is None:
         raise DataError(f"row {row.id!r} of task {self.name!r} has no right answer to score by: "
                         f"{self.check(row)}")
     said = None if truncated and self.kind.incomplete(completion) else self.parse(completion, row)
-    return Answer(row.id, completion, said, said==gold, truncated)
+    return Prediction(row.id, completion, said, said==gold, truncated)
 
 # %% ../../nbs/02_tasks/02_task.ipynb #86a55eb8
 @patch
@@ -145,9 +145,9 @@ def __str__(self:Task)->str:
 
 @patch
 def _repr_markdown_(self:Task)->str:
-    row = self.seed[0] if self.seed else None
+    row = self.seed_rows[0] if self.seed_rows else None
     shown = f"\n\n```\n{self.prompt(row)[-600:]}⟨{self.completion(row)}⟩\n```" if row else ''
-    n = Counter(map(self.gold, self.seed))
+    n = Counter(map(self.gold, self.seed_rows))
     more = ' …'*(len(self.labels) > 40)
     counted = ', '.join(f'{l} {n[l]}' for l in self.labels[:40]) + more
     by_label = [f'Seed rows by label: {counted}'] if self.kind.stratified and row else []

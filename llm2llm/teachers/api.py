@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Example, SettingError, in_cell, progress, watched
+from ..core import Example, SettingError, in_cell, progress, is_interactive
 from ..tasks.task import Task
 from .client import Client, Loop, Refused, find_key
 from .llm import LLMTeacher, demo_counts, draw_of
@@ -37,25 +37,25 @@ class APITeacher(LLMTeacher):
         max_seconds:float|None=None, # cap on seconds with a request under way
         price:tuple[float,float]|None=None, # USD per million prompt and completion tokens; None: a table
         concurrency:int=16,      # requests in flight
-        rpm:int|None=None,       # requests per minute
-        tpm:int|None=None,       # tokens per minute
+        requests_per_minute:int|None=None,       # requests per minute
+        tokens_per_minute:int|None=None,       # tokens per minute
         timeout:float=120.,      # seconds for one attempt
-        retries:int=10,          # further attempts after a failed one
-        headers:dict[str,str]|None=None, # further HTTP headers, never recorded
-        body:dict[str,object]|None=None, # further fields of a request's body
+        max_retries:int=10,          # further attempts after a failed one
+        default_headers:dict[str,str]|None=None, # further HTTP headers, never recorded
+        extra_body:dict[str,object]|None=None, # further fields of a request's body
         **prompting,             # protocol, prompt, temperature, top_p, reply_tokens, form: see `LLMTeacher`
     ):
         super().__init__(model, **prompting)
         caps = Limits(max_usd, max_requests, max_tokens, max_seconds)
-        self.client = Client(model, base_url, api_key, key_env, headers, body, concurrency, rpm, tpm, timeout,
-                             retries, price, caps)
+        self.client = Client(model, base_url, api_key, key_env, default_headers, extra_body, concurrency, requests_per_minute, tokens_per_minute, timeout,
+                             max_retries, price, caps)
         self._loop,self._jobs,self._met = None,{},None
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a810
 @patch
 def settings(self:APITeacher)->dict[str,object]:
     "What makes its output"
-    return LLMTeacher.settings(self) | dict(body=self.client.body)
+    return LLMTeacher.settings(self) | dict(body=self.client.extra_body)
 
 @patch
 def limits(self:APITeacher)->dict[str,float|None]:
@@ -65,7 +65,7 @@ def limits(self:APITeacher)->dict[str,float|None]:
 @patch
 def connection(self:APITeacher)->dict[str,object]:
     "Where and how fast it is asked"
-    names = ('base_url', 'key_env', 'concurrency', 'rpm', 'tpm', 'timeout', 'retries')
+    names = ('base_url', 'key_env', 'concurrency', 'requests_per_minute', 'tokens_per_minute', 'timeout', 'max_retries')
     return {k: getattr(self.client, k) for k in names}
 
 @patch(as_prop=True)
@@ -130,7 +130,7 @@ def _halt(self:APITeacher):
     "Start nothing new and wait for what is under way"
     if not self._loop: return
     n = len(self.client._sending)
-    if n and watched(): print(_waiting(n), file=sys.stdout if in_cell() else sys.stderr)
+    if n and is_interactive(): print(_waiting(n), file=sys.stdout if in_cell() else sys.stderr)
     try: self._loop.call(self.client.halt())
     except KeyboardInterrupt:
         self._loop.call(self.client.halt(now=True))
@@ -150,9 +150,9 @@ async def _send(self:APITeacher, task, q, have, form):
 @patch
 async def _form(self:APITeacher, task, q, have):
     "The form in which the endpoint is asked"
-    if self.form != 'auto': return self.form
+    if self.response_format != 'auto': return self.response_format
     async with self._first:
-        if known := self.client.noted('form'): return known
+        if known := self.client.noted('response_format'): return known
         found = 'json'
         try: reply,_ = await self._send(task, q, have, 'json')
         except Refused:
@@ -163,16 +163,16 @@ async def _form(self:APITeacher, task, q, have):
             if not said or reply.finish != 'stop' or reply.refusal or reply.problem:
                 return found  # says nothing of the form; the next one may
             if said[0] not in '{`': found = 'text'
-        self.client.note('form', found)
+        self.client.note('response_format', found)
         return found
 
 # %% ../../nbs/04_teachers/07_api.ipynb #2d3642ba
 @patch
 def _recorded(self:APITeacher, task, q, have):
     "The reply that is there already and its key, or None"
-    known = self.client.noted('form')
-    forms = [self.form]
-    if self.form=='auto':   # or kept from an endpoint that took another form
+    known = self.client.noted('response_format')
+    forms = [self.response_format]
+    if self.response_format=='auto':   # or kept from an endpoint that took another form
         forms = sorted(('json', 'text'), key=lambda f: f != known)
     for form in forms:
         for demos in demo_counts(self.prompt_of(task)):
@@ -194,7 +194,7 @@ async def _obtain(self:APITeacher, task, q, have):
 def prefetch(self:APITeacher, task:Task, q:Request, have:Sequence[Example],
 )->Future: # of the reply and its key
     "Start a request that is certain to come; raises what an earlier one met"
-    if self.client.met or self._met: raise self.client.met or self._met
+    if self.client.fatal_error or self._met: raise self.client.fatal_error or self._met
     if q not in self._jobs:
         self._jobs[q] = job = self._loop.submit(self._obtain(task, q, have))
         job.add_done_callback(self._ended)
@@ -214,8 +214,8 @@ def _gather(self:APITeacher, jobs, label):
         with progress(len(jobs), label, 'request') as bar:
             for _ in range(len(jobs)):
                 name = done.get()
-                error = self.client.met if jobs[name].cancelled() else jobs[name].exception()
-                if error and not isinstance(error, LimitReached): raise self.client.met or error
+                error = self.client.fatal_error if jobs[name].cancelled() else jobs[name].exception()
+                if error and not isinstance(error, LimitReached): raise self.client.fatal_error or error
                 bar.set_postfix_str(str(self.client.budget), refresh=False)
                 bar.update(1)
                 yield name, error or jobs[name].result()

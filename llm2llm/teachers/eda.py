@@ -92,7 +92,7 @@ class EDATeacher(Teacher):
     "Changes a few words of a row by rule; the answer stays"
     kind = name = 'eda'
     help = 'words of the question changed'
-    near = 0
+    near_duplicate_threshold = 0
     def __init__(self,
         alpha:float=.1, # share of the words that change, above 0, at most 1
     ):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_one_of, check_whole
+from ..core import Example, SettingError, check_one_of, check_int
 from ..tasks.task import Task
 from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema, row_text
 from .prompts import without_thoughts
@@ -37,25 +37,25 @@ class LLMTeacher(Teacher):
         prompt:dict[str,object]|Prompt|None=None, # parts of the prompt to replace: fields of `Prompt`
         temperature:float=1.,     # of sampling, >= 0
         top_p:float=1.,           # share of the probability that is sampled from, above 0, at most 1
-        reply_tokens:int|None=None, # most tokens of a reply; None: by the length of the seed rows
-        form:str='auto',          # how to reply: 'json' (by schema), 'text', or 'auto': found out
+        max_completion_tokens:int|None=None, # most tokens of a reply; None: by the length of the seed rows
+        response_format:str='auto',          # how to reply: 'json' (by schema), 'text', or 'auto': found out
     ):
         check_one_of('protocol', protocol, PROTOCOLS)
-        check_one_of('form', form, ('auto', 'json', 'text'))
-        if reply_tokens is not None: check_whole('reply_tokens', reply_tokens, 16)
+        check_one_of('response_format', response_format, ('auto', 'json', 'text'))
+        if max_completion_tokens is not None: check_int('max_completion_tokens', max_completion_tokens, 16)
         _check_sampling(temperature, top_p)
         prompt = asdict(prompt) if isinstance(prompt, Prompt) else prompt or {}
         prompt_for(Task('any', 'text', '{question}'), protocol, **prompt)  # a misspelt part is an error now
         self.model = self.name = model
         self.protocol,self.prompt = protocol,prompt
-        self.temperature,self.top_p,self.reply_tokens,self.form = temperature,top_p,reply_tokens,form
+        self.temperature,self.top_p,self.max_completion_tokens,self.response_format = temperature,top_p,max_completion_tokens,response_format
         self.replies = None
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #0e672a11
 @patch
 def settings(self:LLMTeacher)->dict[str,object]: # JSON-able
     "What makes its output"
-    names = ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens', 'form')
+    names = ('protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens', 'response_format')
     made = {k: getattr(self, k) for k in names}
     return dict(name=self.name, kind=self.kind) | made | dict(prompt=json.loads(json.dumps(self.prompt)))
 
@@ -67,8 +67,8 @@ def prompt_of(self:LLMTeacher, task:Task)->Prompt:
 @patch
 def reply_limit(self:LLMTeacher, task:Task)->int: # tokens of a reply
     "Twice the longest seed row, counted at three bytes a token, and room for the form"
-    if self.reply_tokens: return self.reply_tokens
-    return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed)//3)
+    if self.max_completion_tokens: return self.max_completion_tokens
+    return min(4096, 128 + 2*max(len(row_text(task, r).encode()) for r in task.seed_rows)//3)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #e1948a02
 def draw_of(q:Request)->list[int]: return [q.seed, q.round, q.draw]
@@ -95,7 +95,7 @@ def request(self:LLMTeacher,
 )->tuple[list[dict[str,str]],dict[str,object]|None,dict[str,float]]: # messages, schema (text: None), sampling
     "What is sent for a request of the loop"
     prompt = self.prompt_of(task)
-    form = form or (self.first_form if self.form=='auto' else self.form)
+    form = form or (self.first_form if self.response_format=='auto' else self.response_format)
     schema = reply_schema(task, q.row, prompt.rephrase) if form=='json' else None
     return messages(task, q, have, prompt, form, demos), schema, self.sampling(task)
 

@@ -26,7 +26,7 @@ class LocalTeacher(LLMTeacher):
     first_form = 'text'
     def __init__(self,
         model:str,               # folder of a chat model, or its name on the Hub
-        quantize:str|None=None,  # 'nf4': in 4 bits
+        quantization:str|None=None,  # 'nf4': in 4 bits
         dtype:str|None=None,     # 'float32', 'bfloat16' or 'float16'; None: by device
         device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
         batch_size:int|None=None,# prompts at a time; None: by the free memory
@@ -35,14 +35,14 @@ class LocalTeacher(LLMTeacher):
         **prompting,             # protocol, prompt, temperature, top_p, reply_tokens: see `LLMTeacher`
     ):
         super().__init__(str(model), **prompting)
-        if self.form=='json': raise SettingError("a local model is asked in text form; leave form out")
+        if self.response_format=='json': raise SettingError("a local model is asked in text form; leave form out")
         from llm2llm.student.student import Student
-        self.chat = Student(model, quantize=quantize, dtype=dtype, device=device, eval_batch_size=batch_size,
+        self.chat = Student(model, quantization=quantization, dtype=dtype, device=device, per_device_eval_batch_size=batch_size,
                             revision=revision)
         limit = getattr(self.chat.config.get_text_config(), 'max_position_embeddings', None) or 8192
         self.chat.max_length = min(max_length or 8192, limit)
         self.name = Path(model).name
-        if self.chat.tok.chat_template: return
+        if self.chat.tokenizer.chat_template: return
         raise SettingError(f"{model} has no chat template, so it cannot be told what to write; "
                            "use a chat (instruct) model")
 
@@ -51,11 +51,11 @@ class LocalTeacher(LLMTeacher):
 def settings(self:LocalTeacher)->dict[str,object]: # JSON-able
     "What makes its output, the model's weights by their digest"
     s = self.chat.settings()
-    return LLMTeacher.settings(self) | {k: s[k] for k in ('base_digest', 'quantize', 'dtype')}
+    return LLMTeacher.settings(self) | {k: s[k] for k in ('base_digest', 'quantization', 'dtype')}
 
 @patch
 def __repr__(self:LocalTeacher):
-    how = self.chat.quantize or self.chat.dtype
+    how = self.chat.quantization or self.chat.dtype
     return f"LocalTeacher({self.name}, {how} on {self.chat.device})"
 
 @patch
@@ -74,7 +74,7 @@ def _fits(self:LocalTeacher, task, q, have):
     from llm2llm.student.tokens import encode_chats
     for demos in demo_counts(self.prompt_of(task)):
         chat,_,sampling = self.request(task, q, have, 'text', demos)
-        if len(encode_chats(self.chat.tok, [chat])[0]) + sampling['max_tokens'] < self.chat.max_length:
+        if len(encode_chats(self.chat.tokenizer, [chat])[0]) + sampling['max_tokens'] < self.chat.max_length:
             return chat, request_key(self.name, chat, sampling, draw_of(q))
 
 @patch
@@ -82,16 +82,16 @@ def _answer(self:LocalTeacher, todo, sampling, label):
     "Have the model reply to {key: (chat, row id, draw)}; each reply is kept as it comes"
     from llm2llm.student.tokens import encode_chats, encode_completions
     keys = list(todo)
-    tok,start = self.chat.tok,time.time()
+    tokenizer,start = self.chat.tokenizer,time.time()
     def keep(i, said):
         chat,row,draw = todo[keys[i]]
-        counts = len(encode_chats(tok, [chat])[0]), len(encode_completions(tok, [said.text])[0])
+        counts = len(encode_chats(tokenizer, [chat])[0]), len(encode_completions(tokenizer, [said.text])[0])
         seconds,finish = round(time.time()-start, 3),'length' if said.truncated else 'stop'
         reply = Reply(said.text, finish, '', '', *counts, 0., seconds)
-        if said.cut: reply = Reply(problem='context')
+        if said.prompt_truncated: reply = Reply(problem='context')
         self.replies.keep(keys[i], reply, dict(messages=chat, params=sampling), row, draw)
     chats = [chat for chat,_,_ in todo.values()]
-    try: self.chat.answer(chats, None, sampling['max_tokens'], label, each=keep, temperature=self.temperature,
+    try: self.chat.generate(chats, None, sampling['max_tokens'], label, on_completion=keep, temperature=self.temperature,
                           top_p=self.top_p, seeds=[int(k[:8], 16) for k in keys])
     finally: self.chat.free()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_whole, rng
+from ..core import Example, SettingError, check_int, rng
 from ..tasks.task import Task, question_key
 from .teacher import Candidate, Request, Teacher
 
@@ -28,7 +28,7 @@ class PoolTeacher(Teacher):
     help = 'real rows held back'
     def __init__(self,
         m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; None: any of them
-    ): self.m = m if m is None else check_whole('m', m, 1, 'use None (--m 0) for any row of the label')
+    ): self.m = m if m is None else check_int('m', m, 1, 'use None (--m 0) for any row of the label')
 
     def settings(self)->dict[str,object]: return dict(name=self.name, m=self.m)
 
@@ -41,7 +41,7 @@ class PoolTeacher(Teacher):
 @patch
 def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
 )->Iterator[tuple[Request,list[Candidate]]]: # a row each, or none where the pool has no further one
-    taken = {question_key(r.question) for r in (*task.seed, *have)}
+    taken = {question_key(r.question) for r in (*task.seed_rows, *have)}
     keys = [question_key(r.question) for r in task.pool]
     golds = [task.label(r) for r in task.pool]
     for q in requests:

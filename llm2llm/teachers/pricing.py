@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from fastcore.basics import patch
-from ..core import LLM2LLMError, SettingError, check_whole, nearest
+from ..core import LLM2LLMError, SettingError, check_int, nearest
 from .replies import Spent
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #e83d014e
@@ -25,7 +25,7 @@ class Price:
         self.model,self.base_url,self.given = model,base_url,given
         if given is not None:
             if not isinstance(given, (tuple, list)) or len(given)!=2 or not all(isinstance(x, (int, float)) and x >= 0 for x in given):
-                raise SettingError(f"price must be two numbers, USD per million prompt tokens and per million completion tokens (--price 2,8), not {given!r}")
+                raise SettingError(f"price must be two numbers, USD per million prompt tokens and per million completion tokens (--teacher.price 2,8), not {given!r}")
         self.known = given is not None or self._table(1, 1) is not None
 
     def _table(self, prompt, completion, cached=0, when=None):
@@ -75,7 +75,7 @@ class Limits:
 
     def __post_init__(self):
         for name in ('max_requests', 'max_tokens'):
-            if getattr(self, name) is not None: check_whole(name, getattr(self, name))
+            if getattr(self, name) is not None: check_int(name, getattr(self, name))
         for name in ('max_usd', 'max_seconds'):
             v = getattr(self, name)
             if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v < float('inf')): raise SettingError(f"{name} must be a number of at least 0, not {v!r}")
@@ -92,7 +92,7 @@ def check_price(
     if limits.max_usd is None or price.known: return
     meant = f"; did you mean {price.meant!r}? If not, give it: " if price.meant else '; give it: '
     raise SettingError(f"max_usd is set, but the price of {price.model!r} at {price.base_url} is not in the table (genai-prices){meant}"
-                       "price=(IN, OUT) (--price IN,OUT), USD per million prompt and completion tokens, 0,0 for your own machine")
+                       "price=(IN, OUT) (--teacher.price IN,OUT), USD per million prompt and completion tokens, 0,0 for your own machine")
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #fddf0a64
 def prompt_bound(

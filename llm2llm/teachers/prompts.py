@@ -10,7 +10,7 @@ __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS',
 # %% ../../nbs/04_teachers/01_prompts.ipynb #32ad9b80
 import json,re
 from dataclasses import dataclass, fields, replace
-from ..core import Example, SettingError, check_one_of, check_whole, rng, unknown
+from ..core import Example, SettingError, check_one_of, check_int, rng, unknown
 from ..tasks.task import Task
 from .teacher import Candidate, Request
 
@@ -37,7 +37,7 @@ class Prompt:
             object.__setattr__(self, name, (v,) if isinstance(v, str) else tuple(v))
         for f in fields(self):
             v = getattr(self, f.name)
-            if f.type is int: check_whole(f'prompt: {f.name}', v)
+            if f.type is int: check_int(f'prompt: {f.name}', v)
             elif not isinstance(v, f.type if isinstance(f.type, type) else tuple): raise SettingError(f"prompt: {f.name} must be {'true or false' if f.type is bool else 'text'}, not {v!r}")
             elif isinstance(v, tuple) and not all(isinstance(x, str) for x in v): raise SettingError(f"prompt: {f.name} must be a list of texts, not {v!r}")
         if self.rephrase and self.error: raise SettingError('prompt: rephrase says a question in other words, whatever the student answered; leave error out')
@@ -139,7 +139,7 @@ def demonstrations(
 )->list[Example]:    # seed rows, without the row in question
     "Seed rows to show beside the row"
     row,r = request.row, rng('demos', request.seed, request.round, request.row.id, request.draw)
-    rest = [x for x in r.sample(list(task.seed), len(task.seed)) if x.id not in (row.id, row.parent)]
+    rest = [x for x in r.sample(list(task.seed_rows), len(task.seed_rows)) if x.id not in (row.id, row.parent_id)]
     if not task.kind.stratified: return rest[:n]
     like,other = ([x for x in rest if (task.gold(x)==task.gold(row)) is same] for same in (True, False))
     k = min(len(like), (n+1)//2)
@@ -171,7 +171,7 @@ def messages(
     row,n = request.row, prompt.demos if demos is None else min(demos, prompt.demos)
     shown = [row_text(task, d) for d in demonstrations(task, request, n)]
     wrong = _mistake(request) if prompt.error else ''
-    before = [x.question for x in have if x.parent==(row.parent or row.id)][-prompt.earlier:] if prompt.earlier and demos != 0 else []
+    before = [x.question for x in have if x.parent_id==(row.parent_id or row.id)][-prompt.earlier:] if prompt.earlier and demos != 0 else []
     parts = (['Examples of the task:', *shown] if shown else []) + [prompt.shown, f'Question: {row.question}' if prompt.rephrase else row_text(task, row)]
     if wrong: parts += [prompt.said, wrong]
     if before: parts += ['These were already written about it; yours is clearly different:', '\n'.join(f'- {q}' for q in before)]

@@ -17,7 +17,7 @@ from .replies import Replies, request_key
 from .teacher import Candidate, Request
 
 # %% ../../nbs/04_teachers/09_replay.ipynb #2c0a4825
-_PROMPTING = ('protocol', 'prompt', 'temperature', 'top_p', 'reply_tokens')
+_PROMPTING = ('protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens')
 
 class ReplayTeacher(LLMTeacher):
     "The recorded replies of an earlier run"
@@ -32,8 +32,8 @@ class ReplayTeacher(LLMTeacher):
         if not (made := self.record.notes.get('teacher')):
             raise SettingError(f"{self.record.path} does not say which teacher made it; "
                                "give the folder of a run that has written rows")
-        form = 'text' if made['kind']=='local' else made['form']
-        super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, form=form)
+        form = 'text' if made['kind']=='local' else made['response_format']
+        super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form)
         self.made,self._used,self.by_row = made,set(),{}
         written = "select key, row from replies where row != '' and draw not like '%verify%' order by rowid"
         for key,row in self.record.db.execute(written): self.by_row.setdefault(row, []).append(key)
@@ -58,7 +58,7 @@ def _sent(self:ReplayTeacher, sampling):
 @patch
 def _keys(self:ReplayTeacher, task, q, have):
     "The keys that a request may have in the record"
-    forms = ['json', 'text'] if self.form=='auto' else [self.form]
+    forms = ['json', 'text'] if self.response_format=='auto' else [self.response_format]
     for demos in demo_counts(self.prompt_of(task)):
         for form in forms:
             chat,schema,sampling = self.request(task, q, have, form, demos)

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Answer, Example
+from ..core import Prediction, Example
 from ..tasks.task import Task
 
 # %% ../../nbs/04_teachers/00_teacher.ipynb #be1895c4
@@ -20,7 +20,7 @@ from ..tasks.task import Task
 class Request:
     "One new example, please, about this row"
     row:Example         # the row that the student got wrong (or that another rule selected)
-    answer:Answer|None  # what the student said; None where it was not asked
+    answer:Prediction|None  # what the student said; None where it was not asked
     round:int           # the round that asks
     draw:int = 0        # counts the requests for the same row in the same round
     seed:int = 0        # the run's seed
@@ -41,7 +41,7 @@ class Teacher:
     help:str = ''             # the kind in a line
     name:str = ''             # stands in every row that it writes
     protocol:str|None = None  # protocol of its prompts, which the run has to share; None: it has none
-    near:float|None = None    # ROUGE-L F1 from which its rows are near-duplicates; None: the task's
+    near_duplicate_threshold:float|None = None    # ROUGE-L F1 from which its rows are near-duplicates; None: the task's
     needs_gpu:bool = False    # does it need the memory that the student holds?
     price = None              # what its tokens cost, a `Price`; None: nothing
 
