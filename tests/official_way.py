@@ -59,7 +59,7 @@ class Round:
         from llm2llm.student.student import Student
         import torch
         torch.set_num_threads(1)
-        s = mini_student(num_train_epochs=self.o.epochs, per_device_eval_batch_size=64) if base is None else Student(base, lora_r=None, per_device_eval_batch_size=64)
+        s = mini_student(num_train_epochs=self.o.epochs, per_device_eval_batch_size=64) if base is None else Student(base, lora_r=0, per_device_eval_batch_size=64)
         self.timed('load', s.load_base)
         return s
 

@@ -51,14 +51,14 @@ def chat_base(tmp_path_factory):
     "The mini base as a chat model"
     folder = tmp_path_factory.mktemp('chat')/'base'
     shutil.copytree(mini_base(), folder)
-    student = Student(folder, lora_r=None)
+    student = Student(folder, lora_r=0)
     student.tokenizer.chat_template = TEMPLATE
     student.tokenizer.save_pretrained(folder)
     return folder
 
 
 def test_a_chat_model_gets_the_rows_as_turns(chat_base, tmp_path, monkeypatch):
-    student, heard = Student(chat_base, lora_r=None), []
+    student, heard = Student(chat_base, lora_r=0), []
     assert student.chat
     plain = student.answer
     monkeypatch.setattr(student, 'answer', lambda asked, *a, **k: heard.extend(asked) or plain(asked, *a, **k))
@@ -106,7 +106,7 @@ def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
     "Nobody has taught the base to end: an empty line does. A trained student and a chat model have their end tokens."
     task = Task('own', 'text', '{question}\nAnswer:', seed_rows=tuple(Example(f's{i}', f'How much is {i} and 2?', f'It is {i+2}.') for i in range(4)))
     found = {}
-    for name, student, dials in (('base', mini_student(), dict(num_fewshot=2)), ('chat', Student(chat_base, lora_r=None), dict(num_fewshot=2)), ('plain', mini_student(num_train_epochs=1), {})):
+    for name, student, dials in (('base', mini_student(), dict(num_fewshot=2)), ('chat', Student(chat_base, lora_r=0), dict(num_fewshot=2)), ('plain', mini_student(num_train_epochs=1), {})):
         def answer(*args, plain=student.answer, name=name, **how):
             found[name] = how['until']
             return plain(*args, **how)

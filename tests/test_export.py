@@ -151,7 +151,7 @@ def test_a_base_on_the_hub(tmp_path, run):
     (hub/'refs'/'main').write_text(commits[0])
     env = dict(HF_HUB_CACHE=str(tmp_path/'hub'))
     run(sys.executable, '-c', HUB, tmp_path, 'first', **env)
-    other = Student(mini_base(), lora_r=None, max_steps=1)
+    other = Student(mini_base(), lora_r=0, max_steps=1)
     other.train([('a', ' b')])
     other.save(hub/'snapshots'/commits[1])
     (hub/'refs'/'main').write_text(commits[1])

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llm2llm.student.models import base_digest
+from llm2llm.student.models import base_digest, read_config
 from llm2llm.core import DataError, SettingError, StudentError
 from llm2llm.student.decoding import Completion, Decoder, sampler
 from llm2llm.student.memory import rows_that_fit
@@ -48,7 +48,7 @@ def base(tmp_path_factory): return tiny(tmp_path_factory.mktemp('bases')/'tiny')
 
 @pytest.fixture(scope='session')
 def learnt(base):
-    s = Student(base, lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
+    s = Student(base, lora_r=0, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
     return s
 
@@ -59,7 +59,7 @@ torch.set_num_threads(1)
 from llm2llm.student.student import Student
 base, out = sys.argv[1:]
 rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
-for name,how in dict(whole=dict(lora=None), lora=dict(lora_r=4), nf4=dict(lora_r=4, quantization='nf4')).items():
+for name,how in dict(whole=dict(lora_r=0), lora=dict(lora_r=4), nf4=dict(lora_r=4, quantization='nf4')).items():
     s = Student(base, steps=4, batch_size=2, **how)
     s.answer(['before'], max_new_tokens=4)
     s.train(rows, seed=3)
@@ -85,7 +85,7 @@ def test_processes_agree_and_are_silent(base, tmp_path):
 
 
 def test_answering_needs_no_training_libraries(base):
-    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora=None); s.answer(['x'], max_new_tokens=2);"
+    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora_r=0); s.answer(['x'], max_new_tokens=2);"
             "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
@@ -96,19 +96,19 @@ def test_folder_without_end_token(tmp_path):
 
 
 def test_folder_without_pad_token(tmp_path):
-    s = Student(tiny(tmp_path/'m', pad=None), lora_r=None)
+    s = Student(tiny(tmp_path/'m', pad=None), lora_r=0)
     assert s.tokenizer.pad_token == '<pad>' and 'padding' in s.notes[0]
 
 
 def test_end_token_as_padding_is_still_learnt(tmp_path):
-    s = Student(tiny(tmp_path/'m', pad='<end>'), lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
+    s = Student(tiny(tmp_path/'m', pad='<end>'), lora_r=0, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
     assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
 def test_tokenizer_that_ends_every_text(tmp_path):
     "The prompt of such a tokenizer would end before the answer begins"
-    s = Student(tiny(tmp_path/'m', add_end=True), lora_r=None, learning_rate=3e-3, max_steps=80, batch_size=4)
+    s = Student(tiny(tmp_path/'m', add_end=True), lora_r=0, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
     assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
@@ -117,7 +117,7 @@ def test_habits_of_the_base_are_left_behind(base, learnt, tmp_path):
     "Sampling and penalties in a base's generation_config.json do not touch greedy answers"
     learnt.save(tmp_path/'m')
     (tmp_path/'m'/'generation_config.json').write_text(json.dumps(dict(do_sample=True, temperature=5., repetition_penalty=9., max_length=20, eos_token_id=[0])))
-    s = Student(tmp_path/'m', lora_r=None)
+    s = Student(tmp_path/'m', lora_r=0)
     assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == learnt.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
 
 
@@ -205,7 +205,7 @@ def test_sliding_windows_are_read_again(base, tmp_path):
     torch.manual_seed(1)
     MistralForCausalLM(MistralConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, sliding_window=4, eos_token_id=0)).save_pretrained(tmp_path/'m')
-    s = Student(tmp_path/'m', lora_r=None)
+    s = Student(tmp_path/'m', lora_r=0)
     deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
     prompts = [p for p,_ in ROWS]
     assert s.generate(prompts, [deep]*6) == [s.generate([p], [deep])[0] for p in prompts]
@@ -213,7 +213,7 @@ def test_sliding_windows_are_read_again(base, tmp_path):
 
 def test_micro_batches_make_the_same_steps(base):
     "Split batches give the same weights up to rounding"
-    whole, split = (Student(base, lora_r=None, learning_rate=1e-3, num_train_epochs=3, batch_size=4, per_device_train_batch_size=m) for m in (None, 2))
+    whole, split = (Student(base, lora_r=0, learning_rate=1e-3, num_train_epochs=3, batch_size=4, per_device_train_batch_size=m) for m in (None, 2))
     a, b = whole.train(ROWS), split.train(ROWS)
     assert a['steps'] == b['steps'] == 6
     assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
@@ -221,9 +221,9 @@ def test_micro_batches_make_the_same_steps(base):
 
 
 def test_loss_that_explodes(base):
-    s = Student(base, lora_r=None, learning_rate=1e30, max_steps=6)
+    s = Student(base, lora_r=0, learning_rate=1e30, max_steps=6)
     with pytest.raises(StudentError, match='smaller lr'): s.train(ROWS)
-    assert s.trained == 0 and s.weights_digest() == Student(base, lora_r=None).weights_digest()
+    assert s.trained == 0 and s.weights_digest() == Student(base, lora_r=0).weights_digest()
 
 
 def test_training_that_is_interrupted(base, monkeypatch):
@@ -292,7 +292,7 @@ def test_batches_of_other_configurations():
 def test_drawn_answers_do_not_depend_on_the_batch(base):
     "Alone, in threes, all at once and in another order; free and among options; the seed alone makes the difference"
     prompts, seeds = [p for p,_ in ROWS]*4, list(range(24))
-    s = Student(base, lora_r=None)
+    s = Student(base, lora_r=0)
     for options in (None, [LABELS]*24, [LABELS, ()]*12):
         said = []
         for size in (1, 3, 64):
@@ -306,7 +306,7 @@ def test_drawn_answers_do_not_depend_on_the_batch(base):
 
 def test_drawn_tokens_follow_the_scores(base):
     "The first token of 4000 free answers, against the softmax of the model's scores"
-    s = Student(base, lora_r=None)
+    s = Student(base, lora_r=0)
     with torch.no_grad():
         s.load_base()
         p = s.model(torch.tensor(encode_prompts(s.tokenizer, [ROWS[0][0]]))).logits[0, -1].div(.3).softmax(-1)
@@ -343,7 +343,7 @@ def test_a_student_that_only_writes(base, how):
 
 def test_special_tokens_in_rows_are_text(base):
     "A row that spells out the end token is learnt and said as it stands"
-    s = Student(base, lora_r=None, learning_rate=3e-3, max_steps=60, batch_size=2)
+    s = Student(base, lora_r=0, learning_rate=3e-3, max_steps=60, batch_size=2)
     rows = [('say <end> twice:', ' <end><end> and <pad>'), ('say <unk>:', ' <unk> <end>')]
     s.train(rows)
     assert s.generate([p for p,_ in rows]) == [Completion(c) for _,c in rows]
@@ -393,7 +393,7 @@ def test_chats(base, template, kind):
 
 def test_answering_a_chat(learnt, base):
     "The ends of a chat model, its own template, and a system message that the template refuses"
-    s = Student(base, lora_r=None)
+    s = Student(base, lora_r=0)
     s.tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}{% endfor %}\nIntent:"
     s.load_base()
     s.model.load_state_dict(learnt.model.state_dict())
@@ -408,7 +408,7 @@ def test_answering_a_chat(learnt, base):
 def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
     "TensorBoard's files of two trainings, in folders named after them; nothing is left in the environment"
     monkeypatch.chdir(tmp_path)
-    student = Student(mini_base(), lora_r=None, max_steps=10, report_to='tensorboard')
+    student = Student(mini_base(), lora_r=0, max_steps=10, report_to='tensorboard')
     for r in range(2): student.train([('a', ' b')]*4, label=f'round {r} training')
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('events.*'))
     assert [f.rsplit('/', 1)[0] for f in files] == ['tensorboard/round_0_training', 'tensorboard/round_1_training']
@@ -416,3 +416,77 @@ def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
     monkeypatch.setenv('TENSORBOARD_LOGGING_DIR', str(tmp_path/'there'))
     student.train([('a', ' b')]*4)
     assert len(list((tmp_path/'there'/'training').glob('events.*'))) == 1 and os.environ['TENSORBOARD_LOGGING_DIR'] == str(tmp_path/'there')
+
+
+def test_an_installed_packages_model_has_a_short_name(base, tmp_path, monkeypatch):
+    "By its entry point, without importing the package's module first; the settings name the folder, not the short name"
+    (tmp_path/'mine.py').write_text(f"from pathlib import Path\ndef folder(): return Path({str(base)!r})\n")
+    (tmp_path/'mine-1.dist-info').mkdir()
+    (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
+    (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.models]\nshort = mine:folder\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Student('short').settings() == Student(base).settings() and Student('short').settings()['base'] == 'tiny'
+    assert read_config('short').hidden_size == 64
+    with pytest.raises(StudentError, match='no model folder longer'): Student('longer')
+
+
+@pytest.mark.parametrize('kw,trained', [({}, 0), (dict(quantization='nf4'), 16), (dict(lora_r=0), 0), (dict(lora_r=4), 4)])
+def test_what_is_trained_of_a_small_base(base, kw, trained):
+    "All weights, unless something else is asked for or the base is held in few bits"
+    s = Student(base, **kw)
+    assert (s.lora_r, s.lora_alpha, s.settings()['lora_r']) == (trained, 2*trained, trained)
+
+
+def test_a_large_base_gets_an_adapter(tmp_path, base):
+    "Found from its config, without its weights"
+    shutil.copytree(base, tmp_path/'m')
+    (tmp_path/'m'/'model.safetensors').unlink()
+    (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text()) | dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8)))
+    assert Student(tmp_path/'m').lora_r == 16
+
+
+OPEN = [dict(training_args=dict(weight_decay=.5)), dict(training_args=dict(warmup_steps=0)), dict(training_args=dict(lr_scheduler_type='constant')),
+        dict(training_args=dict(optim='sgd')), dict(training_args=dict(max_grad_norm=.01)), dict(training_args=dict(label_smoothing_factor=.3)),
+        dict(training_args=dict(loss_type='dft')), dict(training_args=dict(neftune_noise_alpha=5.)), dict(lora_config=dict(use_rslora=True)),
+        dict(lora_config=dict(use_dora=True)), dict(lora_config=dict(init_lora_weights='gaussian')), dict(lora_config=dict(exclude_modules=['q_proj'])),
+        dict(lora_alpha=4), dict(lora_dropout=.3), dict(lora_target_modules='.*q_proj')]
+
+
+@pytest.fixture(scope='session')
+def usual(base):
+    s = Student(base, lora_r=8, max_steps=6, batch_size=4)
+    s.train(ROWS)
+    return s.weights_digest()
+
+
+@pytest.mark.parametrize('kw', OPEN, ids=lambda kw: str(kw))
+def test_what_trl_and_peft_can_do_has_an_effect(base, usual, tmp_path, kw):
+    "Other weights, the same each time; recorded; the base is as it was, and the adapter loads again"
+    made = []
+    for _ in range(2):
+        s = Student(base, lora_r=8, max_steps=6, batch_size=4, **kw)
+        s.train(ROWS)
+        made.append(s.weights_digest())
+    assert made[0] == made[1] != usual
+    assert s.settings() | kw == s.settings()
+    s.save(tmp_path/'a')
+    other = Student(base, lora_r=8, max_steps=6, batch_size=4, **kw)
+    other.load(tmp_path/'a')
+    asked = [p for p,_ in ROWS]
+    assert other.weights_digest() == made[0] and other.generate(asked, max_new_tokens=6) == s.generate(asked, max_new_tokens=6)
+    s.reset()
+    assert s.generate(asked, max_new_tokens=6) == Student(base, lora_r=8).generate(asked, max_new_tokens=6)
+
+
+@pytest.mark.parametrize('name,field,value,why', [
+    ('training_args', 'completion_only_loss', False, 'the loss is on the completion'), ('training_args', 'assistant_only_loss', True, 'the loss is on'),
+    ('training_args', 'eos_token', '<x>', 'its end is learnt'), ('training_args', 'packing', True, 'every row'), ('training_args', 'shuffle_dataset', True, 'an order'),
+    ('training_args', 'padding_free', True, 'give attn_implementation'), ('training_args', 'output_dir', '/tmp', 'by its run'), ('training_args', 'save_steps', 1, 'by its run'),
+    ('training_args', 'eval_strategy', 'steps', 'by its run'), ('training_args', 'push_to_hub', True, 'by its run'), ('training_args', 'seed', 1, 'argument of train'),
+    ('training_args', 'max_length', 9, 'give max_length'), ('training_args', 'per_device_train_batch_size', 1, 'give batch_size'), ('training_args', 'max_steps', 1, 'steps'),
+    ('training_args', 'num_train_epochs', 1, 'give epochs'), ('training_args', 'remove_unused_columns', False, 'every row'), ('training_args', 'fsdp', 'full_shard', 'a whole student'),
+    ('training_args', 'weight_decy', 0, "did you mean 'weight_decay'"), ('training_args', 'lr_scheduler_type', 'cosin', 'cosin'),
+    ('lora_config', 'task_type', 'SEQ_CLS', 'causal language model'), ('lora_config', 'modules_to_save', ['lm_head'], 'as it is'), ('lora_config', 'r', 4, 'give lora'),
+    ('lora_config', 'bias', 'all', 'as it is'), ('lora_config', 'init_lora_weights', 'pissa', 'init_lora_weights'), ('lora_config', 'use_rslra', True, "did you mean 'use_rslora'")])
+def test_what_would_break_a_promise_is_refused(base, name, field, value, why):
+    with pytest.raises(SettingError, match=f'{name}.*{why}'): Student(base, lora_r=8, **{name: {field: value}})

@@ -74,7 +74,7 @@ def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
     had = record.student
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
-    if had['lora_r'] is None: return Student(source, lora_r=None, **kwargs)
+    if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
     place = _base(had, base)
     revision = had['base_digest'] if place==had['base'] else None
     student = Student(place, revision=revision, quantization=quantization, **kwargs)
@@ -220,7 +220,7 @@ def _scored(out, record, student, task, made, splits, device):
     inputs,scores = made.inputs | dict(scored=splits),made.scores
     if splits:
         try:
-            exported = Student(out/'model', lora_r=None, chat=student.chat, dtype=inputs['dtype'],
+            exported = Student(out/'model', lora_r=0, chat=student.chat, dtype=inputs['dtype'],
                                device=device, max_length=student.max_length)
             scores = _ask_again(record, inputs['round'], exported, task)
         except StudentError as e:
@@ -255,7 +255,7 @@ def export(
     "Write a run's student in the forms that other programs load"
     record,r,source = _picked(folder, round)
     had,out,task = record.student,Path(out),_task(record, task)
-    if had['lora_r'] is None and not merge:
+    if not had['lora_r'] and not merge:
         raise SettingError("all weights of this run's student were trained, so it has no adapter to export "
                            "alone; leave out merge=False (--no-merge)")
     check_one_of('onto', onto, ('trained', 'base'))

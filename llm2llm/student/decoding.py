@@ -7,12 +7,15 @@ __all__ = ['Completion', 'left_pad', 'Decoder', 'sampler']
 
 # %% ../../nbs/03_student/02_decoding.ipynb #d12eaaa3
 import inspect,math,re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 # %% ../../nbs/03_student/02_decoding.ipynb #52575623
 import torch
 from fastcore.basics import patch
 from .tokens import encode_completions,forced,trie
+if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 
 # %% ../../nbs/03_student/02_decoding.ipynb #d8939d20
 @dataclass(frozen=True)
@@ -27,19 +30,21 @@ def left_pad(
     ids:list[list[int]], # n rows of token ids
     pad:int,             # the padding token
     device:str='cpu',    # where the tensors go
-)->tuple:                # ids, attention mask and positions, each n x longest
+)->tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # ids, attention mask and positions, each n x longest
     "Rows of token ids as one batch that ends flush right"
     width = max(map(len, ids))
-    x = torch.tensor([[pad]*(width-len(r))+r for r in ids])
-    mask = torch.tensor([[0]*(width-len(r))+[1]*len(r) for r in ids])
-    return x.to(device), mask.to(device), (mask.cumsum(-1)-1).clamp(min=0).to(device)
+    x = torch.tensor([[pad]*(width-len(r))+r for r in ids], device=device)
+    mask = torch.tensor([[0]*(width-len(r))+[1]*len(r) for r in ids], device=device)
+    return x, mask, _positions(mask)
+
+def _positions(mask): return (mask.cumsum(-1)-1).clamp(min=0)
 
 # %% ../../nbs/03_student/02_decoding.ipynb #26628b73
 class Decoder:
-    "Has a model go on from token ids"
+    "Has a model continue token ids"
     def __init__(self,
-        model,             # a causal language model, or a PEFT model around one
-        tokenizer,               # its tokenizer
+        model:torch.nn.Module, # a causal language model, or a PEFT model around one
+        tokenizer:'PreTrainedTokenizerBase',
         eos_token_id:list[int],    # token ids that end a free completion
         end:int|None=None, # the token that ends an option; None: the tokenizer's end token
     ):
@@ -48,29 +53,39 @@ class Decoder:
         self._knows = inspect.signature(plain.forward).parameters
         self.device = plain.device
 
+    def _run(self, x, mask, positions, keep, **more):
+        "The model's output, with scores of the last `keep` tokens at least"
+        self.forwards += len(x)
+        optional = dict(position_ids=positions, logits_to_keep=keep)
+        optional = {k:v for k,v in optional.items() if k in self._knows}
+        return self.model(input_ids=x, attention_mask=mask, **optional, **more)
+
 # %% ../../nbs/03_student/02_decoding.ipynb #6c97200a
 @patch
 def write(self:Decoder,
-    ids:list[list[int]], # n prompts
-    limit:int,           # new tokens, the end token included
-    noisy=None,          # from `sampler`; None: greedy
+    ids:list[list[int]],        # n prompts
+    limit:int,                  # new tokens, the end token included
+    noisy:Callable|None=None,   # from `sampler`; None: greedy
     until:re.Pattern|None=None, # an answer is complete where this is found, and ends there
-)->list[tuple[str,bool]]: # n of text and whether it is truncated
+)->list[tuple[str,bool]]:       # n of text and whether it is truncated
     "Free completions of one batch"
     x,mask,_ = left_pad(ids, self.tokenizer.pad_token_id, self.device)
-    how = {} if noisy is None else dict(logits_processor=[lambda _,scores: noisy(scores)])
-    if until: how['stopping_criteria'] = [self._complete(x.shape[1], until)]
-    out = self.model.generate(input_ids=x, attention_mask=mask, max_new_tokens=limit, do_sample=False, **how)[:, x.shape[1]:].tolist()
-    self.forwards += len(out)*len(out[0])
-    return [self._said(row, until) for row in out]
+    kwargs = {} if noisy is None else dict(logits_processor=[lambda _,scores: noisy(scores)])
+    if until: kwargs['stopping_criteria'] = [self._complete(x.shape[1], until)]
+    out = self.model.generate(input_ids=x, attention_mask=mask, max_new_tokens=limit, do_sample=False,
+                              **kwargs)
+    new = out[:, x.shape[1]:].tolist()
+    self.forwards += len(new)*len(new[0])
+    return [self._text(row, until) for row in new]
 
+# %% ../../nbs/03_student/02_decoding.ipynb #6c97200b
 @patch
-def _said(self:Decoder, row, until):
+def _text(self:Decoder, row, until):
     "The text of new token ids, and whether it is truncated"
     end = next((i for i,t in enumerate(row) if t in self.eos_token_id), None)
     text = self.tokenizer.decode(row[:end], clean_up_tokenization_spaces=False)
-    found = until and until.search(text)
-    return (text[:found.end()], False) if found else (text, end is None)
+    complete = until and until.search(text)
+    return (text[:complete.end()], False) if complete else (text, end is None)
 
 # %% ../../nbs/03_student/02_decoding.ipynb #a74e0fe3
 @patch
@@ -88,17 +103,17 @@ def sampler(
     temperature:float, # above 0; 1: the model's own distribution
     top_p:float=1.,    # the likeliest tokens that hold this share of the probability stay, above 0; 1: all
     device:str='cpu',  # where the scores are
-):                     # function of scores (n x tokens), and of the row numbers if only some rows are there
+)->Callable:           # function of scores (n x tokens), and of the row numbers if only some rows are there
     "Noisy scores: the largest of a row is drawn from their softmax"
-    own = [torch.Generator(device).manual_seed(s % 2**63) for s in seeds]
+    generators = [torch.Generator(device).manual_seed(s % 2**63) for s in seeds]
     def noisy(scores, rows=None):
         scores = scores.float()/temperature
         if top_p < 1:
             best,at = scores.sort(descending=True, stable=True)
             p = best.softmax(-1)
             scores = scores.scatter(-1, at, best.masked_fill(p.cumsum(-1)-p >= top_p, -math.inf))
-        noise = torch.empty_like(scores)
-        for row,g in zip(noise, own if rows is None else [own[r] for r in rows], strict=True): row.exponential_(generator=g)
+        noise,rows = torch.empty_like(scores), range(len(seeds)) if rows is None else rows
+        for row,r in zip(noise, rows, strict=True): row.exponential_(generator=generators[r])
         return scores-noise.log_()
     return noisy
 
@@ -106,46 +121,58 @@ def sampler(
 @patch
 def logits(self:Decoder,
     ids:list[list[int]], # n rows of token ids: prompts, or what comes after those in the cache
-    cache=None,          # keys and values of what was read before
-    seen=None,           # attention mask of what was read before, n x tokens
+    cache:object=None,   # keys and values of what was read before
+    seen:torch.Tensor|None=None, # attention mask of what was read before, n x tokens
     more:bool=False,     # will there be more after this?
-)->tuple:                # scores of the next token (n x vocabulary, on the CPU), the cache or None, the mask of all that was read
+)->tuple[torch.Tensor,object,torch.Tensor]: # scores of the next token (n x vocabulary, on a CPU), cache, mask
     "What may come next"
     x,mask,_ = left_pad(ids, self.tokenizer.pad_token_id, self.device)
     if cache is not None: mask = torch.cat([seen, mask], dim=1)
-    extra = dict(position_ids=(mask.cumsum(-1)-1).clamp(min=0)[:, -x.shape[1]:], logits_to_keep=1)
-    out = self.model(input_ids=x, attention_mask=mask, past_key_values=cache, use_cache=more, **{k:v for k,v in extra.items() if k in self._knows})
-    self.forwards += len(ids)
-    plain = all(type(l).__name__=='DynamicLayer' for l in getattr(out.past_key_values, 'layers', [None]))
-    return out.logits[:, -1].float().cpu(), out.past_key_values if more and plain else None, mask
+    out = self._run(x, mask, _positions(mask)[:, -x.shape[1]:], 1, past_key_values=cache, use_cache=more)
+    layers = getattr(out.past_key_values, 'layers', [None])
+    keep = more and all(type(l).__name__=='DynamicLayer' for l in layers)
+    return out.logits[:, -1].float().cpu(), out.past_key_values if keep else None, mask
 
 # %% ../../nbs/03_student/02_decoding.ipynb #4bd358e1
 @patch
 def choose(self:Decoder,
     ids:list[list[int]],          # n prompts
     options:list[tuple[str,...]], # the completions allowed for each
-    noisy=None,                   # from `sampler`, on the CPU; None: greedy
+    noisy:Callable|None=None,     # from `sampler`, on the CPU; None: greedy
 )->list[tuple[str,bool]]:         # n of text and False
     "Completions of one batch, each within its own options"
     known = {o: encode_completions(self.tokenizer, o, self.end) for o in set(options)}
-    tries,said = {o: trie(i) for o,i in known.items()}, {o: dict(zip(map(tuple, i), o)) for o,i in known.items()}
+    tries = {o: trie(i) for o,i in known.items()}
     paths,nodes = map(list, zip(*(forced(tries[o]) for o in options)))
     feed,cache,seen = [i+p for i,p in zip(ids, paths)],None,None
-    todo = [i for i,n in enumerate(nodes) if n]
-    while todo:
-        more = any(forced(n)[1] for i in todo for n in nodes[i].values())
-        logits,cache,seen = self.logits([feed[i] for i in todo], cache, seen, more)
-        for row,i in zip(logits, todo):
-            ways = sorted(nodes[i])
-            way = ways[int((row[ways] if noisy is None else noisy(row[None, ways], [i])).argmax())]
-            path,nodes[i] = forced(nodes[i][way])
-            feed[i] = [way]+path
-            paths[i] = paths[i]+feed[i]
-            if cache is None: feed[i] = ids[i]+paths[i]
-        stay = [k for k,i in enumerate(todo) if nodes[i]]
-        todo = [todo[k] for k in stay]
-        if cache is not None and todo: cache.batch_select_indices(torch.tensor(stay, device=self.device)); seen = seen[stay]
-    return [(said[o][tuple(p)], False) for o,p in zip(options, paths)]
+    rows = [i for i,n in enumerate(nodes) if n]
+    while rows:
+        more = any(forced(n)[1] for i in rows for n in nodes[i].values())
+        logits,cache,seen = self.logits([feed[i] for i in rows], cache, seen, more)
+        for scores,i in zip(logits, rows):
+            path,nodes[i] = _step(scores, nodes[i], i, noisy)
+            paths[i] = paths[i]+path
+            feed[i] = ids[i]+paths[i] if cache is None else path   # without a cache the prompt is read again
+        rows,cache,seen = self._still(rows, nodes, cache, seen)
+    return [(o[known[o].index(p)], False) for o,p in zip(options, paths)]
+
+# %% ../../nbs/03_student/02_decoding.ipynb #4bd358e2
+def _step(scores, node, row, noisy):
+    "The tokens up to the next choice, and its node"
+    ways = sorted(node)
+    scores = scores[ways] if noisy is None else noisy(scores[None, ways], [row])
+    way = ways[int(scores.argmax())]
+    path,node = forced(node[way])
+    return [way]+path,node
+
+@patch
+def _still(self:Decoder, rows, nodes, cache, seen):
+    "The rows that have a choice left, with their part of the cache"
+    stay = [k for k,i in enumerate(rows) if nodes[i]]
+    if cache is not None and stay:
+        cache.batch_select_indices(torch.tensor(stay, device=self.device))
+        seen = seen[stay]
+    return [rows[k] for k in stay],cache,seen
 
 # %% ../../nbs/03_student/02_decoding.ipynb #823bc6b6
 @patch
@@ -158,28 +185,8 @@ def likelihoods(self:Decoder,
     rows = [(i, c) for i,o in zip(ids, options) for c in known[o]]
     x,mask,positions = left_pad([i+c for i,c in rows], self.tokenizer.pad_token_id, self.device)
     longest = max(len(c) for _,c in rows)
-    extra = dict(position_ids=positions, logits_to_keep=longest+1)
-    logits = self.model(input_ids=x, attention_mask=mask, use_cache=False, **{k:v for k,v in extra.items() if k in self._knows}).logits
-    self.forwards += len(rows)
-    each = logits[:, -longest-1:-1].float().log_softmax(-1).gather(-1, x[:, -longest:, None])[..., 0].cpu()
+    out = self._run(x, mask, positions, longest+1, use_cache=False)
+    scores = out.logits[:, -longest-1:-1].float().log_softmax(-1)
+    each = scores.gather(-1, x[:, -longest:, None])[..., 0].cpu()
     sums = iter([float(p[-len(c):].sum()) for (_,c),p in zip(rows, each)])
     return [tuple(next(sums) for _ in known[o]) for o in options]
-
-# %% ../../nbs/03_student/02_decoding.ipynb #f8deef4e
-@patch
-def write_continuously(self:Decoder,
-    ids:list[list[int]], # n prompts
-    limit:int,           # new tokens, the end token included
-    until:re.Pattern|None=None, # an answer is complete where this is found; it is cut there, but not stopped
-    rows:int=16,         # on a CPU: answers under way at a time
-)->list[tuple[str,bool]]: # n of text and whether it is truncated
-    "Free completions of many prompts by continuous batching"
-    from transformers import ContinuousBatchingConfig,GenerationConfig
-    longest = max(map(len, ids))+limit
-    sizes = {} if self.device.type=='cuda' else dict(num_blocks=rows*math.ceil(longest/256)+rows, max_batch_tokens=max(512, longest), max_requests_per_batch=rows)
-    how = GenerationConfig(eos_token_id=self.eos_token_id, pad_token_id=self.tokenizer.pad_token_id, max_new_tokens=limit, do_sample=False)
-    found = self.model.generate_batch(inputs=ids, generation_config=how, continuous_batching_config=ContinuousBatchingConfig(**sizes), progress_bar=False)
-    said = [found[f'req_{i}'] for i in range(len(ids))]
-    if wrong := [s.error for s in said if s.error]: raise RuntimeError(f'continuous batching failed: {wrong[0]}')
-    self.forwards += sum(len(s.generated_tokens) for s in said)
-    return [self._said(s.generated_tokens, until) for s in said]

@@ -9,51 +9,58 @@ __all__ = ['mend_tokenizer', 'encode_prompts', 'encode_completions', 'cut_left',
 # %% ../../nbs/03_student/00_tokens.ipynb #26c25bdf
 import copy,re
 from functools import partial
+from typing import TYPE_CHECKING
 
 # %% ../../nbs/03_student/00_tokens.ipynb #20bb8661
+from jinja2 import TemplateError
+from tokenizers import AddedToken
 from ..core import DataError,StudentError
+if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 
 # %% ../../nbs/03_student/00_tokens.ipynb #297e2d49
 def mend_tokenizer(
-    tokenizer,          # a Hugging Face tokenizer
-    name:str='',  # whose it is, for the error
-    vocab_size:int|None=None, # tokens that the model knows
-)->str:           # what was done about padding; '' if nothing had to be
-    "Give `tok` a padding token if it has none; a `StudentError` if it has no end token"
+    tokenizer:'PreTrainedTokenizerBase', # gets a padding token if it has none
+    name:str='',                 # whose it is, for the error
+    vocab_size:int|None=None,    # tokens that the model knows
+)->str:                          # what was done about padding; '' if nothing had to be
+    "Give a tokenizer a padding token; a `StudentError` if it has no end token"
     special = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special]
     if tokenizer.eos_token_id is None:
-        raise StudentError(f"the tokenizer of {name} has no end-of-text token, so a student could not learn to stop; set "
-                           f"\"eos_token\" in its tokenizer_config.json (special tokens there: {', '.join(special) or 'none'})")
+        have = ', '.join(special) or 'none'
+        raise StudentError(f"the tokenizer of {name} has no end-of-text token, so a student could not learn "
+                           f"to stop; set eos_token in its tokenizer_config.json (special tokens: {have})")
     if tokenizer.pad_token_id is not None: return ''
     spare = [t for t in special if t not in (tokenizer.eos_token, tokenizer.bos_token)]
     unknown = [tokenizer.unk_token] if tokenizer.unk_token not in (None, tokenizer.eos_token) else []
-    found = [t for t in spare if 'pad' in t.lower()] + unknown + spare
-    if not found and vocab_size and len(tokenizer) < vocab_size: tokenizer.add_special_tokens(dict(pad_token='<pad>'))   # the model has room for it
-    else: tokenizer.pad_token = (found or [tokenizer.eos_token])[0]
+    usable,room = [t for t in spare if 'pad' in t.lower()] + unknown + spare, (vocab_size or 0) > len(tokenizer)
+    if room and not usable: tokenizer.add_special_tokens(dict(pad_token='<pad>'))
+    else: tokenizer.pad_token = (usable or [tokenizer.eos_token])[0]
     return f"no padding token: {tokenizer.pad_token!r} takes its place"
 
 # %% ../../nbs/03_student/00_tokens.ipynb #7b198165
 def _plain(tokenizer, texts):
-    "A function that breaks up the special tokens that a text spells out, and one that gives the ids of such texts"
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}.union(tokenizer.all_special_tokens)
-    special = sorted((t for t in special if len(t) > 1), key=len, reverse=True)
-    spelt = re.compile('|'.join(map(re.escape, special)) or '(?!)')
+    "Two functions: one breaks up the special tokens that a text spells out, one gives the ids of such texts"
+    added = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    special = added.union(tokenizer.all_special_tokens)
+    longest_first = sorted((re.escape(t) for t in special if len(t) > 1), key=len, reverse=True)
+    spelt = re.compile('|'.join(longest_first) or '(?!)')
     if not any(map(spelt.search, texts)): return str, partial(_ids, tokenizer, None)
-    from tokenizers import AddedToken
-    marked,mark = copy.deepcopy(tokenizer), next(c for c in map(chr, range(0xe000, 0xf900)) if not any(c in t for t in texts))
+    mark = next(c for c in map(chr, range(0xe000, 0xf900)) if not any(c in t for t in texts))
+    marked = copy.deepcopy(tokenizer)
     marked.add_tokens(AddedToken(mark, normalized=False))
     def broken(text):
-        while spelt.search(text): text = spelt.sub(lambda m: m[0][0]+mark+m[0][1:], text)  # a part may be special too
+        # parts may be special too
+        while spelt.search(text): text = spelt.sub(lambda m: m[0][0]+mark+m[0][1:], text)
         return text
     return broken, partial(_ids, marked, marked.convert_tokens_to_ids(mark))
 
-def _ids(tokenizer, mark, texts, **how):
+def _ids(tokenizer, mark, texts, **kwargs):
     "The token ids of texts, without the mark"
-    return [[i for i in ids if i!=mark] for ids in tokenizer(list(texts), verbose=False, **how)['input_ids']]
+    return [[i for i in ids if i!=mark] for ids in tokenizer(list(texts), verbose=False, **kwargs)['input_ids']]
 
 # %% ../../nbs/03_student/00_tokens.ipynb #ea5e16e0
 def encode_prompts(
-    tokenizer,               # the tokenizer
+    tokenizer:'PreTrainedTokenizerBase',
     prompts:list[str], # n prompts
 )->list[list[int]]:    # token ids, with the tokenizer's own start token but no end token
     "The token ids of prompts, as both training and answering use them"
@@ -65,20 +72,22 @@ def encode_prompts(
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return [ids or [start] for ids in out]
 
+# %% ../../nbs/03_student/00_tokens.ipynb #ea5e16e1
 def encode_completions(
-    tokenizer,                   # the tokenizer
+    tokenizer:'PreTrainedTokenizerBase',
     completions:list[str], # n completions
     turn:int|None=None,    # for chats: the token that ends a turn, see `end_of_turn`; None: plain text
 )->list[list[int]]:        # token ids, the end token last
     "The token ids of completions, the end token included"
     if not completions: return []
+    if turn is not None: completions = [c.lstrip() for c in completions]   # a template sets its own space
     broken,encode = _plain(tokenizer, completions)
-    if turn is None: return [ids+[tokenizer.eos_token_id] for ids in encode(map(broken, completions), add_special_tokens=False)]
-    return [ids+[turn] for ids in encode([broken(c.lstrip()) for c in completions], add_special_tokens=False)]  # a template sets its own space
+    end = tokenizer.eos_token_id if turn is None else turn
+    return [ids+[end] for ids in encode(map(broken, completions), add_special_tokens=False)]
 
 # %% ../../nbs/03_student/00_tokens.ipynb #4a2f418a
 def cut_left(
-    tokenizer,           # the tokenizer
+    tokenizer:'PreTrainedTokenizerBase',
     ids:list[int], # of a prompt
     room:int,      # tokens it may have, at least 1
 )->list[int]:      # at most `room` ids
@@ -90,71 +99,92 @@ def cut_left(
 # %% ../../nbs/03_student/00_tokens.ipynb #334f9958
 def _render(tokenizer, chat):
     "A chat as its template writes it, up to where the answer begins"
-    from jinja2 import TemplateError
-    try: return tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, enable_thinking=False)  # where a template knows the switch
+    kwargs = dict(add_generation_prompt=True, enable_thinking=False)   # for templates that know the switch
+    try: return tokenizer.apply_chat_template(chat, tokenize=False, **kwargs)
     except TemplateError as e:
         roles = [m['role'] for m in chat]
-        if roles[:2]!=['system','user']: raise StudentError(f"the chat template refuses messages of {', '.join(roles)}: {e}") from e
-        return _render(tokenizer, [chat[1] | dict(content=f"{chat[0]['content']}\n\n{chat[1]['content']}"), *chat[2:]])
+        if roles[:2]!=['system','user']:
+            raise StudentError(f"the chat template refuses messages of {', '.join(roles)}: {e}") from e
+        system,first,*rest = chat
+        return _render(tokenizer, [first | dict(content=f"{system['content']}\n\n{first['content']}"), *rest])
 
 # %% ../../nbs/03_student/00_tokens.ipynb #8f958b99
+def _is_message(m):
+    if not (isinstance(m, dict) and {'role','content'} <= set(m)): return False
+    return all(isinstance(v, str) for v in m.values())
+
 def encode_chats(
-    tokenizer,                     # the tokenizer
-    chats:list[list[dict]],  # n chats: messages with `role` and `content`, the last one the user's
-)->list[list[int]]:          # token ids, up to where the answer begins
+    tokenizer:'PreTrainedTokenizerBase',
+    chats:list[list[dict[str,str]]], # n chats: messages with `role` and `content`, the last one the user's
+)->list[list[int]]:                  # token ids, up to where the answer begins
     "The token ids of chats in the tokenizer's own template"
     if not chats: return []
-    if not tokenizer.chat_template: raise StudentError("the student's tokenizer has no chat template; take a chat model (its name often ends in -Instruct), or give prompts as strings")
+    if not tokenizer.chat_template:
+        raise StudentError("the student's tokenizer has no chat template; take a chat model (its name often "
+                           "ends in -Instruct), or give prompts as strings")
     for i,c in enumerate(chats):
-        if not (isinstance(c, (list,tuple)) and c and all(isinstance(m, dict) and {'role','content'} <= set(m) and
-                all(isinstance(v, str) for v in m.values()) for m in c)):
-            raise DataError(f"chat {i}: a list of messages such as {{'role': 'user', 'content': 'Hello'}} is needed, not {c!r:.200}")
-    broken,encode = _plain(tokenizer, [v for c in chats for m in c for v in m.values()])
-    return encode([_render(tokenizer, [{k:broken(v) for k,v in m.items()} for m in c]) for c in chats], add_special_tokens=False)
+        if isinstance(c, (list,tuple)) and c and all(map(_is_message, c)): continue
+        raise DataError(f"chat {i}: a list of messages such as {{'role': 'user', 'content': 'Hello'}} is "
+                        f"needed, not {c!r:.200}")
+    messages = [m for c in chats for m in c]
+    broken,encode = _plain(tokenizer, [v for m in messages for v in m.values()])
+    texts = [_render(tokenizer, [{k:broken(v) for k,v in m.items()} for m in c]) for c in chats]
+    return encode(texts, add_special_tokens=False)
 
 # %% ../../nbs/03_student/00_tokens.ipynb #0de984dd
 def end_of_turn(
-    tokenizer,       # the tokenizer
+    tokenizer:'PreTrainedTokenizerBase',
 )->int|None:   # a token id; None: there is no template, or it ends a turn without a special token
     "The special token that ends an answer in the tokenizer's chat template"
-    from jinja2 import TemplateError
     if not tokenizer.chat_template: return None
-    try: said = tokenizer.apply_chat_template([dict(role='user', content='QUESTION'), dict(role='assistant', content='ANSWER')], tokenize=False)
+    chat = [dict(role='user', content='QUESTION'), dict(role='assistant', content='ANSWER')]
+    try: text = tokenizer.apply_chat_template(chat, tokenize=False)
     except TemplateError: return None  # it knows no answers
     special = {i for i,t in tokenizer.added_tokens_decoder.items() if t.special}.union(tokenizer.all_special_ids)
-    return next((i for i in tokenizer(said.rpartition('ANSWER')[2], add_special_tokens=False)['input_ids'] if i in special), None)
+    after = tokenizer(text.rpartition('ANSWER')[2], add_special_tokens=False)['input_ids']
+    return next((i for i in after if i in special), None)
 
+# %% ../../nbs/03_student/00_tokens.ipynb #0de984de
 def read_prompts(
-    tokenizer,                                # the tokenizer
-    prompts:list[str]|list[list[dict]], # n prompts: all strings, or all chats
-    turn:int|None=None,                 # for chat models: strings are a user's message; None: plain text
-)->list[list[int]]:                     # token ids, up to where the answer begins
+    tokenizer:'PreTrainedTokenizerBase',
+    prompts:list[str]|list[list[dict[str,str]]], # n prompts: all strings, or all chats
+    turn:int|None=None,                          # for chat models: strings are a user's message
+)->list[list[int]]:                              # token ids, up to where the answer begins
     "The token ids of prompts"
     strings = sum(isinstance(p, str) for p in prompts)
-    if 0 < strings < len(prompts): raise DataError("some prompts are strings and some are chats; ask them in two calls")
+    if 0 < strings < len(prompts):
+        raise DataError("some prompts are strings and some are chats; ask them in two calls")
     if strings and turn is None: return encode_prompts(tokenizer, prompts)
     return encode_chats(tokenizer, [[dict(role='user', content=p)] for p in prompts] if strings else prompts)
 
 # %% ../../nbs/03_student/00_tokens.ipynb #56048c91
+def _check_rows(rows, names):
+    "A `DataError` for what is not a pair of strings"
+    if len(names)!=len(rows):
+        raise DataError(f"{len(rows)} training rows but {len(names)} names; give one name for each row")
+    for name,row in zip(names, rows):
+        if len(row)==2 and all(isinstance(s, str) for s in row): continue
+        raise DataError(f"training row {name}: a pair of strings (prompt, completion) is needed, not "
+                        f"{row!r:.200}")
+
+# %% ../../nbs/03_student/00_tokens.ipynb #56048c92
 def training_rows(
-    tokenizer,                         # the tokenizer
+    tokenizer:'PreTrainedTokenizerBase',
     rows:list[tuple[str,str]],   # n (prompt, completion) pairs
     max_length:int,              # tokens a row may have, end token included
     names:list[str]|None=None,   # n row ids, for errors; None: the rows' numbers
     turn:int|None=None,          # for chat models: the token that ends a turn; None: plain text
-)->tuple[list[dict],int]:        # n dicts of `input_ids` and `labels`; how many prompts were cut on the left
+)->tuple[list[dict[str,list[int]]],int]: # n rows of `input_ids` and `labels`; how many prompts were cut
     "Tokenised rows whose loss is on the completion and its end token"
-    names = range(len(rows)) if names is None else names
-    if len(names)!=len(rows): raise DataError(f"{len(rows)} training rows but {len(names)} names; give one name for each row")
-    for i,row in zip(names, rows):
-        if len(row)!=2 or not all(isinstance(s, str) for s in row):
-            raise DataError(f"training row {i}: a pair of strings (prompt, completion) is needed, not {row!r:.200}")
-    out,cut = [],0
-    prompts,completions = read_prompts(tokenizer, [p for p,_ in rows], turn), encode_completions(tokenizer, [c for _,c in rows], turn)
-    for i,(prompt,_),p,c in zip(names, rows, prompts, completions):
+    names,out,cut = range(len(rows)) if names is None else names,[],0
+    _check_rows(rows, names)
+    prompts = read_prompts(tokenizer, [p for p,_ in rows], turn)
+    for name,(text,_),p,c in zip(names, rows, prompts, encode_completions(tokenizer, [c for _,c in rows], turn)):
         room = max_length-len(c)
-        if room < 1: raise DataError(f"training row {i} ({prompt!r:.60}): its completion has {len(c)} tokens with the end token, "
-            f"and max_length is {max_length}; give the student a larger max_length or leave the row out")
+        if room < 1:
+            raise DataError(f"training row {name} ({text!r:.60}): its completion has {len(c)} tokens with "
+                            f"its end token, and max_length is {max_length}; give the student more, or leave "
+                            "the row out")
         cut += len(p) > room
         p = cut_left(tokenizer, p, room)
         out.append(dict(input_ids=p+c, labels=[-100]*len(p)+c))
@@ -163,7 +193,7 @@ def training_rows(
 # %% ../../nbs/03_student/00_tokens.ipynb #34b84bde
 def trie(
     options:list[list[int]], # token ids of each option, end token included
-)->dict:                     # nested: token id -> what may follow
+)->dict[int,dict]:          # nested: token id -> what may follow
     "The tree of all beginnings of `options`"
     root = {}
     for ids in options:
@@ -172,9 +202,9 @@ def trie(
     return root
 
 def forced(
-    node:dict,      # a node of a trie
-)->tuple[list,dict]: # the only way on from there, and the node where there is a choice again, or an end
-    "Go on while there is one way to go"
+    node:dict[int,dict],           # a node of a trie
+)->tuple[list[int],dict[int,dict]]: # the only way on, and the node where there is a choice, or an end
+    "Follow a trie while there is one way to go"
     path = []
     while len(node)==1:
         (t,node), = node.items()

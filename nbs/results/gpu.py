@@ -19,7 +19,7 @@ SHAPES = {
     'tiny': ('llama', dict(vocab_size=512, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)),
 }
 WAYS = ('plain', 'ours', 'ours, liger', 'unsloth')
-ANSWERS = ('unsorted, 64 at a time', 'ours', 'ours, continuous')
+ANSWERS = ('unsorted, 64 at a time', 'ours')
 
 
 def make_base(shape, folder, device):
@@ -81,7 +81,7 @@ def train_ours(base, device, length, batch, steps, use_liger_kernel):
     with quiet(), own_rng(0):
         s._fresh_adapter()
         s._fit(rows_of(batch*steps, length), steps, 0, clock)
-    return clock, dict(attention='flash' if s.flash else 'sdpa', activation_checkpointing=s.activation_checkpointing)
+    return clock, dict(attention=s.attn_implementation or 'sdpa', activation_checkpointing=s.activation_checkpointing)
 
 
 def callback(clock):
@@ -137,7 +137,7 @@ def measure_answers(base, device, way, n=256, new=64):
     from llm2llm.student.models import quiet
     r = random.Random(0)
     prompts = [''.join(r.choice('abcdefgh ') for _ in range(r.randint(20, 300))) for _ in range(n)]
-    s = student(base, device, 300+new+8, 1, continuous=way=='ours, continuous')
+    s = student(base, device, 300+new+8, 1)
     s.load_base()
     s.ends = [s.tokenizer.convert_tokens_to_ids('<pad>')]
     s.model.generation_config.eos_token_id = s.ends
