@@ -425,7 +425,7 @@ def test_an_installed_packages_model_has_a_short_name(base, tmp_path, monkeypatc
     (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
     (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.models]\nshort = mine:folder\n')
     monkeypatch.syspath_prepend(tmp_path)
-    assert Student('short').settings() == Student(base).settings() and Student('short').settings()['base'] == 'tiny'
+    assert Student('short').settings() == Student(base).settings() and Student('short').settings()['model_name_or_path'] == 'tiny'
     assert read_config('short').hidden_size == 64
     with pytest.raises(StudentError, match='no model folder longer'): Student('longer')
 

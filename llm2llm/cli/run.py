@@ -7,7 +7,7 @@ __all__ = ['Words', 'plugins', 'task_owner', 'default_teacher', 'run_options', '
            'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task', 'make_teacher', 'make_student',
            'make_run', 'as_flags']
 
-# %% ../../nbs/09_cli/01_run.ipynb #7f664941
+# %% ../../nbs/09_cli/01_run.ipynb #6fb2e8e7
 import inspect,os,re,sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -17,7 +17,7 @@ from ..core import SettingError, check_int, unknown
 from ..loop.config import LoopConfig
 from ..report.run import LLM2LLM
 from ..loop.rules import rules
-from ..student.student import Student as StudentConfig
+from ..student.config import StudentConfig
 from ..tasks.published import load_task
 from ..tasks.task import TASKS, Task
 from ..teachers.kinds import teacher_kind, teacher_kinds
@@ -58,7 +58,7 @@ def default_teacher(
     raise SettingError("who writes the new rows? --teacher api --teacher.model MODEL (with --teacher.base_url your own server), "
                        "local, eda (words of the questions are changed), replay or pool; --teacher none is plain fine-tuning")
 
-# %% ../../nbs/09_cli/01_run.ipynb #23488712
+# %% ../../nbs/09_cli/01_run.ipynb #22a2ffd2
 def run_options(
     output_dir:str|None=None, # the run's folder; the same command on it resumes (default: runs/TASK)
     threads:int|None=None,    # torch threads (default: 1 for the student mini, else what the machine has)
@@ -75,7 +75,7 @@ def part_settings(
     if task:
         owner = task_owner(task)
         out |= settings_of(owner, 'task', (_first(owner),) if owner in (load_task, Task.from_files) else ())
-    out |= settings_of(StudentConfig, 'student', ('model_name_or_path',))
+    out |= settings_of(StudentConfig, 'student')
     owner = teacher_kind(kind or default_teacher(words))
     if owner: out |= settings_of(owner, 'teacher')
     return out

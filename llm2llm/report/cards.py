@@ -82,9 +82,9 @@ _STUDENT = ('quantization', 'learning_rate', 'batch_size', 'max_length', 'dtype'
 
 def _student_words(s):
     "The flags of a student; a base that was a folder is in capitals"
-    if s['base']=='mini_base': base = dict(student='mini')
-    elif '/' in s['base']: base = dict(student=s['base'], revision=s['base_digest'])
-    else: base = dict(student=f"FOLDER_OF/{s['base']}")
+    if s['model_name_or_path']=='mini_base': base = dict(student='mini')
+    elif '/' in s['model_name_or_path']: base = dict(student=s['model_name_or_path'], revision=s['base_digest'])
+    else: base = dict(student=f"FOLDER_OF/{s['model_name_or_path']}")
     length = dict(max_steps=s['steps']) if s.get('steps') else dict(num_train_epochs=s['epochs'])
     return base | dict(lora_r=s['lora_r'] or 0) | {k: s.get(k) for k in _STUDENT} | length
 
@@ -150,7 +150,7 @@ def _card(cls, record, data, scores, **facts):
     "A card of Hugging Face's"
     scores = {s: accuracy(scores[s]) for s in _SPLITS if s in scores and scores[s].n}
     template = files('llm2llm')/'templates'/'card.md'
-    task_kind,base = kind_of(record.task['kind']),mark(record.student['base'])
+    task_kind,base = kind_of(record.task['kind']),mark(record.student['model_name_or_path'])
     card = cls.from_template(data, template_path=template, scores=scores, mark=mark, repr=repr, base=base,
                              task_kind=task_kind,
                              **_facts(record), **facts)
@@ -223,7 +223,7 @@ def base_on_hub(
     base:str|None,     # name on the Hub, where the run was given a folder
 )->str|None:           # None if nobody has said
     "The name by which others find the base"
-    return base or (record.student['base'] if '/' in record.student['base'] else None)
+    return base or (record.student['model_name_or_path'] if '/' in record.student['model_name_or_path'] else None)
 
 def _scores_of(record, kind, said):
     "The scores of what is shared, and a sentence about whose they are"

@@ -64,11 +64,11 @@ def _picked(folder, r):
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _base(had, base):
     "Where the base of a run's student is: a folder, or a name on the Hub"
-    if base is None and '/' not in had['base']:
-        raise SettingError(f"the student's base was a folder named {had['base']!r}, and the run has no record of "
+    if base is None and '/' not in had['model_name_or_path']:
+        raise SettingError(f"the student's base was a folder named {had['model_name_or_path']!r}, and the run has no record of "
                            "where it is; give it: base=FOLDER (--student FOLDER)")
-    folder = Path(base or had['base']).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base or had['base'])
+    folder = Path(base or had['model_name_or_path']).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(base or had['model_name_or_path'])
 
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
@@ -76,11 +76,11 @@ def _student(record, source, base, dtype, quantization=None, device='cpu'):
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
     place = _base(had, base)
-    revision = had['base_digest'] if place==had['base'] else None
+    revision = had['base_digest'] if place==had['model_name_or_path'] else None
     student = Student(place, revision=revision, quantization=quantization, **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
         raise StudentError(f"{place} is not the base of this run: its digest is {its}, and the run's base "
-                           f"{had['base']} had {had['base_digest']}; give the one that the run was given")
+                           f"{had['model_name_or_path']} had {had['base_digest']}; give the one that the run was given")
     return student
 
 # %% ../../nbs/06_report/06_export.ipynb #29bfec41

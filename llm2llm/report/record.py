@@ -103,7 +103,7 @@ def finished_run(
     if not record.final:
         raise RunError(f"{folder}: the run is not finished; resume it with the command that started it")
     if record.settings.get('shots') is not None:
-        raise SettingError(f"{folder}: this run asked its base {record.student['base']} as it is, "
+        raise SettingError(f"{folder}: this run asked its base {record.student['model_name_or_path']} as it is, "
                            "so it has neither training rows nor a student of its own")
     return record
 
@@ -201,7 +201,7 @@ def who(
     record:RunRecord,    # from `read_run`
 )->dict[str,object]:     # task, student, teacher, method, random seed, and how many rows
     "What a run is, in a few pairs"
-    name = lambda part: part.get('name') or part.get('base') or 'none'
+    name = lambda part: part.get('name') or part.get('model_name_or_path') or 'none'
     rows = {f'{k} rows': record.task[k] for k in ('seed','dev','test','pool') if record.task.get(k)}
     return {'task':name(record.task), 'student':name(record.student), 'teacher':name(record.teacher),
             'method':method(record), 'random seed':record.seed, **rows}

@@ -174,7 +174,7 @@ def _contents(record, repo, kind, head, without_seed, exported, base):
     card = model_card(record.path, repo, kind, **head, exported=exported, base=base)
     said,source = exported_part(record, kind, exported)
     had,on = record.student,base_on_hub(record, base)
-    name = dict(base_model_name_or_path=on or had['base'], revision=had['base_digest'] if on==had['base'] else None)
+    name = dict(base_model_name_or_path=on or had['model_name_or_path'], revision=had['base_digest'] if on==had['model_name_or_path'] else None)
     return card, said.content[kind], lambda p: _fill_model(p, source, card, name)
 
 # %% ../../nbs/06_report/07_share.ipynb #ed91d72b

@@ -41,7 +41,7 @@ def check_weights(
     check_one_of('dtype', dtype, (None,'float32','bfloat16','float16'))
     if lora_r is not None: check_int('lora_r', lora_r, 0, '0 trains all weights')
     if lora_r==0 and quantization:
-        raise SettingError(f"weights in {quantization} cannot be trained; give lora_r=16, or leave quantize out")
+        raise SettingError(f"weights in {quantization} cannot be trained; give lora_r=16, or leave quantization out")
     if lora_r==0 and dtype=='float16':
         raise SettingError("float16 weights cannot be trained; give dtype='float32', or lora_r=16")
 
@@ -54,7 +54,7 @@ def check_batches(
     check_int('batch_size', batch_size, 1)
     if per_device_train_batch_size is None: return
     if batch_size % check_int('per_device_train_batch_size', per_device_train_batch_size, 1):
-        raise SettingError(f"batch_size {batch_size} must be a multiple of micro_batch {per_device_train_batch_size}")
+        raise SettingError(f"batch_size {batch_size} must be a multiple of per_device_train_batch_size {per_device_train_batch_size}")
 
 # %% ../../nbs/03_student/05a_settings.ipynb #9ea74ceb
 def default_lora(
@@ -137,22 +137,22 @@ def find_liger(
     "Whether Liger's kernels are used"
     able = device=='cuda' and bool(find_spec('liger_kernel'))
     if not wanted or able: return able if wanted is None else wanted
-    raise SettingError(f"liger needs a GPU of NVIDIA and the package liger_kernel; the device is {device}; "
+    raise SettingError(f"use_liger_kernel needs a GPU of NVIDIA and the package liger_kernel; the device is {device}; "
                        "leave it out")
 
 # %% ../../nbs/03_student/05a_settings.ipynb #00c747ac
 def _by_field(reasons): return {field: why for why,its in reasons.items() for field in its.split()}
 
 NOT_TRAINING_ARGS = _by_field({  # why a field of SFTConfig is not open: the fields, as patterns
-    'give lr': 'learning_rate',
-    'give epochs or steps': 'num_train_epochs max_steps',
-    'give batch_size, micro_batch or eval_batch_size':
+    'give learning_rate': 'learning_rate',
+    'give num_train_epochs or max_steps': 'num_train_epochs max_steps',
+    'give batch_size, per_device_train_batch_size or per_device_eval_batch_size':
         'per_device_* gradient_accumulation_steps auto_find_batch_size',
     'give max_length': 'max_length truncation_mode',
     'give dtype or device': 'bf16* fp16* use_cpu model_init_kwargs trust_remote_code',
-    'give checkpointing': '*_checkpointing enable_jit_checkpoint',
+    'give activation_checkpointing': '*_checkpointing enable_jit_checkpoint',
     'give attn_implementation': 'padding_free',
-    'give liger': 'use_liger_kernel',
+    'give use_liger_kernel': 'use_liger_kernel',
     'give report_to': 'report_to run_name project trackio_*',
     'the seed is an argument of train': 'seed data_seed',
     'the loss is on the completion, and its end is learnt':
@@ -167,7 +167,7 @@ NOT_TRAINING_ARGS = _by_field({  # why a field of SFTConfig is not open: the fie
 
 # %% ../../nbs/03_student/05a_settings.ipynb #00c747ad
 NOT_LORA_CONFIG = _by_field({  # the same of LoraConfig
-    'give lora': 'r', 'give lora_alpha': 'lora_alpha', 'give lora_dropout': 'lora_dropout',
+    'give lora_r': 'r', 'give lora_alpha': 'lora_alpha', 'give lora_dropout': 'lora_dropout',
     'give lora_target_modules': 'target_modules',
     'a student is a causal language model with an adapter of LoRA': 'task_type peft_type auto_mapping',
     'the student writes what its base is':

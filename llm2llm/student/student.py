@@ -11,11 +11,14 @@ from pathlib import Path
 
 # %% ../../nbs/03_student/06_student.ipynb #a76b2e99
 import torch
-from fastcore.basics import attrdict,patch,store_attr
+from dataclasses import fields
+from fastcore.basics import attrdict,patch
+from fastcore.meta import delegates
 from ..core import DataError,SettingError,StudentError,check_one_of,check_int,progress
 from ..store.folder import check_target
 from . import distributed as ranks
 from .answering import Answering
+from .config import StudentConfig,student_config
 from .memory import tidy,used_memory
 from .models import disk_errors,load_adapter,load_model,own_rng,quiet,write_model
 from .models import base_digest,end_tokens,generation,line,place,read_config,read_tokenizer
@@ -27,34 +30,16 @@ from .tokens import encode_completions,end_of_turn,training_rows
 # %% ../../nbs/03_student/06_student.ipynb #75bc5eb6
 class Student(Answering):
     "A language model that learns from prompt-completion rows and answers prompts"
+    @delegates(StudentConfig)
     def __init__(self,
-        base:str|Path,              # model folder, or name of a model: on the Hub, or in an installed package
-        quantization:str|None=None,     # the base in fewer bits: 'nf4' (4, as in QLoRA) or 'int8'; None: as it is
-        lora_r:int|None=None,         # rank of the adapter; 0: train all weights; None: see `default_lora`
-        lora_alpha:int|None=None,   # scale of the adapter, as PEFT has it; None: twice the rank
-        lora_dropout:float=0.,      # share of the adapter's inputs that is dropped in training, 0 to below 1
-        lora_target_modules:str|list[str]='all-linear', # layers that get an adapter, as PEFT has it
-        learning_rate:float|None=None,         # learning rate; None: see `default_learning_rate`
-        num_train_epochs:float|None=None,     # passes over the rows; None: by their number, see `default_epochs`
-        max_steps:int|None=None,        # optimiser steps, instead of epochs
-        batch_size:int=8,           # rows per optimiser step
-        per_device_train_batch_size:int|None=None,  # rows per forward pass, where `batch_size` does not fit the memory
-        max_length:int|None=None,   # tokens of prompt and completion; None: 1024, or what the base can do
-        per_device_eval_batch_size:int|None=None, # prompts answered at a time; None: what fits the free memory
-        dtype:str|None=None,        # 'float32', 'bfloat16' or 'float16'; None: by device
-        device:str|None=None,       # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
-        revision:str|None=None,     # branch, tag or commit of a base on the Hub
-        chat:bool|None=None,        # teach and ask in the turns of a chat; None: if the base is a chat model
-        activation_checkpointing:bool|None=None, # recompute activations instead of keeping them; None: on a GPU
-        attn_implementation:str|None=None, # 'flash_attention_2', 'sdpa', 'eager'; None: the first if it can
-        use_liger_kernel:bool|None=None,       # Liger's kernels; None: where they are installed
-        report_to:str|None=None,    # experiment trackers, with commas: 'trackio', 'wandb', 'tensorboard'
-        training_args:dict[str,object]|None=None, # other fields of TRL's `SFTConfig`, such as weight_decay
-        lora_config:dict[str,object]|None=None,   # other fields of PEFT's `LoraConfig`, such as use_rslora
+        model_name_or_path:str|Path, # model folder, or name of a model: on the Hub, or in an installed package
+        **kwargs,                    # settings of `StudentConfig`
     ):
-        store_attr()
+        asked = student_config(**kwargs)
+        for f in fields(asked): setattr(self, f.name, getattr(asked, f.name))
         self._check()
-        self.model_name_or_path,self.device,self.per_device_train_batch_size = place(base),find_device(device),per_device_train_batch_size or batch_size
+        self.model_name_or_path,self.device = place(model_name_or_path),find_device(self.device)
+        self.per_device_train_batch_size = self.per_device_train_batch_size or self.batch_size
         self.model,self.last,self.trained,self.loaded_from,self.max_new_tokens = None,{},0,None,None
         self._saved,self._digest = set(),None   # folders that `save` has written
         self._read_base()
@@ -132,7 +117,7 @@ def settings(self:Student
                       'num_train_epochs', 'max_steps', 'batch_size', 'max_length', 'dtype', 'device')
     where_given = attrdict(self, 'chat', 'attn_implementation', 'use_liger_kernel', 'training_args', 'lora_config')
     name = Path(self.model_name_or_path).name if os.path.isdir(self.model_name_or_path) else self.model_name_or_path
-    return dict(base=name, base_digest=self._digest, **always, **{k:v for k,v in where_given.items() if v})
+    return dict(model_name_or_path=name, base_digest=self._digest, **always, **{k:v for k,v in where_given.items() if v})
 
 # %% ../../nbs/03_student/06_student.ipynb #5fb02f29
 @patch
