@@ -74,12 +74,12 @@ def drawing(
 
 # %% ../../nbs/03_student/07_answering.ipynb #e7c06386
 def stop_pattern(
-    until:str|None, # a regular expression: a free completion ends where it is found
+    stop_regex:str|None, # a regular expression: a free completion ends where it is found
 )->re.Pattern|None:
-    "`until`, compiled"
-    try: return until and re.compile(until)
+    "The pattern, compiled"
+    try: return stop_regex and re.compile(stop_regex)
     except (re.error, TypeError) as e:
-        raise SettingError(f"until must be a regular expression, not {until!r}: {e}") from e
+        raise SettingError(f"stop_regex must be a regular expression, not {stop_regex!r}: {e}") from e
 
 # %% ../../nbs/03_student/07_answering.ipynb #697d1787
 class Answering:
@@ -101,7 +101,7 @@ def _batched(self:Answering, asked, run, tokens):
         except torch.OutOfMemoryError as e:
             if len(batch)==1:
                 raise StudentError("the GPU's memory is too small for one prompt; give the student "
-                                   "quantize='nf4' or a smaller max_length") from e
+                                   "quantization='nf4' or a smaller max_length") from e
         if results is None:  # outside the except block, which holds the tensors of the failed batch
             size = (len(batch)+1)//2
             if self.per_device_eval_batch_size: self.per_device_eval_batch_size = size
@@ -153,19 +153,19 @@ def _longest(asked): return max((q.tokens for q in asked), default=0)
 # %% ../../nbs/03_student/07_answering.ipynb #93708fb7
 @patch
 @ranks.together
-def answer(self:Answering,
+def generate(self:Answering,
     prompts:list[str]|list[list[dict[str,str]]], # n prompts, or n chats: messages with `role` and `content`
     options:list[tuple[str,...]]|None=None, # the completions allowed for each, () for any; None: any for all
     max_new_tokens:int|None=None,           # of a free completion, with its end; None: as trained on, or 256
     label:str='answers',                    # shown beside the progress bar
-    each:Callable|None=None,                # told the number of a prompt and its completion, after each batch
+    on_completion:Callable|None=None,       # told the number of a prompt and its completion, after each batch
     temperature:float=0.,                   # 0: greedy; above: drawn
     top_p:float=1.,                         # the share of the probability that is drawn from, above 0
     seeds:list[int]|None=None,              # n, where the random numbers of each prompt start; to draw
-    until:str|None=None,                    # a regular expression: a free completion ends where it is found
+    stop_regex:str|None=None,               # a regular expression: a free completion ends where it is found
 )->list[Completion]:                        # n completions in the order of the prompts
     "Completions of `prompts`, greedy or drawn"
-    start,limit,stop = time.perf_counter(),self._limit(max_new_tokens),stop_pattern(until)
+    start,limit,stop = time.perf_counter(),self._limit(max_new_tokens),stop_pattern(stop_regex)
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def completions(batch, results): return [Completion(*r, q.cut) for q,r in zip(batch, results)]
@@ -174,7 +174,7 @@ def answer(self:Answering,
         return completions(batch, decoder.write(ids, limit, noise(batch, self.device), stop))
     def choose(batch): return completions(batch, decoder.choose(*_columns(batch), noise(batch, 'cpu')))
     free,closed = [q for q in asked if not q.options],[q for q in asked if q.options]
-    out = self._collect([(write, free, _longest(free)), (choose, closed, _longest(closed))], label, each)
+    out = self._collect([(write, free, _longest(free)), (choose, closed, _longest(closed))], label, on_completion)
     counts = dict(truncated=sum(c.truncated for c in out), cut=sum(c.prompt_truncated for c in out))
     forwards,seconds = sum(ranks.gather(decoder.forwards, self)),round(time.perf_counter()-start, 3)
     self.last = dict(rows=len(prompts), forwards=forwards, **counts, seconds=seconds)
@@ -183,7 +183,7 @@ def answer(self:Answering,
 # %% ../../nbs/03_student/07_answering.ipynb #d322807d
 @patch
 @ranks.together
-def likelihoods(self:Answering,
+def score_options(self:Answering,
     prompts:list[str]|list[list[dict[str,str]]], # n prompts, or n chats
     options:list[tuple[str,...]],       # the completions to judge for each prompt
     label:str='likelihoods',            # shown beside the progress bar
