@@ -88,7 +88,7 @@ def test_same_question_with_two_answers(tmp_path):
     with pytest.raises(DataError, match="seed.jsonl:11: .*'sentence  3'.*'glad', but 'sentence 3' at .*seed.jsonl:4 has 'sad'; keep one"): Task.from_files(seed)
 
 def test_nearly_the_same_question_with_two_answers(tmp_path):
-    "Case and punctuation can make another question of it (C and C#), so both rows stay, and a note names them"
+    "Case and punctuation can make another question of it (net and .NET), so both rows stay, and a note names them"
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('q 0', 'glad'), row('Q 0.', 'sad'), row('q 1', 'sad'), row('Q 1', 'sad'))
     task = Task.from_files(seed)
     note, = [n for n in task.notes if 'two answers' in n]

@@ -66,7 +66,7 @@ _amount = r'-?[$£€]?-?(?>\d[\d,]*(?:\.\d+)?|\.\d+)(?:[ ]?%)?'
 _sign = r'[ \t]*(?:[-+*/×÷−–]|(?<=[\s\d)%])[xX](?=[\s\d($.]))[ \t]*'
 _term = rf'[(\[]*{_amount}[)\]]*'
 _side = rf'{_term}(?:{_sign}{_term})*'
-_chain = re.compile(rf'(?<![\w.,:()[\]%$£€+*/×÷−–-]){_side}(?:[ \t]*=[ \t]*{_side})+')
+_chain = re.compile(rf'(?<![\w.,:()[\]%$£€+*/×÷−–-]){_side}(?:[ \t]*=[ \t]*{_side})*')
 _calculates = re.compile(rf'(?<=[\d.)\]%]){_sign}')
 
 # %% ../../nbs/02_tasks/00_arithmetic.ipynb #e06e29ad

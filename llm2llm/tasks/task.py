@@ -206,7 +206,7 @@ def from_files(cls:Task,
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
-    asked = kind and kind_of(kind)
+    asked = None if kind is None else kind_of(kind)
     if asked and asked.choices and not choices:
         raise SettingError(f"kind={asked.name!r} needs the choices of each row: "
                            "choices=COLUMN (--task.choices COLUMN)")
