@@ -14,8 +14,8 @@ from ..loop.loop import LLM2LLM,OFFICIAL,score as counts
 from .report import _json,read_run
 from ..tables import points
 from ..store.folder import check_target,content_digest,read_jsonl,whole,write_json
-from ..student.models import generation
-from ..student.student import Student,disk_errors,quiet
+from ..student.models import disk_errors,generation,quiet
+from ..student.student import Student
 from ..tasks.task import Task
 
 # %% ../../nbs/06_report/06_export.ipynb #99278629
