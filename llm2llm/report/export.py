@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict,dataclass,replace
 from pathlib import Path
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
-from ..loop.loop import OFFICIAL,Run
+from ..loop.loop import Run
+from ..loop.stages import OFFICIAL_DECODING
 from .record import RunRecord,finished_run
 from ..store.folder import check_target,content_digest,read_json,whole,write_json
 from ..store.records import Record,Score
-from ..student.models import generation
-from ..student.student import Student,disk_errors,quiet
+from ..student.models import disk_errors,generation,quiet
+from ..student.student import Student
 from ..tables import points
 from ..tasks.task import Task
 
@@ -202,7 +203,7 @@ def _make(out, record, source, student, task, inputs, device):
     parts,rows = inputs['parts'],record.folder.train_rows(inputs['round'])
     official = record.settings['protocol']=='official'
     completions = [task.completion(x) for x in rows]
-    limit = OFFICIAL['max_new_tokens'] if official else student.token_limit(completions)
+    limit = OFFICIAL_DECODING['max_new_tokens'] if official else student.token_limit(completions)
     greedy = generation(student.tokenizer, student.ends, do_sample=False, max_new_tokens=limit)
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     whole_model = lambda: merge(student, source) if 'adapter' in parts else student._read()

@@ -20,7 +20,7 @@ from . import distributed as ranks
 from .answering import Answering
 from .config import StudentConfig,student_config
 from .memory import tidy,used_memory
-from .models import disk_errors,load_adapter,load_model,own_rng,quiet,write_model
+from .models import load_adapter,load_model,own_rng,quiet,write_model
 from .models import base_digest,end_tokens,generation,line,place,read_config,read_tokenizer
 from .settings import FLASH,check_batches,check_number,check_open,check_weights,row_length
 from .settings import default_dtype,default_epochs,default_lora,default_learning_rate
