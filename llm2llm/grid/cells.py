@@ -32,6 +32,7 @@ def _pairs(what, value):
     if not isinstance(value, dict): raise SettingError(f"{what} must be name: value pairs, not {value!r:.60}")
     return dict(value)
 
+# %% ../../nbs/07_grid/00_cells.ipynb #f883791c
 @dataclass
 class Plan:
     "Methods × what varies × random seeds: the runs of a study"
@@ -45,7 +46,7 @@ class Plan:
     def __post_init__(self):
         self.common,self.vary,methods = (_pairs(k, getattr(self, k)) for k in ('common', 'vary', 'methods'))
         self.methods = {str(m): _pairs(f'method {m}', settings) for m,settings in methods.items()}
-        if not methods: raise SettingError("a plan needs methods, such as {plain: {augment: none}, LLM2LLM: {}}")
+        if not methods: raise SettingError("a plan needs methods, as in {plain: {augment: none}, LLM2LLM: }")
         if not isinstance(self.seeds, list): self.seeds = list(range(check_int('seeds', self.seeds, 1)))
         for seed in self.seeds: check_int('a seed', seed)
         if len({*self.seeds}) == max(1, len(self.seeds)): return
@@ -97,10 +98,9 @@ class Cell:
         match = self.words.get('match')
         return str(PurePosixPath(self.name).with_name(_slug(match))) if match else None
 
+    def folder(self, root:str|Path)->CellFolder: return CellFolder(Path(root)/self.name) # there or not
     def identity(self)->dict[str,object]: # JSON-able
         return {k: getattr(self, k) for k in ('axes', 'method', 'seed', 'words')}
-    def folder(self, root:str|Path)->CellFolder: # there or not
-        return CellFolder(Path(root)/self.name)
 
     def settings(self, root:str|Path)->Settings: # of the run, its folders within `root`
         match = dict(match_run=f'{root}/{self.needs}') if self.needs else {}
@@ -163,11 +163,17 @@ def _checked(name, words, seed, check):
 
 # %% ../../nbs/07_grid/00_cells.ipynb #4add8525
 def _ordered(match):
-    "Methods, each after the one that it matches"
+    "Methods, each after the one that it matches, else as they are"
     for m in match.values():
         if m is not None: check_one_of('method (match)', m, match)
-    try: return [*TopologicalSorter({m: [on] if on else [] for m,on in match.items()}).static_order()]
+    try: TopologicalSorter({m: [on] if on else [] for m,on in match.items()}).prepare()
     except CycleError as e: raise SettingError(f"match goes in a circle: {' → '.join(e.args[1])}") from e
+    out = {}
+    def add(m):
+        if match[m]: add(match[m])
+        out[m] = None   # if it is there, it keeps its place
+    for m in match: add(m)
+    return [*out]
 
 # %% ../../nbs/07_grid/00_cells.ipynb #c18f9b85
 def _flag(name, value):
@@ -259,7 +265,7 @@ def read_grid(
     root = Path(out)
     if not root.is_dir(): raise RunError(f"{root}: no such folder; give the folder of a grid (its `out`)")
     names = [p.relative_to(root) for p in sorted(root.rglob(CELL))]
-    folders = [root/name.parent for name in names if not re.search(r'(^|/)\.', str(name))]   # not half-written ones
+    folders = [root/name.parent for name in names if not re.search(r'(^|/)\.', str(name))]   # whole ones
     if not folders: raise RunError(f"{root} holds no cells of a grid")
     return pd.DataFrame([_row(CellFolder(f), root) for f in folders]).convert_dtypes()
 
@@ -281,17 +287,18 @@ def _rounds(folder):
         yield row
         asked.update(line.row.parent for line in _kept(folder, m.round))
 
+# %% ../../nbs/07_grid/00_cells.ipynb #ee68c02e
 def _right(folder, picked):
     "'1' or '0' for each test row, in order of the ids; '' without test answers"
     answers = sorted(RunFolder(folder).answers(picked, 'test'), key=lambda a: a.id)
     return ''.join(str(int(a.correct)) for a in answers)
 
-# %% ../../nbs/07_grid/00_cells.ipynb #ee68c02e
 def _write_table(path, rows):
     table = pd.DataFrame(rows).convert_dtypes()
     check_table(path, *table.columns[:2])
     write_text(path, table.to_csv(index=False))
 
+# %% ../../nbs/07_grid/00_cells.ipynb #dc83235d
 def record(
     out:str|Path,       # the grid's folder
     raw:str|Path,       # where the tables go

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from ..core import SettingError, check_int, is_interactive
-from .cells import Cell, CellFolder, Plan, Settings, cells, command, keep_error, missing, read_grid, run_cell
+from .cells import Cell, CellFolder, Plan, Settings, cells, command
+from .cells import keep_error, missing, read_grid, run_cell
 from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
@@ -39,30 +40,22 @@ class Table:
         score = cell.folder(self.root).final().scores.get('test') if state=='done' else None
         if score: self.test[cell.name] = score.percent
 
-    def _row(self, method):
-        names = [c.name for c in self.todo if c.method==method]
-        states,test = Counter(self.state[x] for x in names),[self.test[x] for x in names if x in self.test]
-        row = dict(cells=len(names)) | {s:states[s] for s in ('done', 'running', 'failed')}
-        return dict(method=method, **{k:str(v) for k,v in row.items()}) | {'test %':one(sum(test)/len(test)) if test else ''}
+# %% ../../nbs/07_grid/01_grid.ipynb #ddb9a198
+@patch
+def _row(self:Table, method):
+    "What is told of a method"
+    names = [c.name for c in self.todo if c.method==method]
+    states,test = Counter(self.state[x] for x in names),[self.test[x] for x in names if x in self.test]
+    counts = dict(cells=len(names)) | {s:states[s] for s in ('done', 'running', 'failed')}
+    mean = one(sum(test)/len(test)) if test else ''
+    return dict(method=method) | {k:str(n) for k,n in counts.items()} | {'test %':mean}
 
-    def frame(self)->pd.DataFrame: # a row a method, all cells text
-        "The table now"
-        return pd.DataFrame([self._row(m) for m in dict.fromkeys(c.method for c in self.todo)])
+@patch
+def frame(self:Table)->pd.DataFrame: # a row a method, all cells text
+    "The table now"
+    return pd.DataFrame([self._row(m) for m in dict.fromkeys(c.method for c in self.todo)])
 
 # %% ../../nbs/07_grid/01_grid.ipynb #ac26229d
-@patch
-def show(self:Table,
-    cell:Cell,   # what has changed
-    state:str,   # 'running', 'done' or 'failed'
-    error:str='',# of a failed cell
-):
-    "Tell that a cell has begun or ended"
-    self._note(cell, state)
-    if sys.stderr.isatty(): self._redraw()
-    elif not is_interactive(): self._line(cell.name, error)
-    elif self._cell: self._cell.update(self.frame())
-    else: self._cell = builtins.display(self.frame(), display_id=True)   # IPython puts it there
-
 @patch
 def _line(self:Table, name, error):
     "A line for a cell that has ended"
@@ -81,6 +74,20 @@ def _redraw(self:Table):
     sys.stderr.write(back + '\n'.join(lines) + '\n')
     sys.stderr.flush()
     self._lines = len(lines)
+
+# %% ../../nbs/07_grid/01_grid.ipynb #c0049d60
+@patch
+def show(self:Table,
+    cell:Cell,   # what has changed
+    state:str,   # 'running', 'done' or 'failed'
+    error:str='',# of a failed cell
+):
+    "Tell that a cell has begun or ended"
+    self._note(cell, state)
+    if sys.stderr.isatty(): self._redraw()
+    elif not is_interactive(): self._line(cell.name, error)
+    elif self._cell: self._cell.update(self.frame())
+    else: self._cell = builtins.display(self.frame(), display_id=True)   # IPython puts it there
 
 # %% ../../nbs/07_grid/01_grid.ipynb #01756700
 def gpus()->list[str]: # as CUDA_VISIBLE_DEVICES names them
@@ -118,8 +125,8 @@ class Processes:
 
     def _pool(self, i):
         from joblib.externals.loky import ProcessPoolExecutor
-        env,begin = dict(CUDA_VISIBLE_DEVICES=self.gpus[i % len(self.gpus)]) if self.gpus else {},(self.root, os.getpid())
-        return ProcessPoolExecutor(1, initializer=_begin, initargs=begin, env=env)
+        env = dict(CUDA_VISIBLE_DEVICES=self.gpus[i % len(self.gpus)]) if self.gpus else {}
+        return ProcessPoolExecutor(1, initializer=_begin, initargs=(self.root, os.getpid()), env=env)
 
     def close(self):
         for i,pool in enumerate(self.pools): pool.shutdown(kill_workers=i in self.at.values())
@@ -142,8 +149,8 @@ def end(self:Processes,
     i = self.at.pop(cell.name)
     if not (e := future.exception()): return
     self.pools[i] = self._pool(i)
-    codes = re.search(r'\{(.*)\}', str(e))   # loky's text is three lines long
-    keep_error(cell, self.root, f"its process ended with {codes[1] if codes else e}; "
+    codes = re.findall(r'\{(.*)\}', str(e)) or [str(e)]   # loky's text is three lines long
+    keep_error(cell, self.root, f"its process ended with {codes[0]}; "
                "if memory ran out, use fewer workers. What it printed is in output.log")
 
 # %% ../../nbs/07_grid/01_grid.ipynb #1684c95f
@@ -157,13 +164,15 @@ def _pack(folder, leave=()):
 def _unpack(data, folder):
     with tarfile.open(fileobj=io.BytesIO(data)) as tar: tar.extractall(folder, filter='data')
 
+# %% ../../nbs/07_grid/01_grid.ipynb #9bcc3f7a
 def _builds_on(cell, root):
     "What a cell needs: its own folder, and of the others all but later students and replies"
     cell.folder(root).path.mkdir(parents=True, exist_ok=True)
     packed = {cell.name: _pack(root/cell.name)}
     for name in {cell.needs, cell.after} - {None}:
         folder = CellFolder(root/name)
-        packed[name] = _pack(folder.path, [folder.replies, *(folder.student(m.round) for m in folder.rounds()[1:])])
+        students = [folder.student(m.round) for m in folder.rounds()[1:]]
+        packed[name] = _pack(folder.path, [folder.replies, *students])
     return packed
 
 def _away(cell, make, packed, here):
@@ -179,7 +188,8 @@ def _connect(address):
     if address=='local': os.environ.setdefault('RAY_AUTH_MODE', 'disabled')
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     try: import ray
-    except ImportError as e: raise SettingError("ray: the package ray is not installed; pip install 'llm2llm[ray]'") from e
+    except ImportError as e:
+        raise SettingError("ray: the package ray is not installed; pip install 'llm2llm[ray]'") from e
     if ray.is_initialized(): return ray,False
     extra = dict(include_dashboard=False) if address=='local' else {}
     try: ray.init(address=address, log_to_driver=False, logging_level='ERROR', **extra)
@@ -193,7 +203,7 @@ class Ray:
     def __init__(self,
         root:str|Path,         # the grid's folder
         make:Make,
-        address:str,           # of the cluster, for instance 'auto' or '10.0.0.1:6379'; 'local' starts one on this machine
+        address:str,           # of the cluster, such as 'auto' or '10.0.0.1:6379'; 'local' starts one here
         workers:int|None=None, # most cells at a time; None: one a GPU, or one a CPU
     ):
         self.root,self.make,(self.ray,self.ours) = Path(root),make,_connect(address)
@@ -201,19 +211,29 @@ class Ray:
         self.gpus,self.cpus = int(resources.get('GPU', 0)),int(resources.get('CPU', 0))
         self.count = (self.gpus or self.cpus) if workers is None else check_int('workers', workers, 1)
 
-    def start(self, cell:Cell)->Future: # done when the cell's files are back
-        cpus = 1 if self.gpus else min(cell.words.get('threads') or 1, self.cpus)
-        task = self.ray.remote(num_cpus=cpus, num_gpus=bool(self.gpus), max_retries=0)(_away)
-        return task.remote(cell, self.make, _builds_on(cell, self.root), os.getcwd()).future()
-
-    def end(self, cell:Cell, future:Future):
-        "Put the files of a cell in its place, or keep why its task ended"
-        if e := future.exception():
-            return keep_error(cell, self.root, f"its task ended: {type(e).__name__}: {str(e).splitlines()[0]}")
-        with whole(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
-
     def close(self):
         if self.ours: self.ray.shutdown()
+
+# %% ../../nbs/07_grid/01_grid.ipynb #b64b201b
+@patch
+def start(self:Ray,
+    cell:Cell,
+)->Future: # done when the cell's files are back
+    "Give a cell to the cluster"
+    cpus = 1 if self.gpus else min(cell.words.get('threads') or 1, self.cpus)
+    task = self.ray.remote(num_cpus=cpus, num_gpus=bool(self.gpus), max_retries=0)(_away)
+    return task.remote(cell, self.make, _builds_on(cell, self.root), os.getcwd()).future()
+
+@patch
+def end(self:Ray,
+    cell:Cell,
+    future:Future, # of `start`, done
+):
+    "Put the files of a cell in its place, or keep why its task ended"
+    if e := future.exception():
+        why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+        return keep_error(cell, self.root, f"its task ended: {why}")
+    with whole(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #cf3dfc68
 def _spent(cell, root):
@@ -221,6 +241,7 @@ def _spent(cell, root):
     folder = cell.folder(root)
     return outcome(read_run(folder.path))['usd'] if folder.state=='done' else cell.words.get('max_usd') or 0.
 
+# %% ../../nbs/07_grid/01_grid.ipynb #d01174c5
 class _Work:
     "Cells that wait and cells that run"
     def __init__(self, left, engine, table, root, cap=None):
@@ -237,38 +258,45 @@ class _Work:
                 self.engine.end(cell, future)
                 self._end(cell)
 
-    def _end(self, cell):
-        self.spent[cell.name] = _spent(cell, self.root)
-        error = cell.folder(self.root).error()
-        if error: self.failed.add(cell.name)
-        self.table.show(cell, 'failed' if error else 'done', error)
-
 # %% ../../nbs/07_grid/01_grid.ipynb #1723290d
 @patch
 def _look_at(self:_Work, cell):
     "Start a cell that may begin, and refuse one that never can"
-    if cell.needs in self.failed: return self._refuse(cell, f"{cell.needs}, whose budget this cell matches, failed")
+    if cell.needs in self.failed:
+        return self._refuse(cell, f"{cell.needs}, whose budget this cell matches, failed")
     unfinished = {*self.waiting, *(c.name for c in self.running.values())}
-    if len(self.running)==self.engine.count or not unfinished.isdisjoint({cell.needs, cell.after}): return
-    may,spent = cell.words.get('max_usd') or 0.,sum(usd for name,usd in self.spent.items() if name != cell.name)
-    if self.cap is None or not may or spent+may <= self.cap:
-        self.spent[cell.name] = may
-        self.table.show(self.waiting.pop(cell.name), 'running')
-        self.running[self.engine.start(cell)] = cell
-    elif not self.running:   # else what is running may end cheaper
-        self._refuse(cell, f"max_usd = {self.cap:g} for the grid: ${spent:.2f} are spent, and this cell may spend {may:g}; "
-                           "the same command with a higher max_usd resumes")
+    if len(self.running)==self.engine.count or unfinished & {cell.needs, cell.after}: return
+    may = cell.words.get('max_usd') or 0.
+    spent = sum(usd for name,usd in self.spent.items() if name != cell.name)
+    if self.cap is None or not may or spent+may <= self.cap: return self._start(cell, may)
+    if self.running: return   # what is running may end cheaper
+    self._refuse(cell, f"max_usd = {self.cap:g} for the grid: ${spent:.2f} are spent, and this cell may "
+                       f"spend {may:g}; the same command with a higher max_usd resumes")
+
+# %% ../../nbs/07_grid/01_grid.ipynb #3548b343
+@patch
+def _start(self:_Work, cell, may):
+    self.spent[cell.name] = may
+    self.table.show(self.waiting.pop(cell.name), 'running')
+    self.running[self.engine.start(cell)] = cell
 
 @patch
 def _refuse(self:_Work, cell, why):
     keep_error(self.waiting.pop(cell.name), self.root, why)
     self._end(cell)
 
+@patch
+def _end(self:_Work, cell):
+    self.spent[cell.name] = _spent(cell, self.root)
+    error = cell.folder(self.root).error()
+    if error: self.failed.add(cell.name)
+    self.table.show(cell, 'failed' if error else 'done', error)
+
 # %% ../../nbs/07_grid/01_grid.ipynb #32daddf5
 def _check_place(folder):
     "A cell's folder is new, or was made by a grid or by a run"
-    ours = folder.started and holds(folder/'run.json', {'settings', 'versions'})
-    check_target(folder.path, 'folder', ours=ours or (folder/CELL).is_file() and holds(folder/CELL, {'axes', 'method', 'seed', 'words'}))
+    cell = (folder/CELL).is_file() and holds(folder/CELL, {'axes', 'method', 'seed', 'words'})
+    check_target(folder.path, 'folder', ours=cell or folder.started and bool(folder.settings()))
 
 def _check_money(todo, cap):
     "A cap on the whole needs one on each cell that costs money"
@@ -280,11 +308,17 @@ def _check_money(todo, cap):
         raise SettingError("max_usd for the grid needs max_usd for each cell with an API teacher, "
                            f"and {c.name} has none; put max_usd into common")
 
+
+def _list(todo, left, out):
+    "What would be run"
+    for c in todo: print(command(c, out) + ('' if c in left else '   # done'))
+    print(f"{len(todo)} cells, {len(left)} to run")
+
 # %% ../../nbs/07_grid/01_grid.ipynb #ddbbd454
 def grid(
     plan:Plan,
     out:str|Path,     # the grid's folder; the same plan on it resumes
-    make:Make,        # as `llm2llm run` makes a run, `make_run`
+    make:Make,
     check:Callable[[Settings],Settings]=dict, # see `cells`
     workers:int|None=None, # cells at a time; None: one a GPU, else 2, or with Ray one a CPU
     ray:str|None=None,     # address of a Ray cluster; 'local' starts one on this machine; None: processes
@@ -304,11 +338,6 @@ def grid(
         table = read_grid(root)
         write_text(root/'cells.csv', table.to_csv(index=False))
     return table
-
-def _list(todo, left, out):
-    "What would be run"
-    for c in todo: print(command(c, out) + ('' if c in left else '   # done'))
-    print(f"{len(todo)} cells, {len(left)} to run")
 
 # %% ../../nbs/07_grid/01_grid.ipynb #ce68a7e6
 def summary(

@@ -42,8 +42,9 @@ class Comparison:
         return {s:a[s]-b[s] for s in a.index if s in b.index}
 
     def _texts(self): return [text for text in (sentence(self), about(self)) if text]
-    def _repr_markdown_(self): return '\n\n'.join([markdown_table(compare_summary(self)), *map(mark, self._texts())])
     def __repr__(self): return '\n\n'.join([text_table(compare_summary(self), gap=1), *self._texts()])
+    def _repr_markdown_(self):
+        return '\n\n'.join([markdown_table(compare_summary(self)), *map(mark, self._texts())])
 
 # %% ../../nbs/06_report/03_compare.ipynb #cece2c7f
 def outcome(
@@ -64,24 +65,26 @@ def _end(run):
     if 'test' in run.final.scores: return outcome(run)
     raise RunError(f"{run.path}: this run has no test score; its task has no test rows")
 
+# %% ../../nbs/06_report/03_compare.ipynb #b4747c75
 def _ends(outcomes):
     "Outcomes, a row a random seed, as a comparison calls them"
     return outcomes.rename(columns={'train_rows':'train rows'}).astype(float)
-
-# %% ../../nbs/06_report/03_compare.ipynb #b4747c75
-def _curve(runs):
-    "Test accuracy by round; a run that stopped early keeps its last student"
-    rows = [(r.seed, m.round, m.scores['test'].percent) for r in runs for m in r.rounds if 'test' in m.scores]
-    return _by_round(pd.DataFrame(rows, columns=['seed','round','test %']))
 
 def _by_round(scores):
     "A row a round, a column a random seed"
     return scores.pivot(index='round', columns='seed', values='test %').ffill()
 
+def _curve(runs):
+    "Test accuracy by round; a run that stopped early keeps its last student"
+    rows = [(r.seed, m.round, m.scores['test'].percent) for r in runs for m in r.rounds if 'test' in m.scores]
+    return _by_round(pd.DataFrame(rows, columns=['seed','round','test %']))
+
 def _right(run):
     "100 or 0 for each test row by round, None for the one picked; nothing without test answers"
-    answers = {m.round: run.folder.answers(m.round, 'test') for m in run.rounds}
-    right = {k: pd.Series({a.id:100.*a.correct for a in found}).sort_index() for k,found in answers.items() if found}
+    right = {}
+    for m in run.rounds:
+        answers = run.folder.answers(m.round, 'test')
+        if answers: right[m.round] = pd.Series({a.id:100.*a.correct for a in answers}).sort_index()
     return right | {None:right[run.picked]} if run.picked in right else right
 
 # %% ../../nbs/06_report/03_compare.ipynb #47657f36
@@ -114,10 +117,30 @@ def compare(
         if rs and len({*seeds}) == len(seeds): continue
         raise SettingError(f'arm {arm!r} needs one run for each random seed; it has seeds {seeds}')
     ends = {arm:_ends(pd.DataFrame({r.seed:_end(r) for r in rs}).T) for arm,rs in runs.items()}
+    curves = {arm:_curve(rs) for arm,rs in runs.items()}
     answers = {arm:{r.seed:_right(r) for r in rs} for arm,rs in runs.items()}
-    return Comparison(task, *_sides(runs, main, reference), ends, {arm:_curve(rs) for arm,rs in runs.items()}, answers)
+    return Comparison(task, *_sides(runs, main, reference), ends, curves, answers)
 
 # %% ../../nbs/06_report/03_compare.ipynb #686f2312
+@patch
+def _right(self:Comparison, arm, seed, k=None):
+    "What a run got right in round `k`; one that stopped early keeps its last round"
+    rounds = self.answers.get(arm, {}).get(seed, {})
+    if k is not None: k = max((j for j in rounds if j is not None and j <= k), default=-1)
+    return rounds.get(k)
+
+@patch
+def _same_rows(self:Comparison, arm, other, seeds, k):
+    "What two arms got right, if all did answer the same rows; else None"
+    mine,its = [self._right(arm, s, k) for s in seeds], [self._right(other, s) for s in seeds]
+    for s,x,y in zip(seeds, mine, its):
+        if x is None or y is None or x.index.equals(y.index): continue
+        raise RunError(f'random seed {s}: {arm!r} and {other!r} answered different test rows; '
+                       'compare runs on the same task')
+    same = seeds and all(x is not None and x.index.equals(mine[0].index) for x in (*mine, *its))
+    return (mine, its) if same else None
+
+# %% ../../nbs/06_report/03_compare.ipynb #67aa6ea0
 @patch
 def differences(self:Comparison,
     arm:str,         # the arm in question
@@ -126,20 +149,9 @@ def differences(self:Comparison,
 )->np.ndarray:       # points: a row a random seed of both; a column a test row, or one column
     "Paired differences of two arms, for `mean_interval` and `permutation`"
     seeds = [*self.pairs(arm, other)]
-    mine,its = [self._right(arm, s, k) for s in seeds], [self._right(other, s) for s in seeds]
-    for s,x,y in zip(seeds, mine, its):
-        if x is None or y is None or x.index.equals(y.index): continue
-        raise RunError(f'random seed {s}: {arm!r} and {other!r} answered different test rows; compare runs on the same task')
-    if seeds and all(x is not None and x.index.equals(mine[0].index) for x in (*mine, *its)): return np.array(mine)-np.array(its)
+    if rows := self._same_rows(arm, other, seeds, k): return np.array(rows[0])-np.array(rows[1])
     accuracy = self.ends[arm]['test %'] if k is None else self.curves[arm].loc[k]
     return (accuracy[seeds]-self.ends[other].loc[seeds, 'test %']).to_numpy()[:,None]
-
-@patch
-def _right(self:Comparison, arm, seed, k=None):
-    "What a run got right in round `k`; one that stopped early keeps its last round"
-    rounds = self.answers.get(arm, {}).get(seed, {})
-    if k is not None: k = max((j for j in rounds if j is not None and j <= k), default=-1)
-    return rounds.get(k)
 
 # %% ../../nbs/06_report/03_compare.ipynb #d0a20ca4
 def _against(comparison, arm):
@@ -148,11 +160,13 @@ def _against(comparison, arm):
     mean,low,high = mean_interval(d)
     _,bootstrap_low,bootstrap_high = bootstrap_interval(d)
     _,se,df = standard_error(d)
+    seen = visible(len(d), se*math.sqrt(len(d)), df) or math.nan
     return {'difference':mean, 'difference low':low, 'difference high':high,
             'over':'seeds and rows' if d.shape[1] > 1 else 'seeds',
             'bootstrap low':bootstrap_low, 'bootstrap high':bootstrap_high,
-            'p':permutation(d), 'visible':visible(len(d), se*math.sqrt(len(d)), df) or math.nan, 'pairs':len(d)}
+            'p':permutation(d), 'visible':seen, 'pairs':len(d)}
 
+# %% ../../nbs/06_report/03_compare.ipynb #76ba5cf3
 def compare_table(
     comparison:Comparison, # from `compare` or `recorded`
 )->pd.DataFrame:           # one row an arm; accuracies in percent, differences and what is visible in points
@@ -160,7 +174,8 @@ def compare_table(
     rows,reference = {},comparison.reference
     for arm,e in comparison.ends.items():
         mean,low,high = mean_interval(e['test %'])
-        rows[arm] = {'seeds':len(e), 'test %':mean, 'test low':low, 'test high':high, **e[['train rows','steps']].mean()}
+        rows[arm] = {'seeds':len(e), 'test %':mean, 'test low':low, 'test high':high}
+        rows[arm] |= e[['train rows','steps']].mean()
         if reference and arm != reference: rows[arm] |= _against(comparison, arm)
     df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('arm')
     if 'p' in df: df.insert(df.columns.get_loc('p')+1, 'Holm p', holm([*df['p']]))
@@ -176,10 +191,12 @@ def compare_summary(
     df = compare_table(comparison)
     texts = lambda c,form: ['' if math.isnan(x) else form(x) for x in df[c]]
     spans = lambda *columns, form=one: [span(*row, form) for row in df[[*columns]].values.astype(float)]
-    out = pd.DataFrame({'arm':df.index, **{c:texts(c, '{:,.0f}'.format) for c in ('seeds','train rows','steps')}})
+    counts = {c:texts(c, '{:,.0f}'.format) for c in ('seeds','train rows','steps')}
+    out = pd.DataFrame({'arm':df.index, **counts})
     out['test accuracy %'] = spans('test %', 'test low', 'test high')
     if 'difference' not in df: return out
-    out[f'difference to {comparison.reference}'] = spans('difference', 'difference low', 'difference high', form=points)
+    differences = spans('difference', 'difference low', 'difference high', form=points)
+    out[f'difference to {comparison.reference}'] = differences
     for c,form in {'p':_p_text, 'Holm p':_p_text, 'visible':one}.items():
         if any(column := texts(c, form)): out[c] = column   # a single seed has none
     return out
@@ -191,9 +208,11 @@ def _over(comparison, table):
     "What the intervals of a comparison are over"
     if (table['over'].dropna() == 'seeds and rows').all(): return 'random seeds and test rows'
     runs = [by_round for by_seed in comparison.answers.values() for by_round in by_seed.values()]
-    if runs and all(None in by_round for by_round in runs): return 'random seeds, each with test rows of its own'
+    if runs and all(None in by_round for by_round in runs):
+        return 'random seeds, each with test rows of its own'
     return 'random seeds, with the test rows as given (not all test answers are kept)'
 
+# %% ../../nbs/06_report/03_compare.ipynb #55687a88
 def about(
     comparison:Comparison, # from `compare` or `recorded`
 )->str:                    # a few sentences; empty without paired runs
@@ -201,25 +220,38 @@ def about(
     table = compare_table(comparison)
     if 'pairs' not in table or not table['pairs'].max() > 1: return ''
     n,tests = int(table['pairs'].max()), int(table['p'].notna().sum())
-    return (f"Differences are paired by random seed; their 95 % intervals are over {_over(comparison, table)}. "
-            f"p, from sign flips over the seeds, can't be under {least_p(n):.3g} with {n} of them; "
-            f"Holm p allows for {_many(tests, 'comparison')}. "
+    over,tests = _over(comparison, table),_many(tests, 'comparison')
+    return (f"Differences are paired by random seed; their 95 % intervals are over {over}. p, from sign "
+            f"flips over the seeds, can't be under {least_p(n):.3g} with {n} of them; "
+            f"Holm p allows for {tests}. "
             "Visible is the true difference that these seeds see four times in five.")
 
 # %% ../../nbs/06_report/03_compare.ipynb #323032ae
-_WORDS = {'plain':'plain fine-tuning', 'plain, step-matched':'step-matched plain fine-tuning', 'random':'random rows',
-          'zero-shot':'the base model', 'few-shot':'the base model with examples in its prompt'}
+_WORDS = {'plain':'plain fine-tuning', 'plain, step-matched':'step-matched plain fine-tuning',
+          'random':'random rows', 'zero-shot':'the base model',
+          'few-shot':'the base model with examples in its prompt'}
 
 def _claim(arm, d, low, high, matched, steps):
     "What the difference `d` with its interval allows to say"
+    gain,interval = f'{points(d)} points',f'95 % interval {points(low)} to {points(high)}'
     if math.isnan(low):
-        return f": a difference of {points(d)} points, of which one seed can't say how far it holds for others."
-    interval = f'95 % interval {points(low)} to {points(high)}'
+        return f": a difference of {gain}, of which one seed can't say how far it holds for others."
     if round(high,1) < 0: return f': {arm} is worse by {one(-d)} points (difference {points(d)}, {interval}).'
-    if round(low,1) <= 0: return f'; the difference of {points(d)} points is not clear ({interval}, which holds 0).'
-    if matched: return f', so {points(d)} points ({interval}) are not explained by more steps.'
+    if round(low,1) <= 0: return f'; the difference of {gain} is not clear ({interval}, which holds 0).'
+    if matched: return f', so {gain} ({interval}) are not explained by more steps.'
     longer = f', at {steps[0]:,.0f} steps against {steps[1]:,.0f}' if steps[0] > steps[1] else ''
-    return f': {points(d)} points ({interval}) in favour of {arm}{longer}.'
+    return f': {gain} ({interval}) in favour of {arm}{longer}.'
+
+# %% ../../nbs/06_report/03_compare.ipynb #777f5510
+def _reached(comparison, ends):
+    "How accurate the arm in question became, over the seeds of `ends`"
+    curve,arm,end = comparison.curves[comparison.main], comparison.main, ends['test %'].mean()
+    few = ', fewer than the five that a claim wants' if 1 < len(ends) < 5 else ''
+    start = f"On {comparison.task}, with {_many(len(ends), 'random seed')}{few}, "
+    name,last = _WORDS.get(arm, arm),curve.index.max()
+    if 0 not in curve.index or last == 0: return f"{start}{name} reached a test accuracy of {one(end)} %"
+    first = curve.loc[0, ends.index].mean()
+    return f"{start}{_many(last, 'round')} of {name} took test accuracy from {one(first)} % to {one(end)} %"
 
 # %% ../../nbs/06_report/03_compare.ipynb #fcfa5e38
 def sentence(
@@ -237,19 +269,11 @@ def sentence(
     claim = _claim(_WORDS.get(main, main), *interval, matched, (mine['steps'].mean(), its['steps'].mean()))
     return f"{shown}; {name} reached {one(its['test %'].mean())} %{claim}"
 
-def _reached(comparison, ends):
-    "How accurate the arm in question became, over the seeds of `ends`"
-    curve,arm,end = comparison.curves[comparison.main], _WORDS.get(comparison.main, comparison.main), ends['test %'].mean()
-    few = ', fewer than the five that a claim wants' if 1 < len(ends) < 5 else ''
-    start = f"On {comparison.task}, with {_many(len(ends), 'random seed')}{few}, "
-    if 0 not in curve.index or curve.index.max() == 0: return f"{start}{arm} reached a test accuracy of {one(end)} %"
-    rounds,first = _many(int(curve.index.max()), 'round'), curve.loc[0, ends.index].mean()
-    return f"{start}{rounds} of {arm} took test accuracy from {one(first)} % to {one(end)} %"
-
 # %% ../../nbs/06_report/03_compare.ipynb #2bc66566
 def _finished(raw, where):
     "The finished cells of a recorded grid that `where` names, with their test answers"
-    if not (raw/'cells.csv').exists(): raise RunError(f"{raw} holds no cells.csv; give the folder that `record` wrote")
+    if not (raw/'cells.csv').exists():
+        raise RunError(f"{raw} holds no cells.csv; give the folder that `record` wrote")
     cells = pd.read_csv(raw/'cells.csv')
     for column,value in where.items():
         check_one_of('column of cells.csv', column, cells.columns)
@@ -258,20 +282,35 @@ def _finished(raw, where):
     answers = pd.read_csv(raw/'answers.csv', dtype={'right':str})
     return cells[cells['state']=='done'].merge(answers, on='cell', how='left')
 
+# %% ../../nbs/06_report/03_compare.ipynb #219756b4
 def _refuse_mixed(raw, cells):
     "Cells that are not of one task, or not one a method and random seed"
     if len(tasks := sorted(cells['task'].unique())) != 1:
-        raise SettingError(f"{raw} holds tasks {', '.join(tasks) or 'none'}; compare one at a time, for instance task='snips'")
+        names = ', '.join(tasks) or 'none'
+        raise SettingError(f"{raw} holds tasks {names}; compare one at a time, for instance task='snips'")
     if (twice := cells[cells.duplicated(['method','seed'])]).empty: return
     method,seed = twice[['method','seed']].iloc[0]
-    raise SettingError(f"{raw} holds {method!r} with seed {seed} more than once; name what varies, for instance n_seed=64")
+    raise SettingError(f"{raw} holds {method!r} with seed {seed} more than once; "
+                       "name what varies, for instance n_seed=64")
 
 # %% ../../nbs/06_report/03_compare.ipynb #43eab438
+def _only(right): # a '1' or '0' for each test row
+    "Answers of the picked round alone"
+    return {None:pd.Series([100.*int(x) for x in right])} if right else {}
+
+def _recorded_curves(raw, cells):
+    "Test accuracy by round of each arm; none where no round's was asked for"
+    rounds = pd.read_csv(raw/'rounds.csv').reindex(columns=['cell','round','test_correct'])
+    rounds = rounds.merge(cells[['cell','method','seed','test_n']], on='cell').dropna(subset='test_correct')
+    rounds['test %'] = 100*rounds['test_correct']/rounds['test_n']
+    return {arm:_by_round(rounds[rounds['method']==arm]) for arm in cells['method'].unique()}
+
+# %% ../../nbs/06_report/03_compare.ipynb #437f7ce5
 def recorded(
     raw:str|Path,            # a folder with the tables of `record`
     main:str|None=None,      # arm in question; None: 'LLM2LLM', or the first
     reference:str|None=None, # arm to measure against; None: step-matched plain fine-tuning, or plain
-    **where:object, # which cells: a column of cells.csv and its value or a list of them; a list of `method` is their order, too
+    **where:object, # a column of cells.csv and its value, or a list; a list of `method` is their order, too
 )->Comparison:
     "The methods of a recorded grid, side by side"
     raw = Path(raw)
@@ -279,18 +318,12 @@ def recorded(
     _refuse_mixed(raw, cells)
     arms = where['method'] if isinstance(where.get('method'), list) else list(cells['method'].unique())
     main,reference = _sides(arms, main, reference)
-    rounds = pd.read_csv(raw/'rounds.csv').reindex(columns=['cell','round','test_correct'])   # no test score without a request
-    rounds = rounds.merge(cells[['cell','method','seed','test_n']], on='cell').dropna(subset='test_correct')
-    rounds['test %'] = 100*rounds['test_correct']/rounds['test_n']
-    curves = {arm:_by_round(rounds[rounds['method']==arm]) for arm in arms}
-    by_arm = {arm:cells[cells['method']==arm].set_index('seed').sort_index() for arm in arms}
-    ends = {arm:_ends(mine[['test %','train_rows','steps','seconds','usd']]) for arm,mine in by_arm.items()}
-    answers = {arm:{seed:_only(right) for seed,right in mine['right'].dropna().items()} for arm,mine in by_arm.items()}
+    curves,ends,answers = _recorded_curves(raw, cells),{},{}
+    for arm in arms:
+        mine = cells[cells['method']==arm].set_index('seed').sort_index()
+        ends[arm] = _ends(mine[['test %','train_rows','steps','seconds','usd']])
+        answers[arm] = {seed:_only(right) for seed,right in mine['right'].dropna().items()}
     return Comparison(cells['task'].iloc[0], main, reference, ends, curves, answers)
-
-def _only(right): # a '1' or '0' for each test row
-    "Answers of the picked round alone"
-    return {None:pd.Series([100.*int(x) for x in right])} if right else {}
 
 # %% ../../nbs/06_report/03_compare.ipynb #8bc45cf0
 def _draw_arm(ax, comparison, arm, last, band):
@@ -327,6 +360,17 @@ def plot_compare(
     return fig
 
 # %% ../../nbs/06_report/03_compare.ipynb #6e5cf186
+def _draw_differences(ax, table):
+    "A line an arm, from below"
+    for y,(arm,row) in enumerate(table.iterrows()):
+        d,low,high = (float(row[c]) for c in ('difference', 'difference low', 'difference high'))
+        color = METHOD_COLORS.get(arm, INK)
+        ax.errorbar(d, y, xerr=[[d-low], [high-d]], fmt='o', color=color, capsize=2, elinewidth=1.4)
+        ax.annotate(points(d), (d, y), (0, 4), textcoords='offset points', ha='center', fontsize=7.5)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set_ylim(-.6, len(table)-.3)
+
+# %% ../../nbs/06_report/03_compare.ipynb #b27715d6
 def plot_differences(
     comparison:Comparison,   # from `compare` or `recorded`; with a reference
     arms:Iterable[str]|None=None, # arms to draw, from the top; None: all but the reference
@@ -344,12 +388,3 @@ def plot_differences(
         _draw_differences(ax, table[::-1])
         ax.set_xlabel(f'test accuracy minus that of {ref}, points')
     return fig
-
-def _draw_differences(ax, table):
-    "A line an arm, from below"
-    for y,(arm,row) in enumerate(table.iterrows()):
-        d,low,high = (float(row[c]) for c in ('difference', 'difference low', 'difference high'))
-        ax.errorbar(d, y, xerr=[[d-low], [high-d]], fmt='o', color=METHOD_COLORS.get(arm, INK), capsize=2, elinewidth=1.4)
-        ax.annotate(points(d), (d, y), (0, 4), textcoords='offset points', ha='center', fontsize=7.5)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_ylim(-.6, len(table)-.3)

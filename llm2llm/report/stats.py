@@ -24,17 +24,17 @@ def _table(values:ArrayLike)->np.ndarray:
 
 def standard_error(
     values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
-)->tuple[float,float,float]: # mean, its standard error, degrees of freedom; the last two are nan for fewer than two seeds
-    "Mean of `values` and how far chance moves it: the draw of the seeds and, where rows are given, of the rows"
+)->tuple[float,float,float]: # mean, its standard error, degrees of freedom; the last two nan under two seeds
+    "Mean of `values` and how far the draw of the seeds and, where rows are given, of the rows moves it"
     d = _table(values)
     n,m = d.shape
     if n < 2: return float(d.mean()) if d.size else math.nan, math.nan, math.nan
     mean,by_seed,by_row = d.mean(), d.mean(1), d.mean(0)
-    v = by_seed.var(ddof=1)/n
-    parts = v**2/(n-1)
+    v,parts = by_seed.var(ddof=1)/n, (by_seed.var(ddof=1)/n)**2/(n-1)
     if m > 1:
         rows = by_row.var(ddof=1)/m
-        both = ((d - by_seed[:,None] - by_row + mean)**2).sum()/((n-1)*(m-1)*n*m)  # counted in each of the two
+        rest = d - by_seed[:,None] - by_row + mean
+        both = (rest**2).sum()/((n-1)*(m-1)*n*m)  # counted in each of the two
         if rows > both: v,parts = v + rows-both, parts + rows**2/(m-1) + both**2/((n-1)*(m-1))
     return float(mean), math.sqrt(v), float(v*v/parts) if parts else n-1.
 
@@ -69,14 +69,15 @@ def bootstrap_interval(
 _PATTERNS = 2**16   # sign patterns looked at, at most
 
 def permutation(
-    values:ArrayLike, # paired differences: one number a random seed; or a row a random seed, a column a test row
+    values:ArrayLike, # paired differences: one a random seed; or a row a random seed, a column a test row
 )->float:   # two-sided p, above 0; nan for fewer than two seeds
-    "How often the mean is as far from 0 as it is, if each seed's sign is a coin's: exact up to 16 seeds, else drawn"
+    "How often the mean is as far from 0, if each seed's sign is a coin's: exact up to 16 seeds, else drawn"
     d = _table(values).mean(1)
     if len(d) < 2: return math.nan
-    distance = lambda x, axis=-1: np.abs(x.mean(axis)).round(9)   # means that differ by rounding alone are equal
-    found = permutation_test((d,), distance, permutation_type='samples', alternative='greater', n_resamples=_PATTERNS, rng=0)
-    return float(found.pvalue)
+    distance = lambda x, axis=-1: np.abs(x.mean(axis)).round(9)   # but for rounding
+    test = permutation_test((d,), distance, permutation_type='samples', alternative='greater',
+                            n_resamples=_PATTERNS, rng=0)
+    return float(test.pvalue)
 
 def least_p(
     n:int,  # random seeds, >= 2
@@ -117,7 +118,8 @@ def seeds_needed(
 )->int:               # random seeds, >= 5
     "The smallest number of random seeds, at least five, with which `difference` is seen with a power of .8"
     if not difference: raise SettingError('difference must not be 0: no number of seeds can see it')
-    n = max(5, math.floor(((ndtri(.975)+ndtri(_SEEN))*sd/difference)**2))   # what it would take if sd were known
+    if_sd_is_known = math.floor(((ndtri(.975)+ndtri(_SEEN))*sd/difference)**2)
+    n = max(5, if_sd_is_known)
     while power(difference, sd, n) < _SEEN: n += 1
     return n
 
