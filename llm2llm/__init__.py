@@ -21,8 +21,7 @@ _chapters = {
     'teachers.pool': 'PoolTeacher',
     'teachers.eda': 'EDATeacher',
     'student.student': 'Student',
-    'report.report': 'read_run',
-    'report.ledger': 'LLM2LLM write_ledger',  # `report` and `ledger` give a run methods of these names
+    'report.run': 'LLM2LLM read_run write_ledger',  # with it a record shows itself, too
     'report.compare': 'compare plot_compare plot_cost plot_differences recorded sentence',
     'report.estimate': 'cost',
     'grid.cells': 'read_grid record',
@@ -53,8 +52,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .teachers.pool import PoolTeacher
     from .teachers.eda import EDATeacher
     from .student.student import Student
-    from .report.report import read_run
-    from .report.ledger import LLM2LLM, write_ledger
+    from .report.run import LLM2LLM, read_run, write_ledger
     from .report.compare import compare, plot_compare, plot_cost, plot_differences, recorded, sentence
     from .report.estimate import cost
     from .grid.cells import read_grid, record

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.docments import docments
 from .core import Answer, Example, LLM2LLMError, RunError, SettingError, check_whole, progress, unknown
 from .loop.dials import Dials
-from .loop.loop import LLM2LLM
+from .loop.loop import Run
 from .loop.rules import rules
 from .teachers.teacher import Teacher
 
@@ -324,7 +324,7 @@ def _run_words(
 
 def make_run(
     words:dict[str,object], # of `find_task`, `find_student`, `find_teacher`, `Dials` and `run`
-)->LLM2LLM:
+)->Run:
     "The run that the words describe"
     use_threads(1 if words.get('threads') is None and words.get('student', 'mini')=='mini' else words.get('threads'))
     task = call(find_task, words)
@@ -334,7 +334,7 @@ def make_run(
     student = call(find_student, words)
     if not {'augment', 'teacher'} & words.keys() and words['task'] not in MINI_TASKS and not task.pool:
         raise SettingError("who writes the new rows? --teacher MODEL (an API, or with --base-url your own server), --augment eda (words of the questions are changed), replay, local or pool; --augment none is plain fine-tuning")
-    return LLM2LLM(task, student, call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
+    return Run(task, student, call(find_teacher, words), words.get('out') or f"runs/{words['task']}", **dials)
 
 def _around(job):
     "What does not change the results of a run: caps, where the teacher is, the folder"
@@ -488,7 +488,8 @@ def show_report(
     remarks:bool=True, # with the notes
 ):
     "Print the table of a run and write its report"
-    from llm2llm.report.report import read_run, text, write_report
+    from llm2llm.report.record import read_run, text
+    from llm2llm.report.report import write_report
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
     if read_run(folder).final: print(f'Next: llm2llm ledger {folder}, predict {folder} --ask "…", or export {folder}')
@@ -498,9 +499,10 @@ def ledger(
     folder:str, # a run's folder
 ):
     "Write a run's ledger.html: every seed row, its answers, and what was written about it"
-    from llm2llm.report.ledger import ledger as shown, write_ledger
+    from llm2llm.report.ledger import Ledger, write_ledger
+    from llm2llm.report.record import read_run
     path = write_ledger(folder)
-    print(f'{shown(folder)}\n\n{path}')
+    print(f'{Ledger(read_run(folder))}\n\n{path}')
 
 # %% ../nbs/09_cli.ipynb #f980fa3d
 def _export_words(
@@ -572,7 +574,7 @@ def score(
     out:str=None, # write a line a row: id, prediction or null, correct, truncated
 ):
     "Score a file of completions"
-    from llm2llm.report.report import wilson
+    from llm2llm.report.record import wilson
     from llm2llm.store.folder import check_out, write_jsonl
     from llm2llm.tasks.task import TASKS
     if task not in TASKS: raise SettingError(unknown('task', task, TASKS))
@@ -628,11 +630,11 @@ def demo_seed(
 ):
     "One random seed of the demo: the loop, then the step-matched control"
     use_threads(1)
-    from llm2llm.loop.loop import LLM2LLM
+    from llm2llm.loop.loop import Run
     world,place = find_task(task, seed=seed), Path(out)/f'seed_{seed}'
-    loop = LLM2LLM(world, find_student('mini', task), find_teacher('mini', task), place/'llm2llm', rounds=rounds, seed=seed, pick='last', test_every_round=True)
+    loop = Run(world, find_student('mini', task), find_teacher('mini', task), place/'llm2llm', rounds=rounds, seed=seed, pick='last', test_every_round=True)
     loop.fit(verbose=False)
-    LLM2LLM(world, loop.student, None, place/'step-matched', match=str(place/'llm2llm'), seed=seed, pick='last').fit(verbose=False)
+    Run(world, loop.student, None, place/'step-matched', match=str(place/'llm2llm'), seed=seed, pick='last').fit(verbose=False)
 
 # %% ../nbs/09_cli.ipynb #4ca4761a
 def _all_seeds(jobs, workers, rounds):

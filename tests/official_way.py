@@ -158,7 +158,8 @@ def one_process(r, student, folder):
 def package(r, student, folder):
     "The same round by the loop of this package, which also keeps everything and checks more"
     from llm2llm.teachers.api import APITeacher
-    from llm2llm.loop.loop import LLM2LLM, versions
+    from llm2llm import LLM2LLM
+    from llm2llm.store.folder import versions
     from llm2llm.store.folder import read_jsonl
     run = LLM2LLM(r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1)
     with run.folder.open():

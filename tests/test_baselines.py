@@ -10,9 +10,10 @@ from llm2llm.loop.dials import prompts
 from llm2llm.report.export import export
 from llm2llm.teachers.api import APITeacher
 from llm2llm.teachers.replay import ReplayTeacher
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
-from llm2llm.report.report import method, read_run, still_wrong, table, write_report
+from llm2llm.report.record import method, read_run, table
+from llm2llm.report.report import still_wrong, write_report
 from llm2llm.store.folder import content_digest, read_jsonl, write_json
 from llm2llm.student.student import Student
 from llm2llm.tasks.task import Task

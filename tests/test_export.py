@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from llm2llm.core import StudentError
 from llm2llm.report.export import export
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 from llm2llm.student.student import Student
 
@@ -90,14 +90,14 @@ def test_lm_eval_gives_the_same_answers(exported, run, kind):
 
 def test_the_score_again_is_the_runs(exported):
     *_, found = exported
-    assert {s: c['run']['n'] for s,c in found.scores.items()} == dict(seed=32, test=40)
-    assert all(c['differ'] <= 1 for c in found.scores.values())  # the sum is exact up to float32's last bit
+    assert {s: c.run.n for s,c in found.scores.items()} == dict(seed=32, test=40)
+    assert all(c.differ <= 1 for c in found.scores.values())  # the sum is exact up to float32's last bit
 
 
 def test_a_4_bit_student_is_exported_as_it_was_trained_or_onto_its_base(task, tmp_path):
     LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3, quantization='nf4'), output_dir=tmp_path/'run').fit(verbose=False)
     as_trained = export(tmp_path/'run', tmp_path/'trained', base=mini_base(), task=task)
-    assert sum(c['differ'] for c in as_trained.scores.values()) <= 2 and 'BitsAndBytesConfig' in as_trained.notes[0]
+    assert sum(c.differ for c in as_trained.scores.values()) <= 2 and 'BitsAndBytesConfig' in as_trained.notes[0]
     assert 'quantization_config' not in (tmp_path/'trained'/'model'/'config.json').read_text()
     found = export(tmp_path/'run', tmp_path/'out', base=mini_base(), task=task, onto='base')
     config = json.loads((tmp_path/'out'/'model'/'config.json').read_text())
@@ -113,7 +113,7 @@ def test_a_4_bit_student_is_exported_as_it_was_trained_or_onto_its_base(task, tm
         layers += bool(change.abs().max() > 1e-3)
         torch.testing.assert_close(w, base[name].float()+change, rtol=1e-6, atol=1e-6)
     assert layers == 21
-    assert sum(c['differ'] for c in found.scores.values()) > 10 and 'in nf4' in found.notes[1]  # this base loses much in 4 bits, so the answers must change
+    assert sum(c.differ for c in found.scores.values()) > 10 and 'in nf4' in found.notes[1]  # this base loses much in 4 bits, so the answers must change
 
 
 def test_nothing_is_left_of_an_export_that_fails(exported, tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ HUB = '''
 import sys
 from pathlib import Path
 from llm2llm.report.export import export
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_task
 from llm2llm.student.student import Student
 at = Path(sys.argv[1])

@@ -175,9 +175,10 @@ def test_it_fits_the_window(page, width, dark):
 
 
 def test_in_a_frame_of_a_notebook(browser, small, tmp_path):
-    from llm2llm.report.ledger import ledger
+    from llm2llm.report.ledger import Ledger
+    from llm2llm.report.record import read_run
     file = tmp_path/'notebook.html'
-    file.write_text('<!DOCTYPE html><title>notebook</title><p>before</p>' + ledger(small.parent)._repr_html_(), encoding='utf-8')
+    file.write_text('<!DOCTYPE html><title>notebook</title><p>before</p>' + Ledger(read_run(small.parent))._repr_html_(), encoding='utf-8')
     browser.size(1000, 900)
     browser.open(file.as_uri())
     assert browser.js("document.querySelector('iframe').contentDocument") is None, 'the frame can be read from outside, so it can read the outside'

@@ -6,7 +6,7 @@ import yaml
 
 from llm2llm.cli import main
 from llm2llm.core import LLM2LLMError, StudentError
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
 from llm2llm.store.folder import StageFolder, whole, write_text
 from llm2llm.student.student import Student

@@ -11,12 +11,13 @@ from conftest import ROOT
 from llm2llm import cli
 from llm2llm.core import Example, RunError, SettingError
 from llm2llm.report.export import export
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.loop.rules import Wrong, find_rule, own_rules
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
-from llm2llm.report.report import read_run
-from llm2llm.report.share import _selected, command, dataset_card, push, share, shared_rows
+from llm2llm.report.cards import _selected, command_line, dataset_card, shared_rows
+from llm2llm.report.share import push, share
 from llm2llm.store.folder import read_jsonl, write_json, write_jsonl
+from llm2llm.store.records import RunFolder
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
 
@@ -172,7 +173,7 @@ def test_nothing_goes_before_it_was_listed(made, hub, tmp_path, run):
     do('no', '')
     (tmp_path/'out'/'README.md').open('a').write('\nMine.\n')
     assert 'has not been listed yet, or has changed' in do('yes', '').stdout and not hub.asked
-    assert 'Not as it was written, and kept as it is: README.md' in do('no', '').stdout
+    assert 'Not as it was written, and kept as it is.' in do('no', '').stdout
     sent = do('yes', '')
     assert 'Sent: ' in sent.stdout and hub.files['me/mine'] == on_disk(tmp_path/'out') and hub.files['me/mine']['README.md'].endswith(b'\nMine.\n')
     assert TOKEN not in sent.stdout + sent.stderr
@@ -210,7 +211,7 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
 
 def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
     folder, _ = made
-    line = shlex.split(command(read_run(folder)))
+    line = shlex.split(command_line(RunFolder(folder).settings()))
     run(*line, '--out', tmp_path/'again', timeout=300)
     again, first = (json.loads((f/'run.json').read_text())['settings'] for f in (tmp_path/'again', folder))
     assert again == first
@@ -240,7 +241,7 @@ def test_cards_of_other_runs(made, tmp_path, who):
     assert ('- [ ] Teacher: ' in text) == (who in ('api', 'local', 'replay')) and ('- synthetic' in text) == (who != 'pool')
     assert 'someone private' not in text and ('the fields user' in text) == (who == 'api')
     assert 'There were **no test rows** to filter against' in text and ('ROUGE-L F1 of 0.8' in text) and ('solved its question 3 times' in text) == (who == 'api')
-    line = shlex.split(command(read_run(tmp_path/'run')))
+    line = shlex.split(command_line(RunFolder(tmp_path/'run').settings()))
     words = cli._parser('run').parse(line[2:])
     assert (words['augment'], words['revision'], words['labels'], words['chat'], words['select'], words['lora_r']) == (who, 'c'*40, 'Play,Book', True, 'random', 8)
     if who == 'api': assert (words['teacher'], words['show_error'], words['demos'], words['temperature'], words['form'], words['verify']) == ('gpt-x', False, 1, .7, 'json', 3)

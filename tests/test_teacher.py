@@ -14,7 +14,7 @@ from llm2llm.tasks.filters import Filter
 from llm2llm.teachers.api import APITeacher
 from llm2llm.teachers.local import LocalTeacher
 from llm2llm.teachers.replay import ReplayTeacher
-from llm2llm.loop.loop import LLM2LLM
+from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_chat, mini_student, mini_task
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.prompts import messages, reply_schema

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from ..core import LLM2LLMError, RunError, SettingError, check_int, digest, unknown
-from ..report.report import read_run
+from ..report.record import read_run
 from ..loop.dials import steps_behind
 from ..store.folder import check_out, check_table, read_jsonl, write_json, write_jsonl, write_text
 
@@ -186,11 +186,11 @@ def state(
 
 def _counts(r):
     "What a finished run's result is and took"
-    done = [m for m in r.rounds if m['round'] <= r.picked]
-    test,steps = r.final['scores'].get('test'),steps_behind(r.rounds, r.picked, r.settings.get('init_from'))
-    row = dict(stopped=r.final['stopped'], round=r.picked, train_rows=done[-1]['train_rows'], steps=steps)
-    if test: row |= {'test %':100*test['correct']/test['n'], 'test_correct':test['correct'], 'test_n':test['n'], 'no_answer':test['no_answer'], 'truncated':test['truncated']}
-    return row | dict(usd=round(sum(m.get('usd') or 0 for m in r.rounds), 8))
+    done = [m for m in r.rounds if m.round <= r.picked]
+    test,steps = r.final.scores.get('test'),steps_behind(r.rounds, r.picked, r.settings.get('init_from'))
+    row = dict(stopped=r.final.stopped, round=r.picked, train_rows=done[-1].train_rows, steps=steps)
+    if test: row |= {'test %':test.percent, 'test_correct':test.correct, 'test_n':test.n, 'no_answer':test.no_answer, 'truncated':test.truncated}
+    return row | dict(usd=round(sum(m.usd or 0 for m in r.rounds), 8))
 
 # %% ../../nbs/07_grid/00_cells.ipynb #796e94b6
 def _row(folder, root):
@@ -227,11 +227,11 @@ def _rounds(folder):
     r,parents = read_run(folder),Counter()
     for m in r.rounds:
         most = sum(sorted(parents.values())[::-1][:r.task['seed']//4])/sum(parents.values()) if parents else None   # 1/4 if spread evenly
-        took = sum(e.get('seconds', 0) for e in r.log if e.get('round')==m['round'])
-        right = {f'{split}_correct': m['scores'][split]['correct'] for split in ('seed', 'dev', 'test') if split in m['scores']}
-        yield dict({k: m.get(k) for k in ('round', 'train_rows', 'synthetic', 'steps', 'wrong', 'requested', 'kept')}, most_asked_quarter=most,
-                   rejected=sum((m.get('rejected') or {}).values()), **right, seconds=round(took, 1))
-        parents.update(c['parent_id'] for c in _kept(folder, m['round']))
+        took = sum(e.get('seconds', 0) for e in r.log if e.get('round')==m.round)
+        right = {f'{split}_correct': m.scores[split].correct for split in ('seed', 'dev', 'test') if split in m.scores}
+        yield dict({k: getattr(m, k) for k in ('round', 'train_rows', 'synthetic', 'steps', 'wrong', 'requested', 'kept')}, most_asked_quarter=most,
+                   rejected=sum(m.rejected.values()), **right, seconds=round(took, 1))
+        parents.update(c['parent_id'] for c in _kept(folder, m.round))
 
 def _right(folder, picked):
     "'1' or '0' for each test row, in order of the ids; '' without test answers"

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..report.compare import mean_interval
 from .cells import Cell, cells, command, keep_error, missing, read_grid, run_cell, state, write_cell
 from ..core import RunError, SettingError, check_int, is_interactive
-from ..report.report import read_run
+from ..report.record import read_run
 from ..tables import one, span, text_table
 from ..store.folder import check_table, check_target, holds, whole, write_text
 
@@ -204,7 +204,7 @@ class Ray:
 # %% ../../nbs/07_grid/01_grid.ipynb #cf3dfc68
 def _spent(cell, root):
     "USD that a cell has spent on its teacher; of one that is not done, what it may spend"
-    if state(root/cell.name)=='done': return sum(m.get('usd') or 0 for m in read_run(root/cell.name).rounds)
+    if state(root/cell.name)=='done': return sum(m.usd or 0 for m in read_run(root/cell.name).rounds)
     return cell.words.get('max_usd') or 0.
 
 def _work(todo, engine, table, root, cap=None):

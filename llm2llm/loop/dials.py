@@ -6,14 +6,14 @@
 __all__ = ['LoopConfig', 'requests', 'deal', 'shots', 'prompts', 'steps_behind', 'budget_of']
 
 # %% ../../nbs/05_loop/00_dials.ipynb #367492c2
-import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from ..core import Example, RunError, SettingError, check_one_of, check_int, example, rng
+from ..core import Example, RunError, SettingError, check_one_of, check_int, rng
 from ..tasks.similar import check_similarity
-from ..store.folder import read_jsonl
+from ..store.records import Round, RunFolder
 from ..tasks.task import Task
 from ..teachers.teacher import Request
 from .rules import Evidence, Rule, find_rule
@@ -122,34 +122,33 @@ def prompts(
 
 # %% ../../nbs/05_loop/00_dials.ipynb #c47d90e2
 def steps_behind(
-    rounds,           # metrics of a run's rounds, dicts with `round` and `steps`
+    rounds:Sequence[Round], # of a run
     picked:int,       # number of the round that is the result
     init_from:str|None, # of that run: 'scratch' or 'continuous'; None: 'scratch'
 )->int:               # optimiser steps
     "How long the student of the picked round was trained"
-    steps = {m['round']: m['steps'] for m in rounds if m['round'] <= picked}
+    steps = {m.round: m.steps for m in rounds if m.round <= picked}
     return sum(steps.values()) if init_from=='continuous' else steps[picked]
 
 # %% ../../nbs/05_loop/00_dials.ipynb #18761ded
 def budget_of(
-    folder,     # of a finished run
+    folder:str|Path, # of a finished run
     task:Task,  # of this run
     rounds:int, # of this run
-)->dict:        # 'rows': per round {label or '': n}; 'steps': behind the result
+)->dict[str,object]: # 'rows': per round {label or '': n}; 'steps': behind the result
     "What another run spent"
-    folder = Path(folder)
-    known = lambda path: json.loads(path.read_text(encoding='utf-8'))
-    if not (folder/'final.json').exists():
-        raise RunError(f"match: {folder} is not a finished run; run it to its end first")
-    settings = known(folder/'run.json')['settings']
+    run = RunFolder(folder)
+    if not run.finished: raise RunError(f"match: {folder} is not a finished run; run it to its end first")
+    settings,done = run.settings(),run.rounds()
     for k,v in dict(name=task.name, kind=task.kind.name, labels=list(task.labels)).items():
         its = settings['task'][k]
         if its != v:
             raise RunError(f"match: {folder} is a run on another task (its {k} is {its!r}, here it is {v!r})")
-    metrics = [known(p) for p in sorted(folder.glob('round_*/metrics.json'))]
-    if not metrics[-1]['steps']: raise RunError(f"match: {folder} asked its base without training (shots), so it has no rows or steps to match; name a run that trains")
-    rows = [example(d) for d in read_jsonl(folder/f'round_{len(metrics)-1:02}'/'train.jsonl')]
+    if not done[-1].steps:
+        raise RunError(f"match: {folder} asked its base without training (shots), so it has no rows or steps to match; "
+                       "name a run that trains")
+    rows = run.train_rows(done[-1].round)
     label = lambda r: task.label(r) or ''
-    spent = [Counter(label(r) for r in rows if min(r.round, rounds)==k) for k in range(1, min(rounds, len(metrics)-1)+1)]
-    steps = steps_behind(metrics, known(folder/'final.json')['picked_round'], settings.get('init_from'))
+    spent = [Counter(label(r) for r in rows if min(r.round, rounds)==k) for k in range(1, min(rounds, len(done)-1)+1)]
+    steps = steps_behind(done, run.final().picked_round, settings.get('init_from'))
     return dict(rows=[dict(sorted(c.items())) for c in spent], steps=steps)

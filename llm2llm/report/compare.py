@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import RunError, SettingError, check_one_of, unknown
 from ..loop.dials import steps_behind
-from .report import read_run
+from .record import read_run
 from .display import INK, METHOD_COLORS, RC, Picture, name_lines, panels
 from ..tables import mark, markdown_table, one
 from .display import percent_axis, round_axis
@@ -43,20 +43,20 @@ class Comparison:
 def _end(r):
     "Test accuracy, training rows, steps and cost of a finished run"
     if not r.final: raise RunError(f"{r.path}: this run has not finished; go on with it, or leave it out of the comparison")
-    c,ms = r.score(r.picked, 'test'), [m for m in r.rounds if m['round'] <= r.picked]
+    c,ms = r.score(r.picked, 'test'), [m for m in r.rounds if m.round <= r.picked]
     if not c: raise RunError(f"{r.path}: this run has no test score; its task has no test rows")
     steps = steps_behind(r.rounds, r.picked, r.settings.get('init_from'))
-    took = dict(seconds=sum(e.get('seconds', 0) for e in r.log), usd=sum(m.get('usd') or 0 for m in r.rounds))
-    return {'test %':100*c['correct']/c['n'], 'train rows':ms[-1]['train_rows'], 'steps':steps, **took}
+    took = dict(seconds=sum(e.get('seconds', 0) for e in r.log), usd=sum(m.usd or 0 for m in r.rounds))
+    return {'test %':c.percent, 'train rows':ms[-1].train_rows, 'steps':steps, **took}
 
 def _curve(runs):
     "Test accuracy by round; a run that stopped early keeps its last student"
-    by_seed = {r.seed:{m['round']:100*c['correct']/c['n'] for m in r.rounds if (c := m['scores'].get('test'))} for r in runs}
+    by_seed = {r.seed:{m.round:c.percent for m in r.rounds if (c := m.scores.get('test'))} for r in runs}
     return pd.DataFrame(by_seed).sort_index().ffill()
 
 def _right(r):
     "100 or 0 for each test row by round, None for the one picked; nothing where the folder keeps no test answers"
-    files = {m['round']:r.path/f"round_{m['round']:02}"/'test_answers.jsonl' for m in r.rounds}
+    files = {m.round:r.folder.part(m.round, 'test_answers') for m in r.rounds}
     found = {k:pd.Series({d['id']:100.*d['correct'] for d in read_jsonl(f)}).sort_index() for k,f in files.items() if f.exists()}
     return found | {None:found[r.picked]} if r.picked in found else found
 

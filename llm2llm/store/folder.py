@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['check_target', 'check_out', 'check_table', 'whole', 'write_text', 'write_json', 'write_jsonl', 'numbered_jsonl',
-           'read_jsonl', 'StageFolder', 'damaged', 'read_json', 'holds', 'read_head', 'versions', 'commit', 'machine',
-           'content_digest']
+           'read_jsonl', 'StageFolder', 'damaged', 'read_json', 'holds', 'read_head', 'flat', 'versions', 'commit',
+           'machine', 'content_digest', 'link']
 
 # %% ../../nbs/01_store/00_folder.ipynb #16321288
 import os,sys,json,re,time,shutil,hashlib,errno,subprocess,tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -230,9 +231,13 @@ def read_head(
         raise RunError(f"{path}: made by llm2llm {made_by}; read it with that version, or run again in another folder")
     return head
 
-def _flat(d, prefix=''):
-    for k,v in d.items():
-        if isinstance(v, dict): yield from _flat(v, f'{prefix}{k}.')
+def flat(
+    settings:dict[str,object], # may be nested
+    prefix:str='',             # of each name
+)->Iterator[tuple[str,object]]: # name, with a dot before what is nested, and value
+    "Settings one by one"
+    for k,v in settings.items():
+        if isinstance(v, dict): yield from flat(v, f'{prefix}{k}.')
         else: yield prefix+k, v
 
 # %% ../../nbs/01_store/00_folder.ipynb #a3fca4af
@@ -248,7 +253,7 @@ def claim(
     if not (self/'run.json').exists():
         write_json(self/'run.json', dict(settings=want, versions=versions or {}))
     have = read_head(self/'run.json')
-    old,new = dict(_flat(have['settings'])), dict(_flat(want))
+    old,new = dict(flat(have['settings'])), dict(flat(want))
     for k in [*new, *old]:
         a,b = old.get(k),new.get(k)
         if a == b or k in record: continue
@@ -308,7 +313,10 @@ def content_digest(
     return h.hexdigest()[:16]
 
 # %% ../../nbs/01_store/00_folder.ipynb #b6fc3d5a
-def _link(src, dst):
+def link(
+    src:str|Path, # a file
+    dst:str|Path, # its second place
+):
     "`src` again at `dst`, without taking room where the disk can do that"
     try: os.link(src, dst)
     except OSError: shutil.copyfile(src, dst)
@@ -320,8 +328,8 @@ def _take_over(self:StageFolder, name, inputs, path):
         try:
             known = read_json(there/'stages.json').get(name, {})
             if known.get('inputs') != inputs: continue
-            if (there/name).is_dir(): shutil.copytree(there/name, path, copy_function=_link)
-            else: _link(there/name, path)
+            if (there/name).is_dir(): shutil.copytree(there/name, path, copy_function=link)
+            else: link(there/name, path)
             if content_digest(path) == known['content']: return there.name
         except (FileNotFoundError, shutil.Error): pass   # not there yet, or just being made again: made here
         _remove(path)

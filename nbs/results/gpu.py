@@ -158,7 +158,7 @@ def measure_answers(base, device, way, n=256, new=64):
 def measure_round(base, device, folder, data):
     "Train on 74 rows, answer them, have rows written about the wrong ones, train again, answer"
     from llm2llm.tasks.files import load_task
-    from llm2llm.loop.loop import LLM2LLM
+    from llm2llm import LLM2LLM
     from llm2llm.mini.mini import MiniTeacher, mini_task
     from llm2llm.store.folder import read_jsonl
     from llm2llm.teachers.pool import PoolTeacher
