@@ -172,7 +172,8 @@ def test_wheel(wheel, root):
     modules = {p.relative_to(root).as_posix() for p in (root/'llm2llm').rglob('*.py')}
     base = {f'llm2llm/mini_base/{p.name}' for p in (root/'llm2llm/mini_base').glob('*')}
     assert {'llm2llm/mini_base/config.json', 'llm2llm/mini_base/model.safetensors', 'llm2llm/mini_base/tokenizer.json'} <= base
-    assert names == modules | base | {'llm2llm/ledger.html'} | {n for n in names if '.dist-info/' in n}
+    pages = {p.relative_to(root).as_posix() for p in (root/'llm2llm/templates').glob('*')}
+    assert names == modules | base | pages | {'llm2llm/ledger.html'} | {n for n in names if '.dist-info/' in n}
     assert any(n.endswith('licenses/LICENSE') for n in names)
     assert sum(i.file_size for i in wheel.infolist()) < 8_000_000
     points = wheel.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
