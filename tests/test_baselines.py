@@ -98,7 +98,7 @@ def test_a_run_without_training_goes_on_and_is_reported(tmp_path):
     assert wrong['question'].all() and wrong['right answer'].all()   # also of rows that were not shown
     html = write_report(out)[1].read_text(encoding='utf-8')
     assert 'few-shot' in html and run.rounds[0]['train_rows'] == 2 and run.rounds[0]['synthetic'] == 0
-    with pytest.raises(SettingError, match='no student of its own'): export(out, tmp_path/'out', base=mini_base())
+    with pytest.raises(SettingError, match='nor a student of its own'): export(out, tmp_path/'out', base=mini_base())
     with pytest.raises(RunError, match='shots = 2, and this one has shots = 3'): LLM2LLM(TASK, mini_student('mini-intent'), None, out, num_fewshot=3).fit(verbose=False)
 
 

@@ -84,7 +84,7 @@ def test_search_finds_pages_headings_and_names(site):
     index = json.loads((folder/'search-index.js').read_text(encoding='utf-8').removeprefix('const INDEX ='))
     kinds = {kind: [(text, address) for text, address, _, k in index if k == kind] for kind in ('page', 'heading', 'name')}
     assert {a for _, a in kinds['page']} == {p.as_posix() for p in rendered}
-    assert ('LLM2LLM.fit', '05_loop/loop.html#llm2llm.fit') in kinds['name'] and len(kinds['name']) > 200
+    assert ('Run.fit', '05_loop/loop.html#run.fit') in kinds['name'] and len(kinds['name']) > 200
     ids = {page.as_posix(): pages.Page((folder/page).read_text(encoding='utf-8')).ids for page in rendered}
     assert not [a for _, a in kinds['heading'] + kinds['name'] if a.split('#')[1] not in ids[a.split('#')[0]]]
 

@@ -8,7 +8,8 @@ from llm2llm.cli.main import main
 from llm2llm.core import LLM2LLMError, StudentError
 from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
-from llm2llm.store.folder import StageFolder, whole, write_text
+from llm2llm.store.stages import StageFolder
+from llm2llm.store.folder import whole, write_text
 from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'

@@ -173,7 +173,8 @@ def test_wheel(wheel, root):
     base = {f'llm2llm/mini_base/{p.name}' for p in (root/'llm2llm/mini_base').glob('*')}
     assert {'llm2llm/mini_base/config.json', 'llm2llm/mini_base/model.safetensors', 'llm2llm/mini_base/tokenizer.json'} <= base
     texts = {f'llm2llm/mini/{name}.json' for name in ('gsm', 'intent')}
-    assert names == modules | base | texts | {'llm2llm/ledger.html'} | {n for n in names if '.dist-info/' in n}
+    pages = {p.relative_to(root).as_posix() for p in (root/'llm2llm/templates').glob('*')}
+    assert names == modules | base | texts | pages | {'llm2llm/ledger.html'} | {n for n in names if '.dist-info/' in n}
     assert any(n.endswith('licenses/LICENSE') for n in names)
     assert sum(i.file_size for i in wheel.infolist()) < 8_000_000
     points = wheel.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()

@@ -19,7 +19,8 @@ from ..core import LLM2LLMError, RunError, SettingError, check_one_of, check_int
 from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
-from ..store.folder import CELL, ERROR, check_out, check_table, read_json
+from ..store.folder import check_out, check_table, read_json
+from ..store.stages import CELL, ERROR
 from ..store.folder import write_json, write_jsonl, write_text
 from ..store.records import RunFolder
 

@@ -21,7 +21,8 @@ from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..report.stats import mean_interval
-from ..store.folder import CELL, check_table, check_target, hold, holds, whole, write_text
+from ..store.folder import check_table, check_target, holds, whole, write_text
+from ..store.stages import CELL, hold
 from ..tables import one, span, text_table
 
 # %% ../../nbs/07_grid/01_grid.ipynb #b4054952

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['shared_rows', 'command_line', 'dataset_card', 'exported_part', 'base_on_hub', 'model_card']
 
-# %% ../../nbs/06_report/06a_cards.ipynb #b6553322
+# %% ../../nbs/06_report/06a_cards.ipynb #27c26e23
 import math,re,shlex
 from dataclasses import asdict,fields
 from importlib.resources import files
 from pathlib import Path
-import pandas as pd
+from datasets import Dataset,Features,List,Value
 from fastcore.docments import docments
+from huggingface_hub import DatasetCard,DatasetCardData,EvalResult,ModelCard,ModelCardData
 from ..core import Example,RunError,SettingError,check_one_of
 from ..loop.config import LoopConfig
 from ..loop.rules import own_rules
@@ -25,13 +26,12 @@ from ..tasks.kinds import kind_of
 from ..tasks.task import TASKS,Task
 from ..teachers.kinds import teacher_kinds
 
-# %% ../../nbs/06_report/06a_cards.ipynb #14825fed
+# %% ../../nbs/06_report/06a_cards.ipynb #677db1a7
 def shared_rows(
     folder:str|Path,         # of a finished run
     without_seed:bool=False, # leave out the seed rows, and the column `cause`, which answers them
-)->'datasets.Dataset':       # every column has a type
+)->Dataset:                  # every column has a type
     "The training rows of a run's picked round"
-    from datasets import Dataset,Features,List,Value
     record = finished_run(folder)
     rows = [asdict(r) for r in record.folder.train_rows(record.picked) if r.round or not without_seed]
     if not rows: raise SettingError(f"{folder}: all its rows are seed rows, so nothing is left without them")
@@ -73,7 +73,8 @@ def _task_words(t):
     if built_in or t['name'] in ('mini-gsm', 'mini-intent'): return dict(task=t['name']) | n
     files = {k: f'{k.upper()}.jsonl' for k in ('dev', 'test', 'pool') if t.get(k)}
     labels = ','.join(t['labels']) if not any(',' in l for l in t['labels']) else None
-    columns = dict(question='question', answer='answer', choices='choices' if kind_of(t['kind']).choices else None)
+    columns = dict(question='question', answer='answer')
+    if kind_of(t['kind']).choices: columns['choices'] = 'choices'
     return (dict(task='own', data='SEED.jsonl', dev='none') | files | columns
             | dict(kind=t['kind'], labels=labels or None, template=t['template'].replace('\n', '\\n')))
 
@@ -123,40 +124,29 @@ def command_line(
         if not isinstance(v, bool): line.append(shlex.quote(str(v)))
     return ' '.join(line)
 
-# %% ../../nbs/06_report/06a_cards.ipynb #bc1d144d
-_SPLITS = ('test', 'dev', 'seed')
-
+# %% ../../nbs/06_report/06a_cards.ipynb #6ca804db
 def _shown(record):
-    "The settings for a reader: of what may be private, the body of a request and the matched run, not the content"
-    teacher = record.teacher and record.teacher | dict(body=sorted(record.teacher.get('body') or {}))
-    settings = record.settings | dict(teacher=teacher, match_run=bool(record.settings.get('match')))
-    rows = [(k, clean(v)) for k,v in shown_settings(settings).items() if v not in ('[]', '')]
-    return settings,markdown_table(pd.DataFrame(rows, columns=['setting', 'value']))
+    "Settings for a reader, without what may be private: the body of a request and the matched run"
+    teacher = dict(teacher=record.teacher | dict(body=sorted(record.teacher.get('body') or {})))
+    settings = record.settings | teacher | dict(match_run=bool(record.settings.get('match')))
+    return {k: v for k,v in shown_settings(settings).items() if v not in ('[]', '')}
 
-def _facts(record):
-    "What every card of a run says"
-    (settings,table),(words,is_model) = _shown(record),_teacher(record.teacher)
-    rounds = summary(record).drop(columns='seconds', errors='ignore')
-    machines = dict.fromkeys(tuple(e.items()) for e in record.log if 'machine' in e)   # each once
-    log = [*map(dict, machines), *(e for e in record.log if 'versions' in e)]
-    new = 'further real rows' if record.teacher.get('name')=='pool' else 'synthetic rows'
-    return dict(task=record.task, student=record.student, teacher=settings['teacher'], settings=settings, log=log,
-                settings_table=table, teacher_words=words, is_model=is_model, new=new, versions=record.versions,
-                selected=_selected(settings), near_duplicate_threshold=_near(record) if words else 0, by_round=markdown_table(rounds),
-                select_round_by=record.final.pick, command=command_line(record.settings | dict(task=record.task)))
-
-# %% ../../nbs/06_report/06a_cards.ipynb #5cd97bdd
 def _card(cls, record, data, scores, **facts):
     "A card of Hugging Face's"
-    scores = {s: accuracy(scores[s]) for s in _SPLITS if s in scores and scores[s].n}
-    template = files('llm2llm')/'templates'/'card.md'
-    task_kind,base = kind_of(record.task['kind']),mark(record.student['model_name_or_path'])
-    card = cls.from_template(data, template_path=template, scores=scores, mark=mark, repr=repr, base=base,
-                             task_kind=task_kind,
-                             **_facts(record), **facts)
+    words,is_model = _teacher(record.teacher)
+    log = map(dict, dict.fromkeys(tuple(e.items()) for e in record.log if 'machine' in e))   # each once
+    card = cls.from_template(
+        data, template_path=files('llm2llm')/'templates'/'card.md', record=record, scores=scores, log=log,
+        teacher_words=words, is_model=is_model, task_kind=kind_of(record.task['kind']), shown=_shown(record),
+        new='further real rows' if record.teacher.get('name')=='pool' else 'synthetic rows',
+        selected=_selected(record.settings), near=_near(record) if words else 0,
+        by_round=markdown_table(summary(record).drop(columns='seconds', errors='ignore')),
+        command=command_line(record.settings | dict(task=record.task)),
+        mark=mark, repr=repr, accuracy=accuracy, **facts)
     card.text = re.sub(r'\n{3,}', '\n\n', card.text)
     return card
 
+# %% ../../nbs/06_report/06a_cards.ipynb #c3067046
 def _checked(license, language):
     "A licence and a language as the Hub writes them"
     if license is not None and not re.fullmatch(r'[a-z0-9][a-z0-9.+-]*', license):
@@ -165,22 +155,16 @@ def _checked(license, language):
         raise SettingError(f"language must be a code such as en, not {language!r}")
     return dict(license=license, language=language, tags=['llm2llm'])
 
-# %% ../../nbs/06_report/06a_cards.ipynb #5fef5d71
+# %% ../../nbs/06_report/06a_cards.ipynb #1547dc27
 _SIZES = {1e3: 'n<1K', 1e4: '1K<n<10K', 1e5: '10K<n<100K', 1e6: '100K<n<1M', math.inf: '1M<n<10M'}
 
 def _rows_data(record, rows, made, head):
     "The metadata of a dataset's card"
-    from huggingface_hub import DatasetCardData
     config = dict(config_name='default', data_files=[dict(split='train', path='data/train.parquet')])
     synthetic = made > 0 and record.teacher.get('name') != 'pool'
     return DatasetCardData(**head | dict(tags=head['tags'] + ['synthetic']*synthetic), configs=[config],
                            size_categories=next(words for most,words in _SIZES.items() if len(rows) < most),
                            task_categories=[kind_of(record.task['kind']).category])
-
-def _columns(names, kind):
-    "What the columns hold: the comments of `Example`"
-    comments = docments(Example) | dict(answer=kind_of(kind).column)
-    return markdown_table(pd.DataFrame([(n, comments[n]) for n in names], columns=['column', 'what it holds']))
 
 # %% ../../nbs/06_report/06a_cards.ipynb #54e70aaa
 def dataset_card(
@@ -189,15 +173,15 @@ def dataset_card(
     license:str|None=None,   # identifier, for instance cc-by-4.0; None: the card says that it is not set
     language:str|None=None,  # code of the rows' language, for instance en
     without_seed:bool=False, # leave out the seed rows and the column `cause`
-)->'huggingface_hub.DatasetCard':
+)->DatasetCard:
     "The card of a run's training rows"
-    from huggingface_hub import DatasetCard
     head,record,rows = _checked(license, language),finished_run(folder),shared_rows(folder, without_seed)
     seeds = rows['round'].count(0)
-    made,whose = len(rows)-seeds,'The student, fine-tuned on these rows' + ' and the seed rows'*without_seed
-    return _card(DatasetCard, record, _rows_data(record, rows, made, head), record.rounds[record.picked].scores,
-                 kind='dataset', repo=repo, seeds=seeds, made=made, last=max(rows['round']), whose=whose + ':',
-                 columns=_columns(rows.column_names, record.task['kind']))
+    made = len(rows)-seeds
+    comments = docments(Example) | dict(answer=kind_of(record.task['kind']).column)
+    data,scores = _rows_data(record, rows, made, head),record.rounds[record.picked].scores
+    return _card(DatasetCard, record, data, scores, kind='dataset', repo=repo, seeds=seeds, made=made,
+                 last=max(rows['round']), columns={name: comments[name] for name in rows.column_names})
 
 # %% ../../nbs/06_report/06a_cards.ipynb #2afd35b4
 def exported_part(
@@ -225,23 +209,13 @@ def base_on_hub(
     "The name by which others find the base"
     return base or (record.student['model_name_or_path'] if '/' in record.student['model_name_or_path'] else None)
 
-def _scores_of(record, kind, said):
-    "The scores of what is shared, and a sentence about whose they are"
-    r = said.inputs['round']
-    run,whose = record.rounds[r].scores,f"Answers of the student of round {r}, in the run"
-    if kind=='adapter': return run, whose + '.'
-    if not said.scores: return run, whose + '; the merged model was not asked again.'
-    return {s: c.exported for s,c in said.scores.items()}, 'Answers of this model, asked again after merging.'
-
-# %% ../../nbs/06_report/06a_cards.ipynb #46ed4b02
 def _results(record, scores):
     "The score on test rows for the metadata"
-    from huggingface_hub import EvalResult
     if not (c := scores.get('test')): return None
     name,(low,high) = record.task['name'],wilson(c.correct, c.n)
     words = f"accuracy on {c.n} test rows; 95 % interval {low:.3f} to {high:.3f}, one random seed"
-    return [EvalResult(task_type='text-generation', dataset_type=name, dataset_name=name, dataset_split='test',
-                       metric_type='accuracy', metric_name=words, metric_value=round(c.accuracy, 4))]
+    where = dict(task_type='text-generation', dataset_type=name, dataset_name=name, dataset_split='test')
+    return [EvalResult(**where, metric_type='accuracy', metric_name=words, metric_value=round(c.accuracy, 4))]
 
 _LOADED_BY = dict(adapter=('peft', 'AutoPeftModelForCausalLM', 'adapter'),
                   model=('transformers', 'AutoModelForCausalLM', 'finetune'))
@@ -255,15 +229,16 @@ def model_card(
     language:str|None=None,  # code of the rows' language, for instance en
     exported:str|Path|None=None, # the folder that `export` made; None: FOLDER/export
     base:str|None=None,      # the base's name on the Hub, where the run was given a folder
-)->'huggingface_hub.ModelCard':
+)->ModelCard:
     "The card of a run's student"
-    from huggingface_hub import ModelCard,ModelCardData
     head,record = _checked(license, language),finished_run(folder)
     said,_ = exported_part(record, check_one_of('kind', kind, [*_LOADED_BY]), exported)
     (library,auto,relation),on = _LOADED_BY[kind],base_on_hub(record, base)
-    (scores,whose),m = _scores_of(record, kind, said),record.rounds[said.inputs['round']]
+    m = record.rounds[said.inputs['round']]
+    again = {s: c.exported for s,c in said.scores.items() if kind=='model'}   # an adapter is the run's own
+    scores = again or m.scores
     data = ModelCardData(**head, base_model=on, base_model_relation=on and relation, library_name=library,
                          pipeline_tag='text-generation', model_name=repo.split('/')[-1],
                          eval_results=_results(record, scores))
     return _card(ModelCard, record, data, scores, kind=kind, repo=repo, seeds=m.train_rows-m.synthetic,
-                 made=m.synthetic, auto=auto, library=library, whose=whose)
+                 made=m.synthetic, auto=auto, library=library, round=m.round, again=bool(again))

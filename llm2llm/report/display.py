@@ -10,6 +10,7 @@ import re,math
 from html import escape
 from io import StringIO
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ..core import digest
 from ..loop.config import LoopConfig
@@ -23,18 +24,21 @@ METHOD_COLORS = {'LLM2LLM':_rules.pop(LoopConfig.select), 'plain':'#7A7A7A', 'pl
 INK = '#333333'
 
 # %% ../../nbs/06_report/00_display.ipynb #fbeeb213
-RC = {'font.size':9, 'font.family':'sans-serif', 'font.sans-serif':['DejaVu Sans','Arial','Helvetica','sans-serif'],
-      'text.color':INK, 'axes.labelcolor':INK, 'axes.edgecolor':INK, 'xtick.color':INK, 'ytick.color':INK,
-      'axes.spines.top':False, 'axes.spines.right':False, 'axes.linewidth':.8, 'lines.linewidth':1.8, 'lines.markersize':4.5,
-      'svg.fonttype':'none', 'savefig.dpi':160, 'figure.facecolor':'white', 'axes.facecolor':'none'}
+RC = {'font.size':9, 'font.family':'sans-serif',
+      'font.sans-serif':['DejaVu Sans','Arial','Helvetica','sans-serif'],
+      **dict.fromkeys(('text.color','axes.labelcolor','axes.edgecolor','xtick.color','ytick.color'), INK),
+      'axes.spines.top':False, 'axes.spines.right':False, 'axes.linewidth':.8, 'lines.linewidth':1.8,
+      'lines.markersize':4.5, 'svg.fonttype':'none', 'savefig.dpi':160, 'figure.facecolor':'white',
+      'axes.facecolor':'none'}
 
+# %% ../../nbs/06_report/00_display.ipynb #fbeeb214
 class Picture(Figure):
     "A matplotlib figure that shows itself as SVG in the ink of the page"
     alt = 'plot'
     def __init__(self,
-        figsize:tuple=(5.6,3.1), # inches
-        **how,                   # what `matplotlib.figure.Figure` takes
-    ): super().__init__(figsize, **how)
+        figsize:tuple[float,float]=(5.6,3.1), # inches
+        **kwargs,                # what `matplotlib.figure.Figure` takes
+    ): super().__init__(figsize, **kwargs)
 
     def svg(self,
         ground:str="none", # colour behind it; "none" takes the ink of the page, any other the own dark ink
@@ -55,8 +59,8 @@ class Picture(Figure):
 def panels(
     n:int,      # how many axes, side by side
     alt:str,    # what the picture shows, for readers who can't see it
-    size:tuple, # width and height in inches
-)->tuple:       # the picture and its axes
+    size:tuple[float,float], # width and height in inches
+)->tuple[Picture,list[Axes]]: # the picture and its axes
     "A picture with empty axes"
     with rc_context(RC):
         fig = Picture(figsize=size, layout='constrained')
@@ -65,8 +69,9 @@ def panels(
     for ax in axes: ax.yaxis.get_major_locator().set_params(integer=True, nbins=6)
     return fig,axes
 
+# %% ../../nbs/06_report/00_display.ipynb #d8ac3407
 def round_axis(
-    ax,              # matplotlib axes
+    ax:Axes,         # its x axis is set
     n:int,           # rounds, with round 0
     edge:float=.15,  # room left and right, in rounds
 ):
@@ -76,7 +81,7 @@ def round_axis(
     ax.set_xlabel('round (0 is plain fine-tuning)')
 
 def percent_axis(
-    ax, # matplotlib axes, everything drawn
+    ax:Axes, # everything is drawn in it
 ):
     "Percent, at least 20 points high, so that noise doesn't look like a result"
     low,high = ax.get_ylim()
@@ -85,8 +90,8 @@ def percent_axis(
 
 # %% ../../nbs/06_report/00_display.ipynb #e7dc0000
 def name_lines(
-    ax,         # matplotlib axes, its limits final
-    ends:list,  # (y, text, colour) a line
+    ax:Axes, # its limits are final
+    ends:list[tuple[float,str,str]], # y, text and colour of each line
 ):
     "Write the name of each line at the right edge of `ax`, apart from each other"
     low,high = ax.get_ylim()
@@ -95,4 +100,4 @@ def name_lines(
     for y,*_ in ends: ys.append(max(y, ys[-1]+gap) if ys else y)
     for i in range(len(ys)-1, -1, -1): ys[i] = min(ys[i], high-gap/2 if i==len(ys)-1 else ys[i+1]-gap)
     for y,(_,text,color) in zip(ys, ends):
-        ax.text(1.02, y, text, color=color, transform=ax.get_yaxis_transform(), va='center', ha='left', fontsize=8.5)
+        ax.text(1.02, y, text, color=color, transform=ax.get_yaxis_transform(), va='center', fontsize=8.5)

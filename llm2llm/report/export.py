@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict,dataclass,replace
 from pathlib import Path
+import pandas as pd
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
@@ -66,8 +67,8 @@ def _picked(folder, r):
 def _base(had, base):
     "Where the base of a run's student is: a folder, or a name on the Hub"
     if base is None and '/' not in had['model_name_or_path']:
-        raise SettingError(f"the student's base was a folder named {had['model_name_or_path']!r}, and the run has no record of "
-                           "where it is; give it: base=FOLDER (--student FOLDER)")
+        raise SettingError(f"the student's base was a folder named {had['model_name_or_path']!r}, and the run has no "
+                           "record of where it is; give it: base=FOLDER (--student FOLDER)")
     folder = Path(base or had['model_name_or_path']).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(base or had['model_name_or_path'])
 
@@ -244,11 +245,11 @@ def _inputs(record, r, source, student, task, merge, onto, score):
 def export(
     folder:str|Path,         # of a finished run
     out:str|Path,            # the folder to make
-    base:str|Path|None=None, # the student's base: model folder or name on the Hub; None: the run's, if on the Hub
+    base:str|Path|None=None, # the student's base: folder or name on the Hub; None: the run's, if on the Hub
     task:Task|None=None,     # the run's task, to score on its test rows; None: on seed and dev rows only
     round:int|None=None,     # whose student, from 0; None: the round that the run picked
     merge:bool=True,         # write model/, the whole model, beside adapter/
-    onto:str='trained',      # quantised: merge onto 'trained' (its values written out) or 'base' (the base's own)
+    onto:str='trained',      # quantised base: merge onto 'trained' (its values) or 'base' (the base's own)
     score:bool=True,         # ask model/ the run's rows again
     dtype:str|None=None,     # of model/: 'float32', 'bfloat16' or 'float16'; None: the run's student's
     device:str|None=None,    # where model/ is scored: 'cpu', 'cuda' or 'mps'; None: cuda if there is one
@@ -274,10 +275,10 @@ def export(
 def predict(
     folder:str|Path,         # of a finished run
     questions:Sequence[str|Example], # answers of `Example`s are not looked at; they give a row's choices
-    base:str|Path|None=None, # the student's base: model folder or name on the Hub; None: the run's, if on the Hub
+    base:str|Path|None=None, # the student's base: folder or name on the Hub; None: the run's, if on the Hub
     round:int|None=None,     # whose student, from 0; None: the round that the run picked
     device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
-)->'pd.DataFrame':           # a row a question, see `Run.predict`
+)->pd.DataFrame:             # a row a question, see `Run.predict`
     "What the student of a run answers to new questions"
     record,r,source = _picked(folder, round)
     student = _student(record, source, base, record.student['dtype'], record.student['quantization'], device)

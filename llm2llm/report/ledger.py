@@ -37,7 +37,8 @@ def status(
     return 'unfixed' if '1' in asked else 'still wrong'
 
 # %% ../../nbs/06_report/05_ledger.ipynb #2c52ffae
-SERIES = {'student':'the student', 'held out':'students that had not seen the row', 'drawn':'the student, drawn ones too'}
+SERIES = {'student':'the student', 'held out':'students that had not seen the row',
+          'drawn':'the student, drawn ones too'}
 
 def _by_row(answers):
     out = {}
@@ -75,17 +76,19 @@ def _made(record):
     for m in record.rounds:
         lines = record.folder.candidates(m.round)
         if m.requested and not lines:
-            raise missing(record.folder.part(m.round, 'candidates'), f'round {m.round} asked for {m.requested} rows')
+            path = record.folder.part(m.round, 'candidates')
+            raise missing(path, f'round {m.round} asked for {m.requested} rows')
         for x in lines: out.setdefault(x.row.parent, []).append(x)
     return out
 
+# %% ../../nbs/06_report/05_ledger.ipynb #223105f8
 def entries(
     record:RunRecord, # from `read_run`, finished or not
 )->list[Entry]:       # one for each seed row, in their order
     "Everything that the folder of a run says about each seed row"
     seeds,made = record.folder.split_rows('seed'),_made(record)
     if lost := {*made} - {s.id for s in seeds}:
-        raise RunError(f"{record.path}: new rows name {min(map(str, lost))!r} as their seed row, and no seed row is called so")
+        raise RunError(f"{record.path}: new rows name the seed row {min(map(str, lost))!r}, which is not there")
     rounds = [_series(record.folder, m.round) for m in record.rounds]
     names = [s for s in SERIES if any(s in r for r in rounds)] or ['student']
     end = None if record.picked is None else record.picked+1
@@ -100,7 +103,7 @@ def streams(
     "How many rows moved between rounds"
     marks = [e.marks(series) for e in entries]
     last = max(map(len, marks), default=0)
-    asked = [k for k in range(last) if any(m[k] != '-' for m in marks)]   # crossfit asks nothing in a last round
+    asked = [k for k in range(last) if any(m[k] != '-' for m in marks)]   # crossfit: not in a last round
     out = []
     for a,b in zip(asked, asked[1:]):
         n = Counter(m[a]+m[b] for m in marks)
@@ -152,8 +155,9 @@ def _row(entry, task, texts):
                         said=[[_answers(a, texts) for a in entry.answers[s]] for s in series],
                         made=[_candidate(entry, x, texts) for x in entry.made]))
 
-_COLUMNS = dict(round='round', rows='train rows', wrong='wrong', unseen='crossfit wrong', dev='dev %', test='test %',
-                asked='asked', written='new', kept='kept', usd='USD', tokens='teacher tokens', seconds='seconds')
+_COLUMNS = dict(round='round', rows='train rows', wrong='wrong', unseen='crossfit wrong', dev='dev %',
+                test='test %', asked='asked', written='new', kept='kept', usd='USD',
+                tokens='teacher tokens', seconds='seconds')
 
 def _round(record, m):
     "The numbers of a round for the page"
@@ -164,7 +168,8 @@ def _round(record, m):
 def _task(about):
     "The task of a run, without its rows"
     kind = kind_of(about.get('kind', 'text'))
-    return Task(about.get('name', '?'), kind, about.get('template', kind.template), tuple(about.get('labels', ())))
+    template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
+    return Task(about.get('name', '?'), kind, template, labels)
 
 def page_data(
     record:RunRecord,  # from `read_run`, finished or not
@@ -174,15 +179,16 @@ def page_data(
     series = [*found[0].answers] if found else ['student']
     rows = [_row(e, task, texts) for e in found]
     made_of = {k: clean(v) for k,v in who(record).items() if k in ('student', 'teacher', 'random seed')}
-    return dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record), who=made_of,
-                picked=record.picked, series=[dict(name=s, who=SERIES[s]) for s in series], first=len(series)-1,
-                labels=task.kind.group or 'source', asks=any(r['made'] for r in rows),
-                report=record.folder.page('report').exists(), rounds=[_round(record, m) for m in record.rounds],
-                rows=rows, texts=texts.cleaned())
+    words = dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record))
+    return words | dict(who=made_of, picked=record.picked, labels=task.kind.group or 'source',
+                        series=[dict(name=s, who=SERIES[s]) for s in series], first=len(series)-1,
+                        asks=any(r['made'] for r in rows), report=record.folder.page('report').exists(),
+                        rounds=[_round(record, m) for m in record.rounds], rows=rows, texts=texts.cleaned())
 
 # %% ../../nbs/06_report/05_ledger.ipynb #e927e9fa
-COLORS = dict(right=METHOD_COLORS['LLM2LLM'], wrong=METHOD_COLORS['plain, step-matched'], fixed=METHOD_COLORS['random'],
-              unfixed=METHOD_COLORS['plain, step-matched'], idle=METHOD_COLORS['plain'])
+_METHODS = dict(right='LLM2LLM', wrong='plain, step-matched', fixed='random', unfixed='plain, step-matched',
+                idle='plain')
+COLORS = {what: METHOD_COLORS[method] for what,method in _METHODS.items()}
 
 def _json(data):
     "JSON that is inert within HTML"
@@ -229,7 +235,8 @@ class Ledger:
             return (f'<pre>{escape(repr(self))}</pre><p>{len(html)/1e6:.0f} MB are too much for a notebook: '
                     '<code>write_ledger</code> makes a file to open.</p>')
         style = f'width:100%;height:{self.height}px;border:1px solid #8886;border-radius:6px'
-        return f'<iframe sandbox="allow-scripts" title="Error ledger" style="{style}" srcdoc="{escape(html)}"></iframe>'
+        page_in = f'style="{style}" srcdoc="{escape(html)}"'
+        return f'<iframe sandbox="allow-scripts" title="Error ledger" {page_in}></iframe>'
 
 # %% ../../nbs/06_report/05_ledger.ipynb #d17cae55
 @patch

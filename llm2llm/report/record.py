@@ -129,8 +129,9 @@ def numbers(
     wrong,held_out = (c and c.wrong for c in (m.scores.get('seed'), m.crossfit))
     tokens = None if m.prompt_tokens is None else m.prompt_tokens+(m.completion_tokens or 0)
     spent = [e.get('seconds', 0) for e in record.log if e.get('round')==m.round]
-    return {'round':m.round, 'train rows':m.train_rows, 'steps':m.steps, 'wrong':wrong, 'crossfit wrong':held_out,
-            'asked':m.requested, 'new':m.candidates, 'kept':m.kept, 'USD':m.usd, 'teacher tokens':tokens,
+    return {'round':m.round, 'train rows':m.train_rows, 'steps':m.steps, 'wrong':wrong,
+            'crossfit wrong':held_out, 'asked':m.requested, 'new':m.candidates, 'kept':m.kept,
+            'USD':m.usd, 'teacher tokens':tokens,
             **{f'rejected: {why}':n for why,n in sorted(m.rejected.items()) if why != 'nothing written'},
             **_accuracies(m.scores), 'seconds':round(sum(spent), 2) if spent else None}
 
@@ -143,23 +144,21 @@ def table(
     rejected = [c for c in df if c.startswith('rejected: ')]
     return df.set_index('round').fillna(dict.fromkeys(rejected, 0)).dropna(axis=1, how='all').convert_dtypes()
 
-# %% ../../nbs/06_report/02_record.ipynb #71f3083c
+# %% ../../nbs/06_report/02_record.ipynb #d03a70bc
 _COUNTS = ('train rows','steps','wrong','crossfit wrong','asked','new','kept')
 
-def _seconds(x): return one(x) if x < 10 else f'{x:,.0f}'
-
-def _cells(df, column, form='{:,.0f}'.format): return ['' if pd.isna(x) else form(x) for x in df[column]]
-
-def _rejections(df, reasons):
-    "Why rows were rejected, or how many"
-    why = df[[c for c in df if c.startswith('rejected: ')]]
-    if not reasons: return [str(n) for n in why.sum(axis=1)]
-    return [', '.join(f'{c[10:]} {n}' for c,n in row.items() if n) for _,row in why.iterrows()]
-
-def _empty(column, cells):
-    "Does a column of the printed table say nothing?"
-    if column in ('round', 'wrong'): return False
-    return {*cells} <= ({'', '0'} if column in ('asked', 'new', 'kept', 'rejected') else {''})
+def _printed(record, m, split, reasons):
+    "The line of a round as it is printed; '' where there is nothing"
+    its,text = numbers(record, m),lambda x, form='{:,.0f}': '' if x is None else form.format(x)
+    rejected = {why: n for why,n in sorted(m.rejected.items()) if why != 'nothing written'}
+    out = {'round': str(m.round)} | {c: text(its[c]) for c in _COUNTS} | {'USD': text(m.usd, '{:.4f}')}
+    named = ', '.join(f'{why} {n}' for why,n in rejected.items())
+    out['rejected'] = named if reasons else str(sum(rejected.values()))
+    for s in _SPLITS:
+        out[f'{s} accuracy %'] = span(*(its.get(f'{s} {k}', math.nan) for k in ('%', 'low', 'high')))
+    out |= {f'{c} ({split})': text(its.get(f'{split} {c}')) for c in ('no answer','truncated')}
+    seconds = its['seconds']
+    return out | {'seconds': text(seconds, '{:.1f}' if seconds and seconds < 10 else '{:,.0f}')}
 
 # %% ../../nbs/06_report/02_record.ipynb #a6d5732c
 def summary(
@@ -167,20 +166,11 @@ def summary(
     reasons:bool=True,  # name the reasons for rejections, not their number alone
 )->pd.DataFrame:        # one row a round, all cells text
     "The table of a run as it is printed"
-    df = table(record)
-    out = {'round':[str(k) for k in df.index]} | {c:_cells(df, c) for c in _COUNTS if c in df}
-    if out.get('asked') == out.get('new'): out.pop('asked', None)
-    if 'USD' in df: out['USD'] = _cells(df, 'USD', '{:.4f}'.format)
-    out['rejected'] = _rejections(df, reasons)
-    for s in _SPLITS:
-        if f'{s} %' not in df: continue
-        values = df[[f'{s} %',f'{s} low',f'{s} high']].to_numpy(float, na_value=math.nan)
-        out[f'{s} accuracy %'] = [span(*row) for row in values]
-    every = next((s for s in ('test','dev','seed') if f'{s} %' in df and df[f'{s} %'].notna().all()), '')
-    odd = [c for c in ('no answer','truncated') if every and df[f'{every} {c}'].any()]
-    out |= {f'{c} ({every})':_cells(df, f'{every} {c}') for c in odd}
-    if 'seconds' in df: out['seconds'] = _cells(df, 'seconds', _seconds)
-    return pd.DataFrame({c:cells for c,cells in out.items() if not _empty(c, cells)})
+    rounds = record.rounds
+    split = next((s for s in ('test','dev','seed') if all(m.scores.get(s) for m in rounds)), '')
+    df = pd.DataFrame([_printed(record, m, split, reasons) for m in rounds] or dict(round=[]))
+    if rounds and df['asked'].equals(df['new']): df = df.drop(columns='asked')
+    return df[[c for c in df if c in ('round', 'wrong') or {*df[c]} - {'', '0'}]]
 
 # %% ../../nbs/06_report/02_record.ipynb #99dfa8af
 def method(

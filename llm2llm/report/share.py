@@ -5,23 +5,28 @@
 # %% auto #0
 __all__ = ['SHARED', 'Listing', 'push', 'share']
 
-# %% ../../nbs/06_report/07_share.ipynb #cdc054f1
+# %% ../../nbs/06_report/07_share.ipynb #83a780db
 import json,os,re,shutil
+import pyarrow.parquet as pq
 from contextlib import contextmanager
 from dataclasses import dataclass,replace
 from pathlib import Path
+from huggingface_hub import CommitOperationAdd,HfApi,get_token
+from huggingface_hub.errors import HFValidationError,HTTPError,HfHubHTTPError,OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 from ..core import DataError,LLM2LLMError,RunError,SettingError,check_one_of,digest
 from .cards import base_on_hub,dataset_card,exported_part,model_card,shared_rows
 from .record import finished_run
-from ..store.folder import check_target,content_digest,holds,link,read_json,whole,write_json
+from ..store.folder import check_target,content_digest,holds,read_json,whole,write_json
+from ..store.stages import link
 from ..tables import clean
 
-# %% ../../nbs/06_report/07_share.ipynb #3d02ef36
-_KEY = re.compile(r'\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b')
+# %% ../../nbs/06_report/07_share.ipynb #0c583c85
+_KEY = re.compile(r'\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|'
+                  r'gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b')
 
 def _secrets():
     "Values of this process's environment, and the Hub's token, that must not leave it"
-    from huggingface_hub import get_token
     named = [v for k,v in os.environ.items() if re.search('(KEY|TOKEN|SECRET|PASSWORD)$', k)]
     return [v for v in (*named, get_token() or '') if len(v) >= 12]
 
@@ -30,9 +35,8 @@ def _no_keys(place, text):
     raise DataError(f"{place} holds what looks like a key or token; nothing is shared. "
                     "Take it out first, and revoke it if others have seen it")
 
-# %% ../../nbs/06_report/07_share.ipynb #569a62bd
+# %% ../../nbs/06_report/07_share.ipynb #194d4484
 def _fill_dataset(out, rows, card):
-    import pyarrow.parquet as pq
     _no_keys('a row of the run', json.dumps(rows.to_list(), ensure_ascii=False))
     (out/'data').mkdir(parents=True)
     pq.write_table(rows.data.table.combine_chunks(), out/'data'/'train.parquet')
@@ -63,13 +67,13 @@ class Listing:
 
     def __repr__(self):
         who = 'private' if self.private else 'PUBLIC: everybody will be able to read it'
-        size,wide = sum(n for _,n,_ in self.files),max(len(name) for name,*_ in self.files)
-        lines = [f"{self.kind} {self.repo} ({who}): {len(self.files)} files, {size:,} bytes, digest {self.digest}"]
-        lines += [f'  {name:{wide}} {n:>12,}' for name,n,_ in self.files]
-        if self.note: lines.append(self.note)
-        if self.url: return '\n'.join([*lines, f"Sent: {self.url}"])
-        return '\n'.join([*lines, f"Nothing was sent. Read {self.path/'README.md'}, change it if you want; "
-                                  "yes=True (--yes) sends exactly what was listed."])
+        wide = max(len(name) for name,*_ in self.files)
+        files = [f'  {name:{wide}} {n:>12,}' for name,n,_ in self.files]
+        end = f"Sent: {self.url}" if self.url else _NEXT.format(self.path/'README.md')
+        lines = [f"{self.kind} {self.repo} ({who}), digest {self.digest}", *files, self.note, end]
+        return '\n'.join(filter(None, lines))
+
+_NEXT = 'Nothing was sent. Read {}, change it if you want; yes=True (--yes) sends exactly what was listed.'
 
 # %% ../../nbs/06_report/07_share.ipynb #b65a60fb
 def _book(path):
@@ -77,13 +81,17 @@ def _book(path):
     if not path.exists(): return None
     check_target(path, 'file')
     if holds(path, {'inputs', 'made', 'listed'}): return read_json(path)
-    raise RunError(f"{path} is there and share did not write it; give another folder (--out FOLDER)")
+    raise _foreign(path)
 
+def _foreign(path):
+    return RunError(f"{path} is there and share did not make it; give another folder (--out FOLDER)")
+
+# %% ../../nbs/06_report/07_share.ipynb #41fcce52
 def _keep_or_fill(out, book, inputs, fill):
     "Write the folder, unless it is there for the same inputs; the digest of what was written"
     have = _book(book)
     if out.exists():
-        if not have: raise RunError(f"{out} is there and share did not make it; give another folder (--out FOLDER)")
+        if not have: raise _foreign(out)
         if have['inputs']==inputs: return have['made']
         if content_digest(out) != have['made']:
             raise RunError(f"{out} was written for other settings, and was changed since; "
@@ -103,62 +111,68 @@ def _list(out, repo, kind, private, made):
     "The listing of a folder, with no key in it"
     files = _files(out)
     for p in (out/name for name,*_ in files):
-        if p.suffix in ('.md', '.json', '.jinja', '.txt', '.yaml'): _no_keys(p, p.read_text('utf-8', 'replace'))
+        if p.suffix not in ('.safetensors', '.parquet'): _no_keys(p, p.read_text('utf-8', 'replace'))
     note = '' if content_digest(out)==made else 'Not as it was written, and kept as it is.'
     return Listing(out, repo, kind, private, files, note)
 
-# %% ../../nbs/06_report/07_share.ipynb #cbe44230
+# %% ../../nbs/06_report/07_share.ipynb #4c710de9
 def _refused(error, found, token):
     "What the Hub says, without a token in it"
-    owner,code,said = found.repo.split('/')[0],error.response.status_code,clean(error.server_message or '', 200)
+    code,said = error.response.status_code,clean(error.server_message or '', 200)
     for v in filter(None, (*_secrets(), token)): said = said.replace(v, '…')
     why = {401: 'does not accept the token; log in again with `hf auth login`',
            403: f'does not let this token write to {found.repo}; use one that may write there',
-           404: f'does not know {owner}, or this token may not write there'}
+           404: f'does not know the owner of {found.repo}, or this token may not write there'}
     return f"the Hub {why.get(code, f'answered with status {code}')}" + (said and f' ({said})')
 
+# %% ../../nbs/06_report/07_share.ipynb #f4bf703e
 @contextmanager
 def _hub(found, token):
     "Errors of the Hub as sentences"
-    from huggingface_hub.errors import HTTPError,HfHubHTTPError,OfflineModeIsEnabled
     kept = f"what was listed is kept in {found.path}, and the same command sends it again"
     try: yield
     except LLM2LLMError: raise
     except OfflineModeIsEnabled: why = "the Hub is not asked, because HF_HUB_OFFLINE is set; unset it"
     except HfHubHTTPError as e: why = _refused(e, found, token)
-    except (HTTPError, OSError, RuntimeError) as e: why = f"the Hub was not reached to the end ({type(e).__name__})"
+    except (HTTPError, OSError, RuntimeError) as e:
+        why = f"the Hub was not reached to the end ({type(e).__name__})"
     except json.JSONDecodeError: why = 'the Hub answered with something that is not JSON'
-    except ValueError as e: why = f"the Hub does not accept README.md ({clean(e, 300)}); mend it, and list it again"
+    except ValueError as e:
+        why = f"the Hub does not accept README.md ({clean(e, 300)}); mend it, and list it again"
     else: return
     raise RunError(f"{why}; {kept}") from None
 
-# %% ../../nbs/06_report/07_share.ipynb #89c5ddfd
+# %% ../../nbs/06_report/07_share.ipynb #c82c9c7e
+def _other_privacy(repo, private):
+    is_now,way = ('private', 'leave out') if private else ('public', 'give')
+    return SettingError(f"{repo} exists and is {is_now}; nothing was sent. "
+                        f"Take another name, or {way} --no-private")
+
+# %% ../../nbs/06_report/07_share.ipynb #74c03a63
 def push(
     found:Listing, # from `share`
-    api:'huggingface_hub.HfApi|None'=None, # None: the Hub's, with the token of this machine
+    api:HfApi|None=None, # None: the Hub's, with the token of this machine
 )->Listing:        # with the address of the commit
     "Send exactly the files of a listing"
-    from huggingface_hub import CommitOperationAdd,HfApi,get_token
-    if _files(found.path) != found.files: raise RunError(f"{found.path} has changed since it was listed; list it again")
+    if _files(found.path) != found.files:
+        raise RunError(f"{found.path} has changed since it was listed; list it again")
     if not ((api := api or HfApi()).token or get_token()):
         raise SettingError("there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
     names = [name for name,*_ in found.files]
     repo = dict(repo_id=found.repo, repo_type='dataset' if found.kind=='dataset' else 'model')
     with _hub(found, api.token):
         api.create_repo(**repo, private=found.private, exist_ok=True)
-        if api.repo_info(**repo).private != found.private:
-            raise SettingError(f"{found.repo} exists and is {'public' if found.private else 'private'}; nothing was sent. "
-                               "Take another name, or change private (--no-private)")
+        private = api.repo_info(**repo).private
+        if private != found.private: raise _other_privacy(found.repo, private)
         files = [CommitOperationAdd(name, str(found.path/name)) for name in names]
-        made = api.create_commit(**repo, operations=files, commit_message=f'{found.kind} of an llm2llm run, {found.digest}')
+        message = f'{found.kind} of an llm2llm run, {found.digest}'
+        made = api.create_commit(**repo, operations=files, commit_message=message)
         if lost := {*names} - {*api.list_repo_files(**repo)}:
-            raise RunError(f"the Hub left out {', '.join(sorted(lost))}: a .gitignore of the repository names it")
+            raise RunError(f"the Hub left out {sorted(lost)}: a .gitignore of the repository names it")
     return replace(found, url=made.commit_url)
 
-# %% ../../nbs/06_report/07_share.ipynb #3f1bfe59
+# %% ../../nbs/06_report/07_share.ipynb #f13108d2
 def _check_repo(repo):
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
     try: validate_repo_id(repo)
     except HFValidationError as e: raise SettingError(str(e)) from None
     if '/' not in repo: raise SettingError(f"the name on the Hub must be OWNER/NAME, not {repo!r}")
@@ -170,11 +184,13 @@ def _contents(record, repo, kind, head, without_seed, exported, base):
         rows = shared_rows(record.path, without_seed)
         return card, digest(rows.to_list()), lambda p: _fill_dataset(p, rows, card)
     if without_seed:
-        raise SettingError(f"without_seed is for a dataset; weights have learnt their seed rows, so leave it out for {kind!r}")
+        raise SettingError(f"without_seed is for a dataset; weights have learnt seed rows, "
+                           f"so leave it out for {kind!r}")
     card = model_card(record.path, repo, kind, **head, exported=exported, base=base)
     said,source = exported_part(record, kind, exported)
     had,on = record.student,base_on_hub(record, base)
-    name = dict(base_model_name_or_path=on or had['model_name_or_path'], revision=had['base_digest'] if on==had['model_name_or_path'] else None)
+    commit = had['base_digest'] if on==had['model_name_or_path'] else None
+    name = dict(base_model_name_or_path=on or had['model_name_or_path'], revision=commit)
     return card, said.content[kind], lambda p: _fill_model(p, source, card, name)
 
 # %% ../../nbs/06_report/07_share.ipynb #ed91d72b
@@ -198,7 +214,8 @@ def share(
     record,kind = finished_run(folder),check_one_of('kind', kind, SHARED)
     out = Path(out or record.path/'share'/kind).expanduser()
     book = out.with_name(f'{out.name}.json')
-    card,content,fill = _contents(record, repo, kind, dict(license=license, language=language), without_seed, exported, base)
+    head = dict(license=license, language=language)
+    card,content,fill = _contents(record, repo, kind, head, without_seed, exported, base)
     made = _keep_or_fill(out, book, digest(str(card), content), fill)
     found = _list(out, repo, kind, private, made)
     if not yes: write_json(book, read_json(book) | dict(listed=found.digest))

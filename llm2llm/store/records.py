@@ -15,8 +15,8 @@ from types import UnionType
 from typing import get_origin
 from fastcore.basics import patch
 from ..core import Prediction, DataError, Example, RunError, answer, example, to_dict
-from .folder import StageFolder, damaged, read_head, read_json, read_jsonl
-from .folder import write_json, write_jsonl
+from .folder import damaged, read_json, read_jsonl, write_json, write_jsonl
+from .stages import StageFolder, read_head
 
 # %% ../../nbs/01_store/01_records.ipynb #65e58cf3
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Line(Record):
         line = to_dict(self.row) | dict(text=self.text, verdict=self.verdict)
         return {k: v for k,v in line.items() if v != ''} | self.cost
 
-SILENT = ('nothing written', 'not asked', 'not recorded')  # verdicts of requests for which nobody wrote anything
+SILENT = ('nothing written', 'not asked', 'not recorded')  # verdicts where nobody wrote anything
 _ROW = [f.name for f in fields(Example)]
 
 def line(
@@ -163,9 +163,10 @@ def missing(
     why:str,  # why it must be there
 )->RunError:  # says what to do
     "The error for a file that is not in a run's folder"
-    return RunError(f"{path} is not there, and {why}; "
-                    "copy the whole run folder, or give the command of the run again, which makes what is missing")
+    return RunError(f"{path} is not there, and {why}; copy the whole run folder, "
+                    "or give the command of the run again, which makes what is missing")
 
+# %% ../../nbs/01_store/01_records.ipynb #e996529a
 def _record(make, values, path):
     "`make(values)`; what does not fit is damage of the file"
     try: return make(values)
