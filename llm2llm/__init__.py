@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 # Public name -> the chapter that holds it. A chapter is imported when one of its names is first used,
 # so `import llm2llm` itself loads neither torch nor pandas.
 _chapters = {
-    'core': 'Answer DataError Example LLM2LLMError RunError SettingError StudentError TeacherError',
+    'core': 'DataError Example LLM2LLMError Prediction RunError SettingError StudentError TeacherError',
     'tasks.kinds': 'Kind',
     'tasks.task': 'TASKS Task',
     'tasks.published': 'load_task',
@@ -22,7 +22,7 @@ _chapters = {
     'teachers.eda': 'EDATeacher',
     'student.student': 'Student',
     'report.run': 'LLM2LLM read_run write_ledger',  # with it a record shows itself, too
-    'report.compare': 'compare plot_compare plot_differences recorded sentence',
+    'report.compare': 'compare plot_compare plot_differences load_grid sentence',
     'report.estimate': 'cost',
     'grid.cells': 'read_grid record',
     'mini.mini': 'MiniTeacher mini_base mini_student mini_task',
@@ -39,7 +39,7 @@ def __getattr__(name):
     return value
 
 if _TYPE_CHECKING:  # the same names, for editors
-    from .core import Answer, DataError, Example, LLM2LLMError, RunError, SettingError, StudentError, TeacherError
+    from .core import DataError, Example, LLM2LLMError, Prediction, RunError, SettingError, StudentError, TeacherError
     from .tasks.kinds import Kind
     from .tasks.task import TASKS, Task
     from .tasks.published import load_task
@@ -53,7 +53,7 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .teachers.eda import EDATeacher
     from .student.student import Student
     from .report.run import LLM2LLM, read_run, write_ledger
-    from .report.compare import compare, plot_compare, plot_differences, recorded, sentence
+    from .report.compare import compare, plot_compare, plot_differences, load_grid, sentence
     from .report.estimate import cost
     from .grid.cells import read_grid, record
     from .mini.mini import MiniTeacher, mini_base, mini_student, mini_task

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RENAMED', 'LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest',
-           'unknown', 'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng', 'check_int',
+           'unknown', 'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng_for', 'check_int',
            'check_number', 'check_one_of', 'progress', 'in_cell', 'is_interactive', 'classes_in', 'load_plugin',
            'plugins']
 
@@ -138,7 +138,7 @@ def digest(
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 # %% ../nbs/00_core.ipynb #b2cfe840
-def rng(
+def rng_for(
     *parts,        # what the draw is for, for instance ('select', seed, round)
 )->random.Random:  # a generator that depends on nothing else
     "A random generator seeded by the names in `parts`"

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from llm2llm.core import digest, rng
+from llm2llm.core import digest, rng_for
 from llm2llm.mini.mini import FAMILIES, HE, HOLDERS, SHE, THINGS, problem
 
 UNPAID = '429 429-after 429-after-ms 429-after-date 500 503 html cut-head'.split()  # nothing was generated
@@ -50,12 +50,12 @@ def written(question, answer, as_json, names=('question', 'answer')):
 
 def completion(messages, key, odd, as_json):
     "Content, refusal and finish reason"
-    r = rng('content', key)
+    r = rng_for('content', key)
     question, answer = new_row(messages, r)
     text, finish = written(question, answer, as_json), 'stop'
     if odd == 'refusal': return None, "I'm sorry, but I can't help with that.", finish
     if odd == 'prose': text = f'Sure! Here is one:\n\n{text}\n\nLet me know if you would like another.'
-    elif odd == 'duplicate': text = written(*new_row(messages, rng('duplicate')), as_json)
+    elif odd == 'duplicate': text = written(*new_row(messages, rng_for('duplicate')), as_json)
     elif odd == 'empty': text = ''
     elif odd == 'length': text, finish = text[:len(text)//2], 'length'
     elif odd == 'keys': text = written(question, answer, as_json, ('problem', 'solution'))
@@ -190,7 +190,7 @@ class Server:
             self.limit_rate()
             key = headers.get('idempotency-key') or digest(body)
             self.attempts[key] += 1
-            r = rng('transport', self.o.seed, key, self.attempts[key])
+            r = rng_for('transport', self.o.seed, key, self.attempts[key])
             fault = r.choice(self.kinds) if self.attempts[key] <= self.o.fault_first or r.random() < self.o.faults else None
             if (wait := self.o.latency + self.o.jitter*r.uniform(-1, 1)) > 0: await asyncio.sleep(wait)
             if fault: self.faults[fault] += 1
@@ -214,7 +214,7 @@ class Server:
 
     def generate(self, body, n_prompt, limit, key, has_key):
         "The reply, paid unless the API honours the Idempotency-Key of one that it has made before"
-        odds = rng('odd', key) if self.o.odd or self.o.overrun else None
+        odds = rng_for('odd', key) if self.o.odd or self.o.overrun else None
         odd = (self.o.odd_only or odds.choice(ODD)) if odds and odds.random() < self.o.odd else None
         as_json = self.o.schema == 'yes' and (body.get('response_format') or {}).get('type') in ('json_schema', 'json_object')
         text, refusal, finish = completion(body['messages'], key, odd, as_json)

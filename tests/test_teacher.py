@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 
 from llm2llm.teachers import client as client_module, failures
-from llm2llm.core import SettingError, TeacherError, rng
+from llm2llm.core import SettingError, TeacherError, rng_for
 from llm2llm.tasks.filters import Filter
 from llm2llm.teachers.api import APITeacher
 from llm2llm.teachers.local import LocalTeacher
@@ -64,7 +64,7 @@ def kept_replies(folder):
 
 def faultless(key, sent):
     "Question and answer that a faultless server writes for a request"
-    return new_row(sent['messages'], rng('content', key))
+    return new_row(sent['messages'], rng_for('content', key))
 
 
 def content(folder):
@@ -112,7 +112,7 @@ def test_the_server_says_how_long_to_wait(kind, low, high, tmp_path, monkeypatch
         write(tmp_path/'r', s.url, 1)
         times = s.stats()['times']
     if low is None:
-        draw = rng('transport', 0, *kept_replies(tmp_path/'r'), 1)  # as the server draws it
+        draw = rng_for('transport', 0, *kept_replies(tmp_path/'r'), 1)  # as the server draws it
         draw.choice([kind]), draw.uniform(-1, 1)
         low, high = (lambda wait: (wait, wait + 2.4))(draw.uniform(.05, .2))   # a busy machine may be late
         assert high < 3
@@ -325,7 +325,7 @@ def test_each_odd_content(odd, form, tmp_path, request):
         assert c.cost['prompt_tokens'] > 0
         if not c.row: assert c.text == kept_text(kept, c); continue
         key = c.row.source.removeprefix('reply ')
-        question, answer = new_row(kept[key][0]['messages'], rng('duplicate')) if odd == 'duplicate' else faultless(key, kept[key][0])
+        question, answer = new_row(kept[key][0]['messages'], rng_for('duplicate')) if odd == 'duplicate' else faultless(key, kept[key][0])
         ends = '<|im_end|>' if (odd, form) == ('token', 'json') else ''
         assert (c.row.question, c.row.answer) == (question, answer + ends)
         if ends: assert judge(c.row) == 'chat template tokens: <|im_end|>'
@@ -349,7 +349,7 @@ def test_a_run_with_odd_replies(form, tmp_path):
     assert {k: verdicts[k] for k in ('empty reply', 'refused', 'cut off at the token limit', unread)} == \
         {'empty reply': odd['empty'], 'refused': odd['refusal'], 'cut off at the token limit': odd['length'], unread: odd['keys']}
     assert verdicts['chat template tokens'] == (odd['token'] if form == 'json' else 0)
-    known = {faultless(k, sent)[0] for k,(sent,_) in kept.items()} | {new_row(next(iter(kept.values()))[0]['messages'], rng('duplicate'))[0]}
+    known = {faultless(k, sent)[0] for k,(sent,_) in kept.items()} | {new_row(next(iter(kept.values()))[0]['messages'], rng_for('duplicate'))[0]}
     if form == 'text': assert verdicts[two] == odd['two']
     for row in run.rows():
         assert '<|' not in row.question + row.answer

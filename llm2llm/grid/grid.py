@@ -21,7 +21,7 @@ from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..report.stats import mean_interval
-from ..store.folder import check_table, check_target, holds, whole, write_text
+from ..store.folder import check_table, check_target, holds, atomic_write, write_text
 from ..store.stages import CELL, hold
 from ..tables import one, span, text_table
 
@@ -234,7 +234,7 @@ def end(self:Ray,
     if e := future.exception():
         why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
         return keep_error(cell, self.root, f"its task ended: {why}")
-    with whole(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
+    with atomic_write(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #cf3dfc68
 def _spent(cell, root):

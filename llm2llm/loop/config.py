@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from ..core import Example, RunError, SettingError, check_one_of, check_int, rng
+from ..core import Example, RunError, SettingError, check_one_of, check_int, rng_for
 from ..tasks.similar import check_similarity
 from ..store.records import Round, RunFolder
 from ..tasks.task import Task
@@ -85,7 +85,7 @@ def requests(
     round:int,          # the round that is asking
 )->list[Request]:       # at most n; fewer when every row has reached `max_per_seed_row`
     "Who is asked about, how often, in which order"
-    order,out,draws = rng('requests', config.seed, round).sample(list(rows), len(rows)),[],Counter()
+    order,out,draws = rng_for('requests', config.seed, round).sample(list(rows), len(rows)),[],Counter()
     order.sort(key=lambda r: config.rule.rank(r, evidence))
     may = lambda r: config.max_per_seed_row is None or evidence.times(r) < config.max_per_seed_row
     while len(out) < n:
@@ -105,7 +105,7 @@ def deal(
     seed:int,      # of the draw
 )->dict[str,int]:  # seed id to fold
     "The fold of each seed row"
-    rows = rng('folds', seed).sample(list(task.seed_rows), len(task.seed_rows))
+    rows = rng_for('folds', seed).sample(list(task.seed_rows), len(task.seed_rows))
     if task.kind.group: rows.sort(key=lambda r: str(task.gold(r)))
     return {r.id: i % num_folds for i,r in enumerate(rows)}
 
@@ -116,7 +116,7 @@ def shots(
     seed:int,  # of the draw
 )->list[Example]: # k rows, and where there is one more, the one that takes a row's place in front of itself
     "The seed rows that stand in front of prompts"
-    return rng('shots', seed).sample(task.seed_rows, min(k+1, len(task.seed_rows))) if k else []
+    return rng_for('shots', seed).sample(task.seed_rows, min(k+1, len(task.seed_rows))) if k else []
 
 Message = dict[str,str]   # `role` and `content`
 

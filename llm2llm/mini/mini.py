@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import Example, SettingError, check_one_of, check_int, digest, rng
+from ..core import Example, SettingError, check_one_of, check_int, digest, rng_for
 from ..tasks.task import Task
 from ..teachers.teacher import Candidate, Request, Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
@@ -171,7 +171,7 @@ def mini_task(
     for setting,n in sizes.items():
         if check_int(setting, n, int(setting=='n_seed')) <= most: continue
         raise SettingError(f"{setting} must be at most {most} in {name}, not {n}")
-    def rows(split, *draw): return _rows(name, split, sizes[f'n_{split}'], rng(name, split, *draw))
+    def rows(split, *draw): return _rows(name, split, sizes[f'n_{split}'], rng_for(name, split, *draw))
     return replace(_tasks[name], seed_rows=rows('seed', seed), dev=rows('dev'), test=rows('test'))
 
 # %% ../../nbs/08_mini/00_mini.ipynb #ab17m002
@@ -293,7 +293,7 @@ def write(self:MiniTeacher, task:Task, requests:Sequence[Request], have:Sequence
     "A row of the same family for each request"
     for request in requests:
         name,family = self._origin(request.row)
-        r = rng('mini', request.seed, request.round, request.row.id, request.draw)
+        r = rng_for('mini', request.seed, request.round, request.row.id, request.draw)
         yield request, [Candidate(self._example(name, family, r, request))]
 
 @patch
@@ -330,7 +330,7 @@ def verify(self:MiniTeacher, task:Task, rows:Sequence[Example], k:int,
     "How many of `k` own solutions agree with each row; it errs as often as when it writes"
     agreed = {}
     for row in rows:
-        name,r,agreed[row.id] = self._origin(row)[0],rng('mini', 'verify', row.id, row.question),(0, {})
+        name,r,agreed[row.id] = self._origin(row)[0],rng_for('mini', 'verify', row.id, row.question),(0, {})
         for _ in range(k):
             answer = right_answer(name, row.question)
             if r.random() < self.noise: answer = _wrong(name, row.question, answer, r) or answer

@@ -15,7 +15,7 @@ from ..core import Example,RunError,SettingError,StudentError,check_one_of,diges
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
 from .record import RunRecord,finished_run
-from ..store.folder import check_target,content_digest,read_json,whole,write_json
+from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json
 from ..store.records import Record,Score
 from ..student.models import disk_errors,generation,quiet
 from ..student.student import Student
@@ -265,7 +265,7 @@ def export(
     student = _student(record, source, base, dtype, had['quantization'] if onto=='trained' and merge else None)
     inputs = _inputs(record, r, source, student, task, merge, onto, score)
     if not (made := _done(out, inputs)):
-        with whole(out) as p: made = _make(p, record, source, student, task, inputs, device)
+        with atomic_write(out) as p: made = _make(p, record, source, student, task, inputs, device)
     elif {*inputs['scored']} - {*made.inputs['scored']}:   # what it was not asked yet
         made = _scored(out, record, student, task, made, inputs['scored'], device)
     notes = tuple(_notes(record, made.inputs, made.scores))

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..core import DataError,LLM2LLMError,RunError,SettingError,check_one_of,digest
 from .cards import base_on_hub,dataset_card,exported_part,model_card,shared_rows
 from .record import finished_run
-from ..store.folder import check_target,content_digest,holds,read_json,whole,write_json
+from ..store.folder import check_target,content_digest,holds,read_json,atomic_write,write_json
 from ..store.stages import link
 from ..tables import clean
 
@@ -96,7 +96,7 @@ def _keep_or_fill(out, book, inputs, fill):
         if content_digest(out) != have['made']:
             raise RunError(f"{out} was written for other settings, and was changed since; "
                            "give another folder (--out FOLDER), or remove it if the change may go")
-    with whole(out, ours=True) as p: fill(p)   # all that is there is as it was written
+    with atomic_write(out, ours=True) as p: fill(p)   # all that is there is as it was written
     made = content_digest(out)
     write_json(book, dict(inputs=inputs, made=made, listed=None))
     return made

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['standard_error', 'mean_interval', 'bootstrap_interval', 'permutation', 'least_p', 'holm', 'power', 'seeds_needed',
-           'visible']
+           'minimum_detectable_difference']
 
 # %% ../../nbs/06_report/01_stats.ipynb #ce50ce1d
 import math
@@ -123,7 +123,7 @@ def seeds_needed(
     while power(difference, sd, n) < _SEEN: n += 1
     return n
 
-def visible(
+def minimum_detectable_difference(
     n:int,         # random seeds
     sd:float,      # standard deviation of the paired differences over seeds, in points, >= 0
     df:float|None=None, # degrees of freedom; None: n-1

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import RunError, digest, to_dict
 from .folder import _PARTIAL, _cannot_write, _remove
-from .folder import content_digest, damaged, read_json, whole, write_json
+from .folder import content_digest, damaged, read_json, atomic_write, write_json
 
 # %% ../../nbs/01_store/00a_stages.ipynb #02c4b260
 GRID_FILES = CELL,ERROR = 'cell.json','error.json' # in the folder of a grid's run: which cell it is, and why it failed
@@ -172,7 +172,7 @@ def stage(self:StageFolder,
     done = read_json(known) if known.exists() else {}
     if out.exists() and done.get(name) == dict(inputs=key, content=content_digest(out)): return out
     start = time.perf_counter()
-    with whole(out, ours=True) as p:   # this folder is the run's own
+    with atomic_write(out, ours=True) as p:   # this folder is the run's own
         lender = self._take_over(name, key, p)
         if lender: info = {k:v for k,v in info.items() if not callable(v)} | dict(taken_from=lender)
         else: make(p)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import TypeAlias
 from fastcore.basics import patch
-from ..core import DataError, Example, SettingError, nearest, rng, unknown
+from ..core import DataError, Example, SettingError, nearest, rng_for, unknown
 from ..tables import shorten
 from .arithmetic import check_arithmetic, check_steps, parse_number
 from .texts import LETTERS, fold, parse_choice, parse_label
@@ -353,7 +353,7 @@ def read(self:Choice, text, labels): return text.strip().split('\n\n')[0].strip(
 @patch
 def example(self:Choice, question, reply, labels):
     choices = [self.read(text, labels) for text in reply.values()]
-    mixed = rng('choices', question).sample(choices, len(choices))
+    mixed = rng_for('choices', question).sample(choices, len(choices))
     return Example('', question, choices[0], tuple(mixed))
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b2bc4e1

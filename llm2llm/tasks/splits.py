@@ -12,7 +12,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Protocol
 from fastcore.basics import groupby, patch
-from ..core import DataError, Example, rng
+from ..core import DataError, Example, rng_for
 from ..tables import shorten
 from .files import list_errors
 from .kinds import Kind, Labels
@@ -159,7 +159,7 @@ def draw(
     shares:bool=False,  # keep the labels' shares instead of equal numbers
 )->list[Example]:       # the n rows, labels mixed
     "`n` of `rows` at random, stratified by label"
-    groups,ranked = groupby(rng(*parts).sample(rows, len(rows)), lambda row: label and label(row)),[]
+    groups,ranked = groupby(rng_for(*parts).sample(rows, len(rows)), lambda row: label and label(row)),[]
     for k,group in enumerate(groups.values()):
         size = len(group) if shares else 1
         ranked += [((i+.5)/size, k, row) for i,row in enumerate(group)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_number, check_one_of, rng
+from ..core import Example, SettingError, check_number, check_one_of, rng_for
 from ..tasks.task import Task
 from ..tasks.texts import question_key
 from .teacher import Candidate, Request, Teacher, Written
@@ -113,7 +113,7 @@ class EDATeacher(Teacher):
 def write(self:EDATeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
 )->Written: # a row each, or none where no operation changes anything
     "Rows with a few words changed"
-    for q in requests: yield q, self._changed(q.row, rng('eda', q.seed, q.round, q.row.id, q.draw))
+    for q in requests: yield q, self._changed(q.row, rng_for('eda', q.seed, q.round, q.row.id, q.draw))
 
 @patch
 def _changed(self:EDATeacher, row, r):

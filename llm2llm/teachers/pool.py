@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_int, rng
+from ..core import Example, SettingError, check_int, rng_for
 from ..tasks.task import Task
 from ..tasks.texts import question_key
 from .teacher import Candidate, Request, Teacher, Written
@@ -55,7 +55,7 @@ def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence
         if not free:
             yield q, []
             continue
-        drawn = rng('pool', q.seed, q.round, q.row.id, q.draw).choice(self._near(task, q.row, free))
+        drawn = rng_for('pool', q.seed, q.round, q.row.id, q.draw).choice(self._near(task, q.row, free))
         taken.add(keys[drawn])
         yield q, [Candidate(replace(task.pool[drawn], source=task.pool[drawn].id))]
 

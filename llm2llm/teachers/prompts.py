@@ -11,7 +11,7 @@ __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS',
 import json,re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from ..core import Example, SettingError, check_one_of, check_int, rng
+from ..core import Example, SettingError, check_one_of, check_int, rng_for
 from ..tasks.task import Task
 from .teacher import Candidate, Chat, Request, Schema
 
@@ -166,7 +166,7 @@ def demonstrations(
     n:int,           # how many, at most
 )->list[Example]:    # seed rows, without the row in question
     "Seed rows to show beside the row"
-    row,r = request.row, rng('demos', request.seed, request.round, request.row.id, request.draw)
+    row,r = request.row, rng_for('demos', request.seed, request.round, request.row.id, request.draw)
     rest = [x for x in r.sample(list(task.seed_rows), len(task.seed_rows)) if x.id not in (row.id, row.parent_id)]
     if not task.kind.stratified: return rest[:n]
     like,other = ([x for x in rest if (task.gold(x)==task.gold(row)) is same] for same in (True, False))

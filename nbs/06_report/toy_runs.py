@@ -2,7 +2,7 @@
 from collections import Counter
 from pathlib import Path
 
-from llm2llm.core import Prediction, Example, rng
+from llm2llm.core import Prediction, Example, rng_for
 from llm2llm.store.folder import write_json, write_jsonl
 from llm2llm.store.records import Final, Line, Round, RunFolder, Score, answers_part, write_lines
 from llm2llm.teachers.replies import Replies
@@ -11,7 +11,7 @@ NAMES, THINGS = ['Ana','Ben','Chen','Dara','Emil','Fay','Gita','Hugo'], ['pens',
 
 
 def toy_row(i, kind='s', n=0, **lineage):
-    r = rng('toy', kind, i, n)
+    r = rng_for('toy', kind, i, n)
     a, b = r.randint(2, 60), r.randint(2, 39)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = f'{name} has {a} {thing} and buys {b} more {thing}. How many {thing} does {name} have now?'
@@ -45,7 +45,7 @@ def toy_replies(path):
 def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n_seed=64, n_test=320, n_dev=0, finish=True, teacher='mini rules',
             match=None, every=True, stopped='rounds done', learnt=(.30,.09), strange=None, said=(), silent=0, paid={}, **kw):
     "A run folder whose test accuracy follows `curve`, in percent"
-    folder, r = RunFolder(path), rng('toy run', str(seed), select, list(curve))
+    folder, r = RunFolder(path), rng_for('toy run', str(seed), select, list(curve))
     seeds = [toy_row(i) for i in range(n_seed)]
     settings = dict(rounds=len(curve)-1, select=select, max_per_seed_row=None, init_from='scratch', seed=seed, match_run=match, teacher=teacher and dict(name=teacher, noise=0.0),
                     student=dict(model_name_or_path='mini', lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=8)) | kw

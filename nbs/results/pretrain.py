@@ -9,7 +9,7 @@ mini_base.ipynb shows the parts at work; bases.ipynb trains the bases of the oth
 import json,math,re,time
 from functools import lru_cache
 from pathlib import Path
-from llm2llm.core import SettingError, check_int, progress, rng
+from llm2llm.core import SettingError, check_int, progress, rng_for
 from llm2llm.mini.mini import HE, HOLDERS, NAMED_KINDS, OPERATIONS, SHE, SYLLABLES, THINGS, fill, made_up_name, mini_base, problem
 from llm2llm.store.folder import check_target
 
@@ -80,7 +80,7 @@ def corpus(
     *key, # what the texts are for, for instance ('base', 0)
 ):        # an endless iterator of texts
     "The texts that the base model is trained on"
-    r = rng('corpus', *key)
+    r = rng_for('corpus', *key)
     while True: yield document(r)
 
 
@@ -151,7 +151,7 @@ def tiny_llama(
 
 
 def _endless(texts, seed):
-    lines,r = list(texts),rng('pretrain', seed)
+    lines,r = list(texts),rng_for('pretrain', seed)
     if not lines: raise SettingError("there are no texts to train on; give at least one")
     while True: yield from r.sample(lines, len(lines))
 
