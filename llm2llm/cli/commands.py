@@ -6,12 +6,12 @@
 __all__ = ['run', 'prompt_options', 'prompt', 'report', 'show_report', 'ledger', 'export_options', 'export', 'predict', 'share',
            'check', 'score', 'tasks', 'grid']
 
-# %% ../../nbs/09_cli/03_commands.ipynb #4bc0633e
+# %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json
 from pathlib import Path
-from .run import Words, check_words, make_run, make_task, make_teacher, plugins
+from .run import Words, check_words, make_run, make_task, make_teacher
 from .settings import read_yaml
-from ..core import Example, Prediction, RunError, SettingError, check_one_of, unknown
+from ..core import Example, Prediction, RunError, SettingError, check_one_of, plugins, unknown
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
 from ..store.records import RunFolder
 from ..tasks.files import read_rows
@@ -68,7 +68,7 @@ def prompt(
         parts.append("[JSON schema; where the endpoint takes none, the form is described in words]\n" + json.dumps(schema, ensure_ascii=False))
     print('\n\n'.join(parts))
 
-# %% ../../nbs/09_cli/03_commands.ipynb #30ae10fb
+# %% ../../nbs/09_cli/03_commands.ipynb #647d3e41
 def report(
     folder:str, # a run's folder
 ):
@@ -80,7 +80,8 @@ def show_report(
     remarks:bool=True, # with the notes
 ):
     "Print the table of a run and write its report"
-    from llm2llm.report.report import read_run, text, write_report
+    from llm2llm.report.record import read_run, text
+    from llm2llm.report.report import write_report
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
     if RunFolder(folder).finished: print(f'Next: llm2llm ledger {folder}, predict {folder} --ask "…", or export {folder}')
@@ -89,9 +90,10 @@ def ledger(
     folder:str, # a run's folder
 ):
     "Write a run's ledger.html: every seed row, its answers, and what was written about it"
-    from llm2llm.report.ledger import ledger as shown, write_ledger
+    from llm2llm.report.ledger import Ledger, write_ledger
+    from llm2llm.report.record import read_run
     path = write_ledger(folder)
-    print(f'{shown(folder)}\n\n{path}')
+    print(f'{Ledger(read_run(folder))}\n\n{path}')
 
 # %% ../../nbs/09_cli/03_commands.ipynb #7970775b
 def export_options(
@@ -248,14 +250,14 @@ def score(
     if not output_file: return
     write_jsonl(output_file, [dict(id=i, prediction=a.prediction, correct=a.correct, truncated=a.truncated) for i,a in found])
 
-# %% ../../nbs/09_cli/03_commands.ipynb #d31f863e
+# %% ../../nbs/09_cli/03_commands.ipynb #5c67fe6d
 def tasks():
     "List the built-in tasks"
     for name,t in TASKS.items(): print(f"{name:12} {t.kind:7} {t.description}")
-    for name,make in plugins('llm2llm.tasks').items(): print(f"{name:12} {'':7} {make.__doc__}")
+    for name,make in plugins('llm2llm.tasks', {}).items(): print(f"{name:12} {'':7} {make.__doc__}")
     print(f"{'FILE':12} {'':7} your own rows, JSON Lines, CSV or Parquet: --task FILE --task.question COLUMN --task.answer COLUMN")
 
-# %% ../../nbs/09_cli/03_commands.ipynb #a8ffa301
+# %% ../../nbs/09_cli/03_commands.ipynb #35349687
 def _lacks(words):
     "What a cell needs and does not find"
     paths = [k for k in ('task.data', 'task.dev', 'task.test', 'task.pool', 'teacher.folder') if isinstance(words.get(k), str)]
@@ -264,7 +266,7 @@ def _lacks(words):
     student = words.get('student', 'mini')
     if student[:1] in './~' and not Path(student).expanduser().exists(): yield f'student: {student} is not there'
     if words.get('teacher')=='api':
-        try: make_teacher(words).check_key()
+        try: make_teacher(words).check_ready()
         except SettingError as e: yield str(e)
 
 def _ready(plan):
@@ -287,10 +289,11 @@ def grid(
     max_usd:float|None=None,  # cap on the teachers' money of all cells together, beside the cap of each
 ):
     "Make many runs: methods, tasks, seed sizes, random seeds"
+    from llm2llm.grid.cells import read_plan
     from llm2llm.grid.grid import grid as many, summary
     from llm2llm.tables import text_table
     output_dir = output_dir or f'runs/{Path(config).stem}'
-    plan = read_yaml(config, 'a plan is wanted, with common, vary, seeds and methods')
+    plan = read_plan(read_yaml(config, 'a plan is wanted, with common, vary, seeds and methods'))
     found = many(plan, output_dir, make_run, check_words, workers, ray, dry_run, max_usd)
     if found is None: return _ready(plan)
     print(f"\n{text_table(summary(found))}\n\n{Path(output_dir)/'cells.csv'}")

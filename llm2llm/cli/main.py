@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['Command', 'all_commands', 'run_help', 'part_help', 'command_help', 'overview', 'own_words', 'dispatch', 'main']
 
-# %% ../../nbs/09_cli/04_main.ipynb #ca494e16
+# %% ../../nbs/09_cli/04_main.ipynb #22564932
 import inspect,os,shlex,sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from . import commands
 from .estimate import estimate, estimate_options
-from .run import part_settings, plugins, read_words, run_options
+from .run import part_settings, read_words, run_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
-from ..core import LLM2LLMError, SettingError, unknown
+from ..core import LLM2LLMError, SettingError, plugins, unknown
 from ..loop.config import LoopConfig
 from ..loop.rules import rules
 from ..teachers.kinds import teacher_kinds
 
-# %% ../../nbs/09_cli/04_main.ipynb #4bdcf030
+# %% ../../nbs/09_cli/04_main.ipynb #ecb5a6bd
 @dataclass(frozen=True)
 class Command:
     "What a word after `llm2llm` means"
@@ -36,7 +36,7 @@ def all_commands()->dict[str,Command]: # by name
     calls = dict(run=commands.run, estimate=estimate, prompt=commands.prompt, report=commands.report, ledger=commands.ledger,
                  predict=commands.predict, export=commands.export, share=commands.share, grid=commands.grid,
                  check=commands.check, score=commands.score, tasks=commands.tasks)
-    calls = plugins('llm2llm.commands') | calls
+    calls = plugins('llm2llm.commands', calls)
     return {name: Command(call, of_run.get(name)) for name,call in calls.items()}
 
 # %% ../../nbs/09_cli/04_main.ipynb #4ae41f31

@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 import pandas as pd
 from ..core import LLM2LLMError, RunError, SettingError, check_one_of, check_int, digest
+from ..loop.config import as_flags
 from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
@@ -96,7 +97,7 @@ class Cell:
 
     @property
     def needs(self)->str|None: # the cell whose budget it matches; runs before it
-        match = self.words.get('match')
+        match = self.words.get('match_run')
         return str(PurePosixPath(self.name).with_name(_slug(match))) if match else None
 
     def folder(self, root:str|Path)->CellFolder: return CellFolder(Path(root)/self.name) # there or not
@@ -105,7 +106,7 @@ class Cell:
 
     def settings(self, root:str|Path)->Settings: # of the run, its folders within `root`
         match = dict(match_run=f'{root}/{self.needs}') if self.needs else {}
-        return self.words | match | dict(out=f'{root}/{self.name}')
+        return self.words | match | dict(output_dir=f'{root}/{self.name}')
 
 # %% ../../nbs/07_grid/00_cells.ipynb #3aa45b07
 def _axis(name, values):
@@ -148,7 +149,7 @@ def cells(
 def _group(place, axes, seed, methods, check):
     "The cells of one random seed, each after those it depends on"
     name = {m: f'{place}/{_slug(m)}' for m in methods}
-    match = {m: words.get('match') for m,words in methods.items()}
+    match = {m: words.get('match_run') for m,words in methods.items()}
     first = next((m for m in methods if match[m] is None), None)
     for m in _ordered(match):
         words = _checked(name[m], {k:v for k,v in methods[m].items() if k != 'only'}, seed, check)
@@ -157,7 +158,7 @@ def _group(place, axes, seed, methods, check):
 
 def _checked(name, words, seed, check):
     "The settings of a cell"
-    for k in ('out', 'seed', 'dry_run'):
+    for k in ('output_dir', 'seed', 'dry_run'):
         if k in words: raise SettingError(f"{k} is set by the grid; leave it out")
     try: return check(words | dict(seed=seed))
     except SettingError as e: raise SettingError(f"{name}: {e}") from e
@@ -166,9 +167,9 @@ def _checked(name, words, seed, check):
 def _ordered(match):
     "Methods, each after the one that it matches, else as they are"
     for m in match.values():
-        if m is not None: check_one_of('method (match)', m, match)
+        if m is not None: check_one_of('method (match_run)', m, match)
     try: TopologicalSorter({m: [on] if on else [] for m,on in match.items()}).prepare()
-    except CycleError as e: raise SettingError(f"match goes in a circle: {' → '.join(e.args[1])}") from e
+    except CycleError as e: raise SettingError(f"match_run goes in a circle: {' → '.join(e.args[1])}") from e
     out = {}
     def add(m):
         if match[m]: add(match[m])
@@ -177,19 +178,12 @@ def _ordered(match):
     return [*out]
 
 # %% ../../nbs/07_grid/00_cells.ipynb #c18f9b85
-def _flag(name, value):
-    "A setting as words of a command"
-    flag = name.replace('_', '-')
-    if isinstance(value, bool): return [f'--{flag}' if value else f'--no-{flag}']
-    return [f'--{flag}', ','.join(map(str, value)) if isinstance(value, list) else str(value)]
-
 def command(
     cell:Cell,
     out:str|Path, # the grid's folder
 )->str:
     "The command that makes this cell alone"
-    flags = [word for k,v in cell.settings(out).items() if v is not None for word in _flag(k, v)]
-    return shlex.join(['llm2llm', 'run', *flags])
+    return shlex.join(['llm2llm', 'run', *as_flags(cell.settings(out))])
 
 # %% ../../nbs/07_grid/00_cells.ipynb #4e17b6b5
 def _plain(text, root):

@@ -304,10 +304,9 @@ def _check_money(todo, cap):
     if isinstance(cap, bool) or not isinstance(cap, (int, float)) or cap < 0:
         raise SettingError(f"max_usd must be a number of at least 0, not {cap!r}")
     for c in todo:
-        asks = c.words.get('teacher') and c.words.get('augment', 'api')=='api'
-        if not asks or c.words.get('max_usd') is not None: continue
+        if c.words.get('teacher') != 'api' or c.words.get('teacher.max_usd') is not None: continue
         raise SettingError("max_usd for the grid needs max_usd for each cell with an API teacher, "
-                           f"and {c.name} has none; put max_usd into common")
+                           f"and {c.name} has none; put teacher.max_usd into common")
 
 
 def _list(todo, left, out):

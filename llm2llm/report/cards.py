@@ -6,15 +6,15 @@
 __all__ = ['shared_rows', 'command_line', 'dataset_card', 'exported_part', 'base_on_hub', 'model_card']
 
 # %% ../../nbs/06_report/06a_cards.ipynb #27c26e23
-import math,re,shlex
+import inspect,json,math,re,shlex
 from dataclasses import asdict,fields
 from importlib.resources import files
 from pathlib import Path
 from datasets import Dataset,Features,List,Value
 from fastcore.docments import docments
 from huggingface_hub import DatasetCard,DatasetCardData,EvalResult,ModelCard,ModelCardData
-from ..core import Example,RunError,SettingError,check_one_of
-from ..loop.config import LoopConfig
+from ..core import Example,RunError,SettingError,check_one_of,plugins
+from ..loop.config import LoopConfig,as_flags
 from ..loop.rules import own_rules
 from .export import Contents
 from .record import RunRecord,accuracy,finished_run,summary,wilson
@@ -24,7 +24,8 @@ from ..tables import clean,mark,markdown_table
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
 from ..tasks.task import TASKS,Task
-from ..teachers.kinds import teacher_kinds
+from ..student.config import StudentConfig
+from ..teachers.kinds import teacher_kind
 
 # %% ../../nbs/06_report/06a_cards.ipynb #677db1a7
 def shared_rows(
@@ -60,52 +61,50 @@ def _teacher(teacher):
 def _near(record):
     "The similarity from which two questions of the run were near-duplicates; 0: only equal ones"
     s,t = record.settings,record.task
-    if s.get('near') is not None: return s['near']
+    if s.get('near_duplicate_threshold') is not None: return s['near_duplicate_threshold']
     if record.teacher.get('name')=='eda': return 0
     seed = tuple(record.folder.split_rows('seed'))
     return near_limit(Task(t['name'], t['kind'], t['template'], tuple(t['labels']), seed_rows=seed))
 
 # %% ../../nbs/06_report/06a_cards.ipynb #61eb9f28
 def _task_words(t):
-    "The flags of a task; files in capitals"
-    n = dict(n_seed=t['seed'], n_dev=t.get('dev') or None)
+    "The settings of a task; files in capitals"
     built_in = t['name'] in TASKS and t['template']==TASKS[t['name']].template
-    if built_in or t['name'] in ('mini-gsm', 'mini-intent'): return dict(task=t['name']) | n
-    files = {k: f'{k.upper()}.jsonl' for k in ('dev', 'test', 'pool') if t.get(k)}
-    labels = ','.join(t['labels']) if not any(',' in l for l in t['labels']) else None
-    columns = dict(question='question', answer='answer')
-    if kind_of(t['kind']).choices: columns['choices'] = 'choices'
-    return (dict(task='own', data='SEED.jsonl', dev='none') | files | columns
-            | dict(kind=t['kind'], labels=labels or None, template=t['template'].replace('\n', '\\n')))
+    if built_in or t['name'] in plugins('llm2llm.tasks', {}):
+        return {'task': t['name'], 'task.n_seed': t['seed'], 'task.n_dev': t.get('dev') or None}
+    words = dict(dev=False, question='question', answer='answer', kind=t['kind'], template=t['template'])
+    words |= {k: f'{k.upper()}.jsonl' for k in ('dev', 'test', 'pool') if t.get(k)}
+    if kind_of(t['kind']).choices: words['choices'] = 'choices'
+    if t['labels']: words['labels'] = json.dumps(t['labels'], ensure_ascii=False)
+    return {'task': 'SEED.jsonl'} | {f'task.{k}': v for k,v in words.items()}
 
 # %% ../../nbs/06_report/06a_cards.ipynb #af3601e0
-_STUDENT = ('quantization', 'learning_rate', 'batch_size', 'max_length', 'dtype', 'device', 'chat', 'flash', 'use_liger_kernel')
+def _changed(part, owner, settings):
+    "The settings of a part that are not its owner's defaults"
+    known = inspect.signature(owner).parameters
+    its = {k: settings[k] for k,p in known.items() if k in settings and settings[k] not in (None, p.default, {})}
+    return {f'{part}.{k}': v for k,v in its.items()}
 
 def _student_words(s):
-    "The flags of a student; a base that was a folder is in capitals"
-    if s['model_name_or_path']=='mini_base': base = dict(student='mini')
-    elif '/' in s['model_name_or_path']: base = dict(student=s['model_name_or_path'], revision=s['base_digest'])
-    else: base = dict(student=f"FOLDER_OF/{s['model_name_or_path']}")
-    length = dict(max_steps=s['steps']) if s.get('steps') else dict(num_train_epochs=s['epochs'])
-    return base | dict(lora_r=s['lora_r'] or 0) | {k: s.get(k) for k in _STUDENT} | length
+    "The settings of a student; a base that was a folder is in capitals"
+    name = s['model_name_or_path']
+    words = _changed('student', StudentConfig, s) | {'student.lora_r': s['lora_r']}
+    if not s['lora_r']: words = {k: v for k,v in words.items() if k=='student.lora_r' or '.lora_' not in k}
+    if name=='mini_base': return {'student': 'mini'} | words
+    if '/' in name: return {'student': name, 'student.revision': s['base_digest']} | words
+    return {'student': f"FOLDER_OF/{name}"} | words
 
 # %% ../../nbs/06_report/06a_cards.ipynb #711577f5
-_SAMPLING = dict(temperature=1., top_p=1., max_completion_tokens=None, form='auto')
-
 def _teacher_words(t):
-    "The flags of a teacher"
-    if not t: return dict(augment='none')
+    "The settings of a teacher"
+    if not t: return {'teacher': 'none'}
     kind = t.get('kind') or t['name']
-    if kind=='replay': return dict(augment=kind, replies='FOLDER_OF_THE_RECORDED_RUN')
-    own = {k: t[k] or 0 for k in ('noise', 'copies', 'worked', 'alpha', 'm') if k in t}
-    if kind not in ('api', 'local'): return dict(augment=kind) | own
-    prompt = t.get('prompt') or {}
-    model = t['name'] if kind=='api' else f"FOLDER_OF/{t['name']}"
-    words = dict(augment=kind, teacher=model, teacher_quantize=t.get('quantization'))
-    if prompt.get('error') is False: words['show_error'] = False
-    if {*prompt} - {'error', 'rephrase', 'demos'}: words['prompt'] = 'PROMPT.yaml'
-    return (words | {k: prompt[k] for k in ('rephrase', 'demos') if k in prompt}
-            | {k: t[k] for k,usual in _SAMPLING.items() if t.get(k, usual) != usual})
+    if kind=='replay': return {'teacher': kind, 'teacher.folder': 'FOLDER_OF_THE_RECORDED_RUN'}
+    words = {'teacher': kind} | _changed('teacher', teacher_kind(kind), t)
+    if kind=='api': words['teacher.model'] = t['name']
+    if kind=='local': words['teacher.model'] = f"FOLDER_OF/{t['name']}"
+    if 'teacher.extra_body' in words: words['teacher.extra_body'] = 'EXTRA_BODY.yaml'   # may be private
+    return words
 
 # %% ../../nbs/06_report/06a_cards.ipynb #70d441f9
 def command_line(
@@ -113,22 +112,17 @@ def command_line(
 )->str:                        # a line for a shell
     "The command that makes a run again"
     s = settings
-    dials = {f.name: s[f.name] for f in fields(LoopConfig) if s.get(f.name, f.default) != f.default}
-    if s.get('match'): dials['match'] = 'FOLDER_OF_THE_MATCHED_RUN'
-    if s.get('rule'): dials['select'] = s['rule']['made_by']
-    words = _task_words(s['task']) | _student_words(s['student']) | _teacher_words(s.get('teacher')) | dials
-    line = ['llm2llm run']
-    for k,v in words.items():
-        if v is None: continue
-        line.append(f"--{'no-'*(v is False)}{k.replace('_', '-')}")
-        if not isinstance(v, bool): line.append(shlex.quote(str(v)))
-    return ' '.join(line)
+    loop = {f.name: s[f.name] for f in fields(LoopConfig) if s.get(f.name, f.default) != f.default}
+    if s.get('match_run'): loop['match_run'] = 'FOLDER_OF_THE_MATCHED_RUN'
+    if s.get('rule'): loop['select'] = s['rule']['made_by']
+    words = _task_words(s['task']) | _student_words(s['student']) | _teacher_words(s.get('teacher')) | loop
+    return shlex.join(['llm2llm', 'run', *as_flags(words)])
 
 # %% ../../nbs/06_report/06a_cards.ipynb #6ca804db
 def _shown(record):
     "Settings for a reader, without what may be private: the body of a request and the matched run"
-    teacher = dict(teacher=record.teacher | dict(body=sorted(record.teacher.get('body') or {})))
-    settings = record.settings | teacher | dict(match_run=bool(record.settings.get('match')))
+    teacher = dict(teacher=record.teacher | dict(extra_body=sorted(record.teacher.get('extra_body') or {})))
+    settings = record.settings | teacher | dict(match_run=bool(record.settings.get('match_run')))
     return {k: v for k,v in shown_settings(settings).items() if v not in ('[]', '')}
 
 def _card(cls, record, data, scores, **facts):

@@ -102,7 +102,7 @@ def finished_run(
     record = read_run(folder)
     if not record.final:
         raise RunError(f"{folder}: the run is not finished; resume it with the command that started it")
-    if record.settings.get('shots') is not None:
+    if record.settings.get('num_fewshot') is not None:
         raise SettingError(f"{folder}: this run asked its base {record.student['model_name_or_path']} as it is, "
                            "so it has neither training rows nor a student of its own")
     return record
@@ -178,8 +178,8 @@ def method(
 )->str:               # 'LLM2LLM', 'plain', 'random', …: see `METHOD_COLORS`, or another value of `select`
     "The name of the method that the settings of a run amount to"
     s,teacher = record.settings,record.teacher
-    if s.get('shots') is not None: return 'few-shot' if s['shots'] else 'zero-shot'
-    if not teacher: return 'plain, step-matched' if s.get('match') else 'plain'
+    if s.get('num_fewshot') is not None: return 'few-shot' if s['num_fewshot'] else 'zero-shot'
+    if not teacher: return 'plain, step-matched' if s.get('match_run') else 'plain'
     if teacher.get('name')=='eda': return 'EDA'
     if (teacher.get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('init_from')=='continuous': return 'continuous'

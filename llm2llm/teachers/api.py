@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.aio import run_sync
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from ..core import Example, SettingError, in_cell, progress, is_interactive
 from ..tasks.task import Task
 from .client import Client
@@ -29,6 +30,7 @@ class APITeacher(LLMTeacher):
     "A model behind an OpenAI-compatible endpoint"
     kind = 'api'
     help = 'a language model behind an API'
+    @delegates(LLMTeacher)
     def __init__(self,
         model:str,               # as the endpoint calls it
         base_url:str|None=None,  # the endpoint; None: OPENAI_BASE_URL, or OpenAI's
@@ -46,19 +48,19 @@ class APITeacher(LLMTeacher):
         max_retries:int=10,          # further attempts after a failed one
         default_headers:dict[str,str]|None=None, # further HTTP headers, never recorded
         extra_body:dict[str,object]|None=None, # further fields of a request's body
-        **prompting,             # protocol, prompt, temperature, top_p, reply_tokens, form: see `LLMTeacher`
+        **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
-        super().__init__(model, **prompting)
+        super().__init__(model, **kwargs)
         caps = Limits(max_usd, max_requests, max_tokens, max_seconds)
         self.client = Client(model, base_url, api_key, key_env, default_headers, concurrency, requests_per_minute, tokens_per_minute, timeout,
                              max_retries, price, caps)
-        self.body,self.price,self._jobs = check_body(extra_body or {}),self.client.price,{}
+        self.extra_body,self.price,self._jobs = check_body(extra_body or {}),self.client.price,{}
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a810
 @patch
 def settings(self:APITeacher)->dict[str,object]: # JSON-able
     "What makes its output"
-    return LLMTeacher.settings(self) | dict(body=self.body)
+    return LLMTeacher.settings(self) | dict(extra_body=self.extra_body)
 
 @patch
 def limits(self:APITeacher)->dict[str,float|None]: # name to number, None where there is no cap
@@ -75,8 +77,13 @@ def connection(self:APITeacher)->dict[str,str|float|None]: # name to value
 @patch
 def check(self:APITeacher, task:Task):
     "Refuse a missing key, and a cap on money where the price is not known"
-    find_key(self.client.api_key, self.client.key_env, self.client.base_url)
+    self.check_ready()
     check_price(self.client.limits, self.price)
+
+@patch
+def check_ready(self:APITeacher):
+    "Refuse a missing key"
+    find_key(self.client.api_key, self.client.key_env, self.client.base_url)
 
 @patch
 def __repr__(self:APITeacher):

@@ -27,4 +27,4 @@ def teacher_kind(
 )->type[Teacher]|None:    # None: nobody writes
     "The kind of teacher of that name"
     known = teacher_kinds() | dict(none=None)
-    return known[check_one_of('augment', name, known)]
+    return known[check_one_of('teacher', name, known)]

@@ -23,7 +23,7 @@ from .teacher import Candidate, Chat, Cost, Request, Schema, Spent, Teacher, Vot
 class LLMTeacher(Teacher):
     "A language model that writes new examples"
     first_form = 'json' # the form that is tried first, where it has to be found out
-    body = {}           # further fields that are sent
+    extra_body = {}     # further fields that are sent
     replies = None      # while it is open
     def __init__(self,
         model:str,                # name of the model
@@ -99,7 +99,7 @@ def calls(self:LLMTeacher,
     demos = self.prompt_of(task).demos
     for n in dict.fromkeys((demos, demos//2, 0)):
         chat,schema,sampling = self.request(task, q, have, form, n)
-        yield ChatRequest(self.name, chat, sampling, [q.seed, q.round, q.draw], q.row.id, schema, self.body)
+        yield ChatRequest(self.name, chat, sampling, [q.seed, q.round, q.draw], q.row.id, schema, self.extra_body)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #ded61bec
 @patch
@@ -108,7 +108,7 @@ def solve_call(self:LLMTeacher, task:Task, row:Example,
 )->ChatRequest:
     "What is sent to have a row's question solved"
     chat = solve_messages(task, row, self.prompt_of(task))
-    return ChatRequest(self.name, chat, self.sampling(task), ['verify', i], row.id, body=self.body)
+    return ChatRequest(self.name, chat, self.sampling(task), ['verify', i], row.id, body=self.extra_body)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #8779f490
 @patch

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from ..core import Example, SettingError
 from ..tasks.task import Task
 from .llm import LLMTeacher
@@ -23,6 +24,7 @@ class LocalTeacher(LLMTeacher):
     help = 'a chat model on this machine'
     needs_gpu = True
     first_form = 'text'
+    @delegates(LLMTeacher)
     def __init__(self,
         model:str,               # folder of a chat model, or its name on the Hub
         quantization:str|None=None,  # 'nf4': in 4 bits
@@ -31,10 +33,10 @@ class LocalTeacher(LLMTeacher):
         batch_size:int|None=None,# prompts at a time; None: by the free memory
         max_length:int|None=None,# tokens of prompt and reply; None: what the model can do, at most 8192
         revision:str|None=None,  # branch, tag or commit of a model on the Hub
-        **prompting,             # protocol, prompt, temperature, top_p, reply_tokens: see `LLMTeacher`
+        **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
-        super().__init__(str(model), **prompting)
-        if self.response_format=='json': raise SettingError("a local model is asked in text form; leave form out")
+        super().__init__(str(model), **kwargs)
+        if self.response_format=='json': raise SettingError("a local model is asked in text form; leave response_format out")
         from llm2llm.student.student import Student
         self.chat = Student(model, quantization=quantization, dtype=dtype, device=device, per_device_eval_batch_size=batch_size,
                             revision=revision)

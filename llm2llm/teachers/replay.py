@@ -32,7 +32,7 @@ class ReplayTeacher(LLMTeacher):
                                "give the folder of a run that has written rows")
         form = 'text' if made['kind']=='local' else made['response_format']
         super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form)
-        self.replies,self.made,self.body,self._used,self.by_row = record,made,made.get('body') or {},set(),{}
+        self.replies,self.made,self.extra_body,self._used,self.by_row = record,made,made['extra_body'] if 'extra_body' in made else {},set(),{}
         written = "select key, row from replies where row != '' and draw not like '%verify%' order by rowid"
         for key,row in record.db.execute(written): self.by_row.setdefault(row, []).append(key)
 

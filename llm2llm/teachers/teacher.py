@@ -85,6 +85,8 @@ class Teacher:
         "What makes its output; part of the run's identity"
         return dict(name=self.name)
 
+    def check_ready(self): "Raise a `SettingError` if it lacks what a run needs, such as a key"
+
     def check(self, task:Task): "Raise a `SettingError` if it cannot write for this task"
 
     def __repr__(self):
