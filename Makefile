@@ -17,7 +17,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.package  ## set up, then the main job on the built-in mini-world: about two minutes after the install
-	@$(BIN)/llm2llm demo --out runs/demo
+	@$(BIN)/llm2llm demo --output_dir runs/demo
 
 test: $(VENV)/.dev  ## set up, then every test, the notebooks included
 	@echo "Testing the package and running its notebooks: this takes some minutes."
@@ -40,7 +40,7 @@ AGAIN    = $(QUIET) LLM2LLM_WORK=runs $(if $(DATA),LLM2LLM_DATA=$(abspath $(DATA
 results: $(VENV)/.dev  ## the raw results again: about four hours on two cores; `make results DATA=FOLDER` adds the real rows
 	@$(AGAIN) nbs/results/bases.ipynb
 	@$(if $(DATA),ln -sfn $(abspath $(DATA)) runs/data)
-	@for s in $(STUDIES); do $(QUIET) $(BIN)/llm2llm grid --config nbs/results/$$s.yaml --out runs/$$s || exit 1; done
+	@for s in $(STUDIES); do $(QUIET) $(BIN)/llm2llm grid --config nbs/results/$$s.yaml --output_dir runs/$$s || exit 1; done
 	@for n in what mini sizes $(if $(DATA),real); do $(AGAIN) nbs/results/$$n.ipynb || exit 1; done
 	@$(AGAIN) nbs/results/student_defaults.ipynb --flags slow
 

@@ -26,6 +26,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+BROWSERLESS = 'no Chromium or Chrome here'  # the reason of every test that is skipped for want of a browser
+
+
+def pytest_unconfigure(config):
+    "The last lines say which tests need a browser that is not there, and how to get it. Workers of xdist have no reporter."
+    reporter = config.pluginmanager.get_plugin('terminalreporter')
+    skipped = reporter.stats.get('skipped', []) if reporter else []
+    files = [report.nodeid.split('::')[0] for report in skipped if BROWSERLESS in str(report.longrepr)]
+    if not files: return
+    reporter.write_line(f'{len(files)} tests of {", ".join(sorted(set(files)))} were skipped: they open pages in Chromium or Chrome.')
+    reporter.write_line('To run them, install it (on Debian and Ubuntu: apt-get install chromium), and run `make test` again.')
+
+
 @pytest.fixture(scope='session')
 def root(): return ROOT
 

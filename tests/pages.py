@@ -2,7 +2,7 @@
 
 nbdev's site is built by Quarto, which is not on PyPI; its engine, pandoc, is (`pypandoc_binary`). This file renders the
 notebooks that nbdev has processed to plain pages with the same sidebar, follows every link within them and those of
-README.md, and writes README.md from the index. Both ways share `_quarto.yml`, `nbs/site.lua` and `nbs/styles.css`.
+README.md, and writes README.md from the index and the old names in CHANGELOG.md from the code. Both ways share `_quarto.yml`, `nbs/site.lua` and `nbs/styles.css`.
 """
 import ast, base64, html, json, os, posixpath, re, shutil, subprocess, sys, tempfile
 from configparser import ConfigParser
@@ -147,6 +147,10 @@ def resolve(body, rel, pages):
         return f'href="{posixpath.relpath(pages[target][0], rel.parent)}{anchor}"' if target in pages else m[0]
     return re.sub(r'href="([^"#:?]+)(#[^"]*)?"', to_page, body)
 
+def fill(frame, parts):
+    "`frame` with each {{name}} replaced by that part"
+    return re.sub(r'\{\{(\w+)\}\}', lambda m: parts.get(m[1], m[0]), frame)
+
 def render(proc, site):
     "Processed notebooks in `proc` -> plain pages in `site`; the list of pages"
     pages, index, known = {}, [], names(proc.parent)
@@ -181,7 +185,7 @@ def render(proc, site):
             index.append([plain(heading), where, name, 'name' if where in known else 'heading'])
         parts = dict(name=html.escape(name if name == 'llm2llm' else f'{name} – llm2llm'), up=up, title=title.strip(), subtitle=subtitle.strip(),
                      toc=toc.strip(), body=resolve(body, rel, pages), menu=menu(pages, sections, rel, up), turn=turn(pages, order, rel, up), versions=said)
-        (site/page).write_text(re.sub(r'\{\{(\w+)\}\}', lambda m: parts[m[1]] if m[1] in parts else m[0], frame), encoding='utf-8')
+        (site/page).write_text(fill(frame, parts), encoding='utf-8')
     for file in ('site.css', 'site.js'): shutil.copy(PARTS/file, site/file)
     (site/'search-index.js').write_text(f'const INDEX = {json.dumps(index, ensure_ascii=False)}\n', encoding='utf-8')
     return [pages[rel][0] for rel in order]
@@ -236,7 +240,7 @@ def repository_links(md):
 def readme():
     "README.md as `nbs/index.ipynb` has it, and its pictures"
     _, md, pictures = markdown(json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')), README_FILES)
-    title, subtitle, rest = re.fullmatch(r'(# .*?)\n+(> .*?\n)?(.*)', md, re.S).groups()
+    title, _, rest = re.fullmatch(r'(# .*?)\n+(> .*?\n)?(.*)', md, re.S).groups()
     return repository_links(pandoc(f'{title}\n\n{WARNING}\n\n{rest}', '-t', 'gfm', '--wrap=preserve')), pictures
 
 def write_readme():
@@ -250,11 +254,50 @@ def write_readme():
     shutil.rmtree(ROOT/README_FILES, ignore_errors=True)
     write_pictures(pictures, ROOT)
 
+# ---- the names of version 0.4 in CHANGELOG.md
+
+BEGIN, END = '<!-- names: written by `make readme` from llm2llm.core.RENAMED -->\n', '<!-- /names -->'
+
+def flags():
+    "Name of a setting to its flags of `llm2llm run`, whatever the kind of teacher"
+    from llm2llm.cli.run import run_options, run_settings
+    from llm2llm.cli.settings import flat_words
+    from llm2llm.teachers.kinds import teacher_kinds
+    names = [name for kind in teacher_kinds() for name in run_settings(dict(task='seed.jsonl', teacher=kind), run_options)]
+    found = {}
+    for name in dict.fromkeys(['teacher', *names]): found.setdefault(name.rpartition('.')[2], []).append(f'--{name}')
+    for part, name in dict(task='seed_rows', student='model_name_or_path').items():
+        assert flat_words({f'{part}.{name}': 'x'}) == {part: 'x'}
+        found[name] = [f'--{part}']
+    return found
+
+def names_table():
+    "Each name of 0.4 with today's and its flag, as a Markdown table"
+    from llm2llm.core import RENAMED
+    known = flags()
+    lines = ['| 0.4 | 0.5 | flag |', '|---|---|---|']
+    for old, new in sorted(RENAMED.items(), key=lambda pair: pair[0].lower()):
+        mine = [f for f in known.get(new, []) if not old.startswith('teacher_') or f.startswith('--teacher.')]
+        lines.append(f"| `{old}` | `{new}` | {', '.join(f'`{f}`' for f in mine)} |")
+    return '\n' + '\n'.join(lines) + '\n\n'
+
+def with_names(changelog):
+    "The text of CHANGELOG.md with the table between its two comments"
+    before, _, rest = changelog.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after: raise ValueError(f'CHANGELOG.md needs the lines {BEGIN!r} and {END!r}')
+    return before + BEGIN + names_table() + END + after
+
+def write_names():
+    file = ROOT/'CHANGELOG.md'
+    file.write_text(with_names(file.read_text(encoding='utf-8')), encoding='utf-8')
+
 def main(what, *args):
     if what == 'readme':
         write_readme()
+        write_names()
         (ROOT/'nbs/versions.yml').write_text(versions_yml(), encoding='utf-8')
-        return print('README.md is written from nbs/index.ipynb, and nbs/versions.yml from the versions.')
+        return print('Written: README.md from nbs/index.ipynb, nbs/versions.yml from the versions, old names in CHANGELOG.md.')
     with tempfile.TemporaryDirectory() as tmp:
         site = Path(args[0]) if what == 'site' else Path(tmp)/'site'
         if what == 'site': shutil.rmtree(site, ignore_errors=True)

@@ -96,7 +96,7 @@ def test_a_page_has_its_place(site, root):
     assert here[0] == 'The loop' and 'href="../05_loop/loop.html" aria-current' in here[1]
     home = (site[1]/'index.html').read_text(encoding='utf-8')
     assert re.findall(r'<details open><summary>(.*?)</summary>', home) == ['Tutorials']
-    assert '← The dials' in page and 'Baselines →' in page
+    assert '← The teacher’s part of a round' in page and 'Baselines →' in page
     assert pages.versions() in page
     assert f"llm2llm {re.search(r'^version = (.*)', (root/'settings.ini').read_text(), re.M)[1]}, torch " in pages.versions()
     assert (root/'nbs/versions.yml').read_text(encoding='utf-8') == pages.versions_yml(), 'run `make readme`'
@@ -125,6 +125,18 @@ def test_changelog_is_a_page(site):
     assert '<h1>Changelog</h1>' in page and 'id="section' in page and 'href="results/mini.html"' in page and 'nbs/' not in page.split('<main>')[1]
 
 
+def test_the_changelog_has_the_names_that_errors_say(root):
+    "One table of old names, `core.RENAMED`; and every module that the other table names is there."
+    text = (root/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert text == pages.with_names(text), 'run `make readme`'
+    assert '| `lr` | `learning_rate` | `--student.learning_rate` |\n' in text
+    with pytest.raises(ValueError, match='needs the lines'): pages.with_names('# Changelog')
+    moved = re.findall(r'^\| `(\w+)` \| (.*) \|$', text.split('### Old modules')[1].split('\n## ')[0], re.M)
+    assert len(moved) > 30
+    named = {name for _, new in moved for name in re.findall('`(.*?)`', new)}
+    assert not [name for name in named if not (root/'llm2llm'/f"{name.replace('.', '/')}.py").is_file()]
+
+
 def test_the_loop_is_drawn_by_its_script(root):
     drawn = runpy.run_path(str(root/'nbs/images/loop.py'))
     assert (root/'nbs/images/loop.svg').read_text(encoding='utf-8') == drawn['draw'](), 'run nbs/images/loop.py, and the notebook'
@@ -147,7 +159,7 @@ def test_workflows(root):
             if 'uses' in step: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@v\d+', step['uses'])
             else:
                 command = shlex.split(step['run'])
-                assert command[0] == '.venv/bin/python' or command[0] == 'make' and command[1] in made
+                assert command[0] == '.venv/bin/python' or (command[0] == 'make' and command[1] in made)
 
 
 def words(md):

@@ -9,9 +9,9 @@ from stub_server import Stub
 
 SETUP = """
 from llm2llm import APITeacher, LLM2LLM, mini_student, mini_task
-task,student = mini_task('mini-gsm', n_seed=24, n_test=64, n_dev=12),mini_student(num_train_epochs=4, eval_batch_size=2)
-teacher = APITeacher('stub', {url!r}, prompt=dict(demos=0), form='json', concurrency=1)
-def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, pick='last').fit()
+task,student = mini_task('mini-gsm', n_seed=24, n_test=64, n_dev=12),mini_student(num_train_epochs=4, per_device_eval_batch_size=2)
+teacher = APITeacher('stub', {url!r}, prompt=dict(demos=0), response_format='json', concurrency=1)
+def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, select_round_by='last').fit()
 """
 
 
@@ -30,10 +30,14 @@ class Kernel:
             if kind == 'stream': shown.append((c['name'], c['text']))
             elif kind == 'error': shown.append(('error', '\n'.join(c['traceback'])))
             elif kind in ('execute_result', 'display_data'): shown.append(('result', c['data']['text/plain']))
-            if interrupt and kind == 'stream' and re.search(rf'\r{interrupt}: +[1-9]\d*%', c['text']): self.manager.interrupt_kernel(); interrupt = ''
+            if interrupt and kind == 'stream' and re.search(rf'\r{interrupt}: +[1-9]\d*%', c['text']):
+                self.manager.interrupt_kernel()
+                interrupt = ''
         raise AssertionError('the cell does not end')
 
-    def close(self): self.client.stop_channels(); self.manager.shutdown_kernel(now=True)
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
@@ -59,7 +63,8 @@ def test_bars_and_interrupted_cells(kernel, tmp_path):
         for name in ('round 0 training', 'round 0 seed answers', 'round 0 teacher', 'round 1 training', 'round 1 test answers'):
             mine = [b for b in bars if b.startswith(name + ':')]
             assert mine and all(re.search(r'\d+/\d+ \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+) ?(step|row|request|s)', b) and len(b) <= 90 for b in mine), (name, bars)
-        lines = [re.sub('.*\r', '', l).rstrip() for l in said.split('\n')]   # what is left to see: no bar, a line a round
+        # What is left to see: no bar, a line a round
+        lines = [re.sub('.*\r', '', l).rstrip() for l in said.split('\n')]
         assert [re.match(r'round \d|stopped|$', l)[0] for l in lines] == ['round 0', 'round 1', 'stopped', ''], lines
         paid = s.stats()['requests']
         for phase in ('round 0 training', 'round 0 seed answers', 'round 0 teacher', 'round 1 training', 'round 1 test answers'):

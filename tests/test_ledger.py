@@ -5,11 +5,12 @@ from urllib.parse import quote
 import pytest
 
 from browser import CHROMIUM, Browser
+from conftest import BROWSERLESS
 from llm2llm.core import Prediction, Example
 from llm2llm.report.ledger import write_ledger
 from llm2llm.store.folder import write_json, write_jsonl
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium or Chrome here to open the page in')
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f'{BROWSERLESS} to open the page in')
 
 RUDE = '</script><script>document.title="taken"</script><img src=x onerror=alert(1)> & <b>'
 LABELS = ['blue', 'green', 'red']

@@ -54,6 +54,11 @@ def test_requirements_name_what_is_imported(settings, root):
     assert not missing
 
 
+def applies(req, extras):
+    "Is a requirement of a package needed here, with these extras of it?"
+    return req.marker is None or any(req.marker.evaluate(dict(extra=e)) for e in {'', *extras})
+
+
 def test_constraints_are_complete(settings, root):
     "constraints.txt pins, without a local version, everything that the package and its extra need here, and nothing else."
     pinned = pins(root)
@@ -65,8 +70,7 @@ def test_constraints_are_complete(settings, root):
         if (str(req)) in seen: continue
         seen.add(str(req))
         needed.add(canonicalize_name(req.name))
-        applies = lambda r: r.marker is None or any(r.marker.evaluate(dict(extra=e)) for e in {'', *req.extras})
-        todo += [r for r in map(Requirement, distribution(req.name).requires or []) if applies(r)]
+        todo += [r for r in map(Requirement, distribution(req.name).requires or []) if applies(r, req.extras)]
     assert not needed - set(pinned), 'needed, and not in constraints.txt'
     for req in requirements(settings, 'requirements') + requirements(settings, 'dev_requirements'):
         assert pinned[canonicalize_name(req.name)] in req.specifier, f'the tested version of {req.name} is outside settings.ini'
