@@ -146,8 +146,8 @@ def _writes_on(config):
 
 # %% ../../nbs/03_student/03_models.ipynb #5138bce5
 def read_tokenizer(
-    base:str|Path,          # model folder, or the name of a model
-    revision:str|None=None, # branch, tag or commit of a base on the Hub
+    base:str|Path,            # model folder, or the name of a model
+    revision:str|None=None,   # branch, tag or commit of a base on the Hub
     vocab_size:int|None=None, # tokens that the model knows
 )->tuple['PreTrainedTokenizerBase',str]: # and what was mended
     "The tokenizer of a base, with an end and a padding token"
@@ -176,14 +176,16 @@ def end_tokens(
     from transformers import GenerationConfig
     try: generating = GenerationConfig.from_pretrained(place(base), revision=revision).eos_token_id
     except OSError: generating = None  # it has no generation settings
-    eos_token_id = [generating, getattr(config.get_text_config(), 'eos_token_id', None), tokenizer.eos_token_id]
-    return sorted({i for end in eos_token_id for i in (end if isinstance(end, list) else [end]) if i is not None})
+    configured = getattr(config.get_text_config(), 'eos_token_id', None)
+    said = generating, configured, tokenizer.eos_token_id
+    places = [ends if isinstance(ends, list) else [ends] for ends in said]
+    return sorted({i for ends in places for i in ends if i is not None})
 
 # %% ../../nbs/03_student/03_models.ipynb #ebe2a606
 QUANTIZE = ('nf4','int8')
 
 def few_bits(
-    quantization:str,      # one of `QUANTIZE`
+    quantization:str,  # one of `QUANTIZE`
     dtype:torch.dtype, # of the computation
 )->'BitsAndBytesConfig':
     "How bitsandbytes holds a frozen base"
@@ -198,7 +200,7 @@ def _check_weights(info, name, model):
     packed = {n:m for n,m in model.named_modules() if hasattr(getattr(m, 'weight', None), 'quant_state')}
     shapes = {(f'{n}.weight', m.weight.quant_state.shape, (m.out_features,m.in_features))
               for n,m in packed.items()}   # not looked at in loading
-    wrong = {k:'is missing' for k in info['missing_keys']}
+    wrong = dict.fromkeys(info['missing_keys'], 'is missing')
     wrong |= {k:f'has shape {list(saved)}, and config.json wants {list(want)}'
               for k,saved,want in info['mismatched_keys']|shapes if tuple(saved)!=tuple(want)}
     if not wrong: return
@@ -208,13 +210,13 @@ def _check_weights(info, name, model):
 
 # %% ../../nbs/03_student/03_models.ipynb #c7ad35f1
 def load_model(
-    base:str|Path,          # model folder, or the name of a model
-    revision:str|None=None, # branch, tag or commit of a base on the Hub
-    dtype:str='float32',    # of weights and computation: 'float32', 'bfloat16' or 'float16'
-    device:str='cpu',       # 'cpu', 'cuda' or 'mps'
-    quantization:str|None=None, # one of `QUANTIZE`
+    base:str|Path,              # model folder, or the name of a model
+    revision:str|None=None,     # branch, tag or commit of a base on the Hub
+    dtype:str='float32',        # of weights and computation: 'float32', 'bfloat16' or 'float16'
+    device:str='cpu',           # 'cpu', 'cuda' or 'mps'
+    quantization:str|None=None, # one of `QUANTIZE`; None: in `dtype`
     attn_implementation:str|None=None, # as transformers calls it; None: its choice
-)->torch.nn.Module:         # not in training
+)->torch.nn.Module:             # not in training
     "The weights of a base on a device"
     from transformers import AutoModelForCausalLM
     kwargs = dict(dtype=getattr(torch, dtype), attn_implementation=attn_implementation, revision=revision,
@@ -234,12 +236,12 @@ def load_model(
 def generation(
     tokenizer:'PreTrainedTokenizerBase',
     eos_token_id:list[int], # token ids that end an answer
-    **more:object,  # further fields of `GenerationConfig`
+    **more:object,          # further fields of `GenerationConfig`
 )->'GenerationConfig':
     "How a model is to generate: with these ends, and nothing of a base's own habits"
     from transformers import GenerationConfig
-    return GenerationConfig(eos_token_id=eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-                            **more)
+    return GenerationConfig(eos_token_id=eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                            bos_token_id=tokenizer.bos_token_id, **more)
 
 # %% ../../nbs/03_student/03_models.ipynb #b1d2f304
 @contextmanager
@@ -252,9 +254,9 @@ def disk_errors():
 
 # %% ../../nbs/03_student/03_models.ipynb #b1d2f305
 def write_model(
-    model:torch.nn.Module,         # whole, or a PEFT model
+    model:torch.nn.Module, # whole, or a PEFT model
     tokenizer:'PreTrainedTokenizerBase', # written beside a whole model
-    folder:Path,                   # is there
+    folder:Path,           # is there
 ):
     "Write an adapter or a whole model; the same bytes for the same weights"
     adapter = hasattr(model, 'peft_config')
@@ -265,8 +267,9 @@ def write_model(
     for p in folder.glob('*.safetensors'): p.chmod(path.stat().st_mode)   # private to their owner otherwise
     if not adapter: return
     (folder/'README.md').unlink(missing_ok=True)
-    config = {k: sorted(v) if k.endswith('_modules') and isinstance(v, list) else v for k,
-              v in json.loads(path.read_text()).items()}
+    config = json.loads(path.read_text())
+    sets = {k: sorted(v) for k,v in config.items() if k.endswith('_modules') and isinstance(v, list)}
+    config |= sets   # PEFT writes them in the order of a set
     path.write_text(json.dumps(config, indent=2, sort_keys=True)+'\n')
 
 # %% ../../nbs/03_student/03_models.ipynb #c2e3f415

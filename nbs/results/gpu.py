@@ -139,14 +139,14 @@ def measure_answers(base, device, way, n=256, new=64):
     prompts = [''.join(r.choice('abcdefgh ') for _ in range(r.randint(20, 300))) for _ in range(n)]
     s = student(base, device, 300+new+8, 1)
     s.load_base()
-    s.ends = [s.tokenizer.convert_tokens_to_ids('<pad>')]
-    s.model.generation_config.eos_token_id = s.ends
+    s.eos_token_id = [s.tokenizer.convert_tokens_to_ids('<pad>')]
+    s.model.generation_config.eos_token_id = s.eos_token_id
     run = lambda: s.generate(prompts, max_new_tokens=new)
     if way.startswith('unsorted'):
         from llm2llm.student.decoding import Decoder
         ids = [i for i in s.tokenizer(prompts)['input_ids']]
         def run():
-            d = Decoder(s.model, s.tokenizer, s.ends)
+            d = Decoder(s.model, s.tokenizer, s.eos_token_id)
             with torch.no_grad(), quiet(): return [a for i in range(0, n, 64) for a in d.write(ids[i:i+64], new)]
     s.generate(prompts[:8], max_new_tokens=4)
     sync(); start = time.perf_counter()
