@@ -14,7 +14,7 @@ from ..core import SettingError, unknown
 class StudentConfig:
     "What a student was asked to be, beside its base"
     quantization:str|None = None # the base in fewer bits: 'nf4' (4, as in QLoRA) or 'int8'; None: as it is
-    lora_r:int|None = None       # rank of the adapter; 0: train all weights; None: by size, see `default_lora`
+    lora_r:int|None = None       # rank of the adapter; 0: all weights; None: by size, see `default_lora`
     lora_alpha:int|None = None   # scale of the adapter, as PEFT has it; None: twice the rank
     lora_dropout:float = 0.      # share of the adapter's inputs that is dropped in training, 0 to below 1
     lora_target_modules:str|list[str] = 'all-linear' # layers that get an adapter, as PEFT has it

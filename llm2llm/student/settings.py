@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 import torch
 from ..core import SettingError,check_one_of,check_int
-from .models import QUANTIZE
+from .models import QUANTIZATIONS
 from .step import bare_model
 if TYPE_CHECKING: from transformers import PreTrainedConfig
 
@@ -32,12 +32,12 @@ def check_number(
 
 # %% ../../nbs/03_student/05a_settings.ipynb #212e39d9
 def check_weights(
-    quantization:str|None, # one of `QUANTIZE`; None: the base as it is
+    quantization:str|None, # one of `QUANTIZATIONS`; None: the base as it is
     lora_r:int|None,       # rank of the adapter; 0: all weights are trained; None: not decided
     dtype:str|None,        # of what is not quantised; None: not decided
 ):
     "A `SettingError` for weights that cannot be trained"
-    check_one_of('quantization', quantization, (None,*QUANTIZE))
+    check_one_of('quantization', quantization, (None,*QUANTIZATIONS))
     check_one_of('dtype', dtype, (None,'float32','bfloat16','float16'))
     if lora_r is not None: check_int('lora_r', lora_r, 0, '0 trains all weights')
     if lora_r==0 and quantization:
