@@ -1,11 +1,13 @@
-"""One round as the paper's code does it, written anew, and the same round with its causes of slowness taken away one at a time.
+"""One round as the paper's code does it, written anew, and the same round without its causes of slowness.
 
-    python tests/official_way.py FOLDER train|answer|select|write|join   # one step in a process of its own, as the paper's scripts do it
-    python tests/official_way.py FOLDER one 3                            # the steps in one process that loads the base once, 3 times
-    python tests/official_way.py FOLDER package 3                        # the round of this package
+    python tests/official_way.py FOLDER train|answer|select|write|join   # a step of the paper's scripts
+    python tests/official_way.py FOLDER one 3       # all steps in one process, 3 times
+    python tests/official_way.py FOLDER package 3   # the round of this package
 
-FOLDER/settings.json (see `prepare`) says what is done how. Each call prints one line of JSON: the seconds from the start of Python to
-the end of the imports, of loading, and of each phase. Both ways have the same student, rows, epochs, prompts and teacher."""
+FOLDER/settings.json (see `prepare`) says what is done how. Each call prints one line of JSON: the seconds
+from the start of Python to the end of the imports, of loading, and of each phase. Both ways have the same
+student, rows, epochs, prompts and teacher."""
+
 import json, sys, threading, time
 from collections import Counter
 from dataclasses import replace
@@ -16,22 +18,28 @@ from types import SimpleNamespace
 
 import psutil
 
-OFFICIAL = dict(rows='all', batches='unsorted', limit=100, teacher='threads', rouge='pool', pool=64, threads=10)
+OFFICIAL = dict(
+    rows='all', batches='unsorted', limit=100, teacher='threads', rouge='pool', pool=64, threads=10
+)
 
 
 def prepare(folder, url='', n_seed=64, per_seed=2, num_train_epochs=3, **switches):
     "A folder with the settings and rows of a round; `switches` change `OFFICIAL`"
-    from llm2llm.core import to_dict
     from llm2llm.mini.mini import MiniTeacher, mini_task
     from llm2llm.store.folder import write_json, write_jsonl
     from llm2llm.teachers.teacher import Request
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     task,rows = mini_task(n_seed=n_seed, n_test=0),[]
-    for q,(c,) in MiniTeacher().write(task, [Request(r, None, 1, i, 0) for i in range(per_seed) for r in task.seed_rows], []):
+    for q, (c,) in MiniTeacher().write(
+        task, [Request(r, None, 1, i, 0) for i in range(per_seed) for r in task.seed_rows], []
+    ):
         rows.append(replace(c.row, id=f'{q.row.id}.r1.{q.draw}', parent_id=q.row.id, round=1, teacher='mini'))
     write_jsonl(folder/'rows.jsonl', [*task.seed_rows, *rows])
-    write_json(folder/'settings.json', OFFICIAL | dict(url=url, n_seed=n_seed, num_train_epochs=epochs) | switches)
+    write_json(
+        folder / 'settings.json',
+        OFFICIAL | dict(url=url, n_seed=n_seed, num_train_epochs=num_train_epochs) | switches,
+    )
     return folder
 
 
@@ -45,8 +53,11 @@ class Round:
         self.task = mini_task(n_seed=self.o.n_seed, n_test=0)
         self.rows = [example(d) for d in self.read('rows')]
 
-    def read(self, name): return [json.loads(line) for line in (self.folder/f'{name}.jsonl').read_text().splitlines()]
-    def write(self, name, dicts): (self.folder/f'{name}.jsonl').write_text(''.join(json.dumps(d)+'\n' for d in dicts))
+    def read(self, name):
+        return [json.loads(line) for line in (self.folder / f'{name}.jsonl').read_text().splitlines()]
+
+    def write(self, name, dicts):
+        (self.folder / f'{name}.jsonl').write_text(''.join(json.dumps(d) + '\n' for d in dicts))
 
     def timed(self, phase, do, *args):
         start = time.perf_counter()
@@ -59,14 +70,21 @@ class Round:
         from llm2llm.student.student import Student
         import torch
         torch.set_num_threads(1)
-        s = mini_student(num_train_epochs=self.o.epochs, per_device_eval_batch_size=64) if base is None else Student(base, lora_r=0, per_device_eval_batch_size=64)
+        s = (
+            mini_student(num_train_epochs=self.o.num_train_epochs, per_device_eval_batch_size=64)
+            if base is None
+            else Student(base, lora_r=0, per_device_eval_batch_size=64)
+        )
         self.timed('load', s.load_base)
         return s
 
 
 def train(r, student):
     from llm2llm.core import digest
-    return student.train([(r.task.prompt(x), r.task.completion(x)) for x in r.rows], seed=int(digest('train', 0, 0)[:7], 16))  # as the loop's round 0
+
+    return student.train(
+        [(r.task.prompt(x), r.task.completion(x)) for x in r.rows], seed=int(digest('train', 0, 0)[:7], 16)
+    )  # as the loop's round 0
 
 
 def answer(r, student, heard=None):
@@ -76,10 +94,15 @@ def answer(r, student, heard=None):
     score = lambda x,c: r.task.score(x, c.text, c.truncated)
     if r.o.batches=='sorted':
         limit = student.token_limit([r.task.completion(x) for x in r.rows])
-        said = student.generate(prompts, max_new_tokens=limit, on_completion=heard and (lambda i,c: heard(asked[i], score(asked[i], c))))
+        said = student.generate(
+            prompts,
+            max_new_tokens=limit,
+            on_completion=heard and (lambda i, c: heard(asked[i], score(asked[i], c))),
+        )
     else:
         said = []
-        for i in range(0, len(prompts), 64): said += student.generate(prompts[i:i+64], max_new_tokens=r.o.limit)
+        for i in range(0, len(prompts), 64):
+            said += student.generate(prompts[i : i + 64], max_new_tokens=r.o.limit)
     return [(x, score(x, c)) for x,c in zip(asked, said)]
 
 
@@ -95,17 +118,32 @@ class Duplicates:
             self.known = NearDuplicateIndex()
         else:
             from rouge_score import rouge_scorer
-            self.lcs,self.words,self.known = rouge_scorer._score_lcs,rouge_scorer.RougeScorer(['rougeL'])._tokenizer.tokenize,[]
+
+            self.lcs, self.words, self.known = (
+                rouge_scorer._score_lcs,
+                rouge_scorer.RougeScorer(['rougeL'])._tokenizer.tokenize,
+                [],
+            )
         for x,_ in wrong: self.add(x.question)
 
     def add(self, question):
-        with self.lock: self.known.add(question, question) if self.o.rouge=='index' else self.known.append(self.words(question))
+        with self.lock:
+            self.known.add(question, question) if self.o.rouge == 'index' else self.known.append(
+                self.words(question)
+            )
 
     def __call__(self, question):
         if self.o.rouge=='index':
             with self.lock: found = self.known.most_similar(question) is not None
         else:  # each thread has a pool of its own, and a copy, since other threads add meanwhile
-            with Pool(self.o.pool) as pool: found = max(s.fmeasure for s in pool.map(partial(self.lcs, self.words(question)), list(self.known))) > .95
+            with Pool(self.o.pool) as pool:
+                found = (
+                    max(
+                        s.fmeasure
+                        for s in pool.map(partial(self.lcs, self.words(question)), list(self.known))
+                    )
+                    > 0.95
+                )
         if not found: self.add(question)
         return found
 
@@ -135,7 +173,7 @@ def write_threads(r, wrong):
 def write_client(r, teacher, wrong):
     "This package's client, which has asked since the first answers came"
     duplicate,new = Duplicates(r.o, wrong),[]
-    for q,(c,) in teacher.write(r.task, asks(r, wrong), r.rows):
+    for _,(c,) in teacher.write(r.task, asks(r, wrong), r.rows):
         if c.row and not duplicate(c.row.question): new.append(c.row)
     return new
 
@@ -159,14 +197,17 @@ def package(r, student, folder):
     "The same round by the loop of this package, which also keeps everything and checks more"
     from llm2llm.teachers.api import APITeacher
     from llm2llm import LLM2LLM
-    from llm2llm.store.folder import versions
-    from llm2llm.store.folder import read_jsonl
-    run = LLM2LLM(r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1)
+    from llm2llm.store.folder import read_jsonl, versions
+
+    run = LLM2LLM(
+        r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1
+    )
     with run.folder.open():
         run.folder.claim(run.settings(), versions())
         with run._teaching(): m,new = run._round(0, r.rows, Counter())
     for l in read_jsonl(folder/'log.jsonl'):
-        if 'phase' in l: r.seconds[dict(train='train', teacher='write').get(l['phase'], 'answer')] += l['seconds']
+        if 'phase' in l:
+            r.seconds[dict(train='train', teacher='write').get(l['phase'], 'answer')] += l['seconds']
     return new, list(range(m['wrong']))
 
 
@@ -174,7 +215,7 @@ def step(r, name):
     "One step of the paper's scripts: read files, work, write files"
     from llm2llm.core import answer as read_answer, to_dict
     if name=='train':
-        import trl  # its import belongs to the start
+        import trl  # noqa: F401 its import belongs to the start
         student = r.student()
         r.timed('train', train, r, student)
         student.save(r.folder/'model')
@@ -193,20 +234,24 @@ def step(r, name):
 
 
 def repeat(r, do, times):
-    "Rounds of one process, the first of them with the imports that are still missing; their seconds and counts"
+    "Rounds of one process, the first with the imports that are still missing; their seconds and counts"
     student = r.student()
     out = dict(load=r.seconds['load'], rounds=[])
     for i in range(times):
         r.seconds,start = Counter(),time.perf_counter()
         new,wrong = do(r, student, r.folder/f'run{i}')
-        out['rounds'].append(dict(seconds=time.perf_counter()-start, phases=dict(r.seconds), wrong=len(wrong), new=len(new)))
+        out['rounds'].append(
+            dict(seconds=time.perf_counter() - start, phases=dict(r.seconds), wrong=len(wrong), new=len(new))
+        )
     return out
 
 
 def main(folder, name, times=1):
     r,begun = Round(folder),psutil.Process().create_time()
     if name in ('one', 'package'): said = repeat(r, one_process if name=='one' else package, int(times))
-    else: step(r, name); said = dict(phases=dict(r.seconds))
+    else:
+        step(r, name)
+        said = dict(phases=dict(r.seconds))
     print(json.dumps(dict(step=name, alive=time.time()-begun, **said)))
 
 

@@ -2,7 +2,7 @@
 import json, os, subprocess, sys
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 
 @pytest.fixture(scope='module')

@@ -1,9 +1,7 @@
 "Two processes under torchrun do the run that one does: same rows, same decisions, weights equal but for rounding."
 import json, os, subprocess, sys
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from llm2llm.store.folder import read_jsonl
@@ -19,7 +17,7 @@ def launch(folder, words, processes):
     return done
 
 
-@pytest.mark.parametrize('extra', [[], ['--student.lora_r', '8', '--student.per_device_train_batch_size', '2', '--student.learning_rate', '0.01']], ids=['whole', 'lora_r'])
+@pytest.mark.parametrize('extra', [[], ['--student.lora_r', '8', '--student.per_device_train_batch_size', '2', '--student.learning_rate', '0.01']], ids=['whole', 'adapter'])
 def test_two_processes_make_the_run_of_one(tmp_path, extra):
     for n in (1, 2):
         done = launch(tmp_path/str(n), WORDS + extra, n)
@@ -59,12 +57,12 @@ import sys
 from llm2llm.student import distributed as ranks
 from llm2llm.mini.mini import mini_student, mini_task
 task = mini_task('mini-gsm', n_seed=16, n_test=21)
-student = mini_student(steps=4, eval_batch_size=4)
+student = mini_student(max_steps=4, per_device_eval_batch_size=4)
 assert ranks.world() == int(sys.argv[1])
-student.lead()
-student.train([(task.prompt(r), task.completion(r)) for r in task.seed])
+student.start_workers()
+student.train([(task.prompt(r), task.completion(r)) for r in task.seed_rows])
 told = []
-said = student.answer([task.prompt(r) for r in task.test], temperature=1., seeds=range(21), max_new_tokens=12, each=lambda i,c: told.append((i, c)))
+said = student.generate([task.prompt(r) for r in task.test], temperature=1., seeds=range(21), max_new_tokens=12, on_completion=lambda i,c: told.append((i, c)))
 assert dict(told) == dict(enumerate(said)) and len(told) == 21
 print([c.text for c in said])
 '''

@@ -11,8 +11,9 @@ from llm2llm.core import DataError, SettingError, StudentError
 from llm2llm.student.decoding import Completion, Decoder, sampler
 from llm2llm.student.memory import rows_that_fit
 from llm2llm.mini.mini import mini_base
-from llm2llm.student.student import Student, default_lr
-from llm2llm.student.tokens import encode_chats, encode_completions, encode_prompts
+from llm2llm.student.settings import default_learning_rate
+from llm2llm.student.student import Student
+from llm2llm.student.tokens import encode_chats, encode_prompts
 
 ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
     ('play some jazz', 'PlayMusic'), ('put on the new record by nina', 'PlayMusic'), ('rain tomorrow?', 'GetWeather'),
@@ -59,11 +60,11 @@ torch.set_num_threads(1)
 from llm2llm.student.student import Student
 base, out = sys.argv[1:]
 rows = [(f'{q} Intent:', f' {a}') for q,a in (('play some jazz', 'PlayMusic'), ('rain tomorrow', 'GetWeather'), ('a table', 'Book'))]
-for name,how in dict(whole=dict(lora_r=0), lora=dict(lora_r=4), nf4=dict(lora_r=4, quantization='nf4')).items():
-    s = Student(base, steps=4, batch_size=2, **how)
-    s.answer(['before'], max_new_tokens=4)
+for name,how in dict(whole=dict(lora_r=0), adapter=dict(lora_r=4), nf4=dict(lora_r=4, quantization='nf4')).items():
+    s = Student(base, max_steps=4, batch_size=2, **how)
+    s.generate(['before'], max_new_tokens=4)
     s.train(rows, seed=3)
-    s.answer([p for p,_ in rows], options=[(' A', ' B')]*3)
+    s.generate([p for p,_ in rows], options=[(' A', ' B')]*3)
     s.save(f'{out}/{name}')
     s.load(f'{out}/{name}')
 '''
@@ -74,18 +75,19 @@ def test_processes_agree_and_are_silent(base, tmp_path):
     runs = []
     for n in ('1', '2'):
         cwd, tmp, out = (tmp_path/f'{name}{n}' for name in ('cwd', 'tmp', 'out'))
-        cwd.mkdir(); tmp.mkdir()
+        cwd.mkdir()
+        tmp.mkdir()
         env = dict(os.environ, PYTHONHASHSEED=n, TMPDIR=str(tmp))
         done = subprocess.run([sys.executable, '-c', SCRIPT, str(base), str(out)], cwd=cwd, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
         assert not list(cwd.iterdir()) and not list(tmp.iterdir())
         runs.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob('*.*')})
     assert runs[0] == runs[1]
-    assert {f'{n}/{f}' for n in ('lora_r', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
+    assert {f'{n}/{f}' for n in ('adapter', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
 
 
 def test_answering_needs_no_training_libraries(base):
-    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora_r=0); s.answer(['x'], max_new_tokens=2);"
+    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora_r=0); s.generate(['x'], max_new_tokens=2);"
             "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
@@ -158,7 +160,9 @@ def test_models_that_do_not_write(base, tmp_path, kind):
 def test_loading_an_adapter_first_is_silent(base, tmp_path):
     "A resumed run loads an adapter before it trains, so this is where the training libraries are first imported"
     for how in (dict(), dict(quantization='nf4')):
-        s = Student(base, lora_r=4, max_steps=1, **how); s.train(ROWS); s.save(out := tmp_path/f'a{len(how)}')
+        s = Student(base, lora_r=4, max_steps=1, **how)
+        s.train(ROWS)
+        s.save(out := tmp_path/f'a{len(how)}')
         code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora_r=4, **{how}).load(sys.argv[2])"
         done = subprocess.run([sys.executable, '-c', code, str(base), str(out)], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
@@ -222,7 +226,7 @@ def test_micro_batches_make_the_same_steps(base):
 
 def test_loss_that_explodes(base):
     s = Student(base, lora_r=0, learning_rate=1e30, max_steps=6)
-    with pytest.raises(StudentError, match='smaller lr'): s.train(ROWS)
+    with pytest.raises(StudentError, match='learning_rate below'): s.train(ROWS)
     assert s.trained == 0 and s.weights_digest() == Student(base, lora_r=0).weights_digest()
 
 
@@ -266,17 +270,21 @@ def test_digest_is_of_the_content(base, tmp_path):
     assert base_digest(tmp_path/'copy') != base_digest(base)
 
 
-def test_default_lr(): assert default_lr(4096, True) == 1.2e-4 and default_lr(4096, False) == 3.2e-5
+def test_default_learning_rate():
+    assert default_learning_rate(4096, 16) == 1.2e-4 and default_learning_rate(4096, 0) == 3.2e-5
 
 
 def test_batches_follow_the_memory(learnt, monkeypatch):
     import psutil
-    for free,most in ((10**12, 64), (200_000, 2), (0, 1)):
-        sizes, real = [], Decoder.write
-        monkeypatch.setattr(psutil, 'virtual_memory', lambda: type('Memory', (), dict(available=free)))
-        with monkeypatch.context() as m:
-            m.setattr(Decoder, 'write', lambda self, ids, *how: (sizes.append(len(ids)), real(self, ids, *how))[1])
-            learnt.generate([p for p,_ in ROWS]*12, max_new_tokens=2)
+    sizes, memory, real = [], type('Memory', (), {}), Decoder.write
+    def write(self, ids, *how):
+        sizes.append(len(ids))
+        return real(self, ids, *how)
+    monkeypatch.setattr(psutil, 'virtual_memory', memory)
+    monkeypatch.setattr(Decoder, 'write', write)
+    for memory.available,most in ((10**12, 64), (200_000, 2), (0, 1)):
+        sizes.clear()
+        learnt.generate([p for p,_ in ROWS]*12, max_new_tokens=2)
         assert max(sizes) == most and sum(sizes) == 72
 
 
@@ -312,21 +320,21 @@ def test_drawn_tokens_follow_the_scores(base):
         p = s.model(torch.tensor(encode_prompts(s.tokenizer, [ROWS[0][0]]))).logits[0, -1].div(.3).softmax(-1)
         draw = sampler(range(4000), .3)(p.log().mul(.3).expand(4000, -1)).argmax(-1)
     said = s.generate([ROWS[0][0]]*4000, max_new_tokens=1, temperature=.3, seeds=range(4000))
-    want = [s.tokenizer.decode([t]) if t not in s.ends else '' for t in draw]
+    want = [s.tokenizer.decode([t]) if t not in s.eos_token_id else '' for t in draw]
     assert sum(c.text == w for c,w in zip(said, want)) > 3990  # the same draws up to rounding
     expected, got = p*4000, draw.bincount(minlength=len(p))
     often = expected > 5
     assert ((got-expected)[often]**2/expected[often]).sum() < often.sum()+4*(2*often.sum())**.5  # chi-squared
 
 
-def test_each_is_told_in_the_callers_thread_and_stops_it(learnt, monkeypatch):
+def test_on_completion_is_called_in_the_callers_thread_and_stops_it(learnt, monkeypatch):
     import threading
     monkeypatch.setattr(learnt, 'per_device_eval_batch_size', 2)
     told = []
-    def each(i, c):
+    def tell(i, c):
         told.append((i, c.text, threading.current_thread(), torch.is_grad_enabled()))
         if len(told) == 4: raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
-    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.generate([p for p,_ in ROWS], [LABELS]*6, on_completion=each)
+    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.generate([p for p,_ in ROWS], [LABELS]*6, on_completion=tell)
     assert len(told) == 4 and all(t == (i, ROWS[i][1], threading.main_thread(), True) for i,*_ in told for t in told if t[0] == i)
 
 
@@ -378,7 +386,7 @@ def test_chats(base, template, kind):
     chats = [[dict(role=r, content=CONTENTS[(i+k) % 6]) for k,r in enumerate(roles)] for i in range(6)]
     plain = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False) for c in chats]
     assert encode_chats(tokenizer, chats) == plain
-    specials, n = set(tokenizer.convert_tokens_to_ids(names+[tokenizer.eos_token])), len(tokenizer)
+    specials, n = set(tokenizer.convert_tokens_to_ids([*names, tokenizer.eos_token])), len(tokenizer)
     bad = [[dict(m, content=m['content'].strip()+'<|eot|>'+''.join(names)+' '+tokenizer.eos_token+'!') for m in c] for c in chats]
     for ids, clean, c in zip(encode_chats(tokenizer, bad), plain, bad):  # no special token more than the template's own
         assert [i for i in ids if i in specials] == [i for i in clean if i in specials] and max(ids) < n
@@ -483,10 +491,10 @@ def test_what_trl_and_peft_can_do_has_an_effect(base, usual, tmp_path, kw):
     ('training_args', 'eos_token', '<x>', 'its end is learnt'), ('training_args', 'packing', True, 'every row'), ('training_args', 'shuffle_dataset', True, 'an order'),
     ('training_args', 'padding_free', True, 'give attn_implementation'), ('training_args', 'output_dir', '/tmp', 'by its run'), ('training_args', 'save_steps', 1, 'by its run'),
     ('training_args', 'eval_strategy', 'steps', 'by its run'), ('training_args', 'push_to_hub', True, 'by its run'), ('training_args', 'seed', 1, 'argument of train'),
-    ('training_args', 'max_length', 9, 'give max_length'), ('training_args', 'per_device_train_batch_size', 1, 'give batch_size'), ('training_args', 'max_steps', 1, 'steps'),
-    ('training_args', 'num_train_epochs', 1, 'give epochs'), ('training_args', 'remove_unused_columns', False, 'every row'), ('training_args', 'fsdp', 'full_shard', 'a whole student'),
+    ('training_args', 'max_length', 9, 'give max_length'), ('training_args', 'per_device_train_batch_size', 1, 'give batch_size'), ('training_args', 'max_steps', 1, 'give num_train_epochs or max_steps'),
+    ('training_args', 'num_train_epochs', 1, 'give num_train_epochs'), ('training_args', 'remove_unused_columns', False, 'every row'), ('training_args', 'fsdp', 'full_shard', 'a whole student'),
     ('training_args', 'weight_decy', 0, "did you mean 'weight_decay'"), ('training_args', 'lr_scheduler_type', 'cosin', 'cosin'),
-    ('lora_config', 'task_type', 'SEQ_CLS', 'causal language model'), ('lora_config', 'modules_to_save', ['lm_head'], 'as it is'), ('lora_config', 'r', 4, 'give lora'),
+    ('lora_config', 'task_type', 'SEQ_CLS', 'causal language model'), ('lora_config', 'modules_to_save', ['lm_head'], 'as it is'), ('lora_config', 'r', 4, 'give lora_r'),
     ('lora_config', 'bias', 'all', 'as it is'), ('lora_config', 'init_lora_weights', 'pissa', 'init_lora_weights'), ('lora_config', 'use_rslra', True, "did you mean 'use_rslora'")])
 def test_what_would_break_a_promise_is_refused(base, name, field, value, why):
     with pytest.raises(SettingError, match=f'{name}.*{why}'): Student(base, lora_r=8, **{name: {field: value}})

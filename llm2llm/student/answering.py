@@ -87,7 +87,7 @@ class Answering:
     def _fitting(self, tokens):
         "How many rows of so many tokens fit the memory that is free now"
         width,most = getattr(torch, self.dtype).itemsize, 64 if self.device=='cpu' else 256
-        return rows_that_fit(self.config, tokens, free_memory(self.device), width, bool(self.lora_r), most)
+        return rows_that_fit(self.config, tokens, free_memory(self.device), width, self.lora_r, most)
 
 # %% ../../nbs/03_student/07_answering.ipynb #e2411c69
 @patch
@@ -112,7 +112,7 @@ def _batched(self:Answering, asked, run, tokens):
 
 # %% ../../nbs/03_student/07_answering.ipynb #c667be4c
 @patch
-def _collect(self:Answering, jobs, label, each=None):
+def _collect(self:Answering, jobs, label, on_completion=None):
     "The results of jobs (a function, its questions, the tokens of a row) in the order of the prompts"
     out,failed,(seat,n) = {},None,ranks.seat(self)
     with progress(sum(len(asked) for _,asked,_ in jobs), label) as bar:
@@ -121,8 +121,8 @@ def _collect(self:Answering, jobs, label, each=None):
             for batch,results in ranks.chain(batches, self):
                 out |= {q.number:r for q,r in zip(batch, results)}
                 try:
-                    if each and not failed:
-                        for q in batch: each(q.number, out[q.number])
+                    if on_completion and not failed:
+                        for q in batch: on_completion(q.number, out[q.number])
                 except BaseException as e: failed = e   # raised below: other ranks are still at work
                 if failed and n==1: raise failed
                 bar.update(len(batch))
@@ -174,7 +174,8 @@ def generate(self:Answering,
         return completions(batch, decoder.write(ids, limit, noise(batch, self.device), stop))
     def choose(batch): return completions(batch, decoder.choose(*_columns(batch), noise(batch, 'cpu')))
     free,closed = [q for q in asked if not q.options],[q for q in asked if q.options]
-    out = self._collect([(write, free, _longest(free)), (choose, closed, _longest(closed))], label, on_completion)
+    jobs = [(write, free, _longest(free)), (choose, closed, _longest(closed))]
+    out = self._collect(jobs, label, on_completion)
     counts = dict(truncated=sum(c.truncated for c in out), cut=sum(c.prompt_truncated for c in out))
     forwards,seconds = sum(ranks.gather(decoder.forwards, self)),round(time.perf_counter()-start, 3)
     self.last = dict(rows=len(prompts), forwards=forwards, **counts, seconds=seconds)
@@ -186,7 +187,7 @@ def generate(self:Answering,
 def score_options(self:Answering,
     prompts:list[str]|list[list[dict[str,str]]], # n prompts, or n chats
     options:list[tuple[str,...]],       # the completions to judge for each prompt
-    label:str='likelihoods',            # shown beside the progress bar
+    label:str='options',                # shown beside the progress bar
 )->list[list[float]]:                   # n, the log-probability of each option in nats, its end included
     "How likely the student finds each option"
     asked,decoder = self._asked(prompts, options, 1)

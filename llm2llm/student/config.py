@@ -14,24 +14,24 @@ from ..core import SettingError, unknown
 class StudentConfig:
     "What a student was asked to be, beside its base"
     quantization:str|None = None # the base in fewer bits: 'nf4' (4, as in QLoRA) or 'int8'; None: as it is
-    lora_r:int|None = None       # rank of the adapter; 0: train all weights; None: 16, or 0 for a base below 20 M parameters
+    lora_r:int|None = None       # rank of the adapter; 0: all weights; None: by size, see `default_lora`
     lora_alpha:int|None = None   # scale of the adapter, as PEFT has it; None: twice the rank
     lora_dropout:float = 0.      # share of the adapter's inputs that is dropped in training, 0 to below 1
     lora_target_modules:str|list[str] = 'all-linear' # layers that get an adapter, as PEFT has it
     learning_rate:float|None = None    # None: by the model's width, see `default_learning_rate`
-    num_train_epochs:float|None = None # passes over the rows; None: by their number, 3 to 20, see `default_epochs`
+    num_train_epochs:float|None = None # passes over the rows; None: by their number, see `default_epochs`
     max_steps:int|None = None    # optimiser steps, instead of epochs
-    batch_size:int = 8           # rows per optimiser step
-    per_device_train_batch_size:int|None = None # rows per forward pass, where `batch_size` does not fit the memory
+    batch_size:int = 8           # rows of an optimiser step
+    per_device_train_batch_size:int|None = None # rows of a forward pass; None: all of the batch
     max_length:int|None = None   # tokens of prompt and completion; None: 1024, or what the base can do
-    per_device_eval_batch_size:int|None = None # prompts answered at a time; None: what fits the free memory
+    per_device_eval_batch_size:int|None = None  # prompts answered at a time; None: what fits the free memory
     dtype:str|None = None        # 'float32', 'bfloat16' or 'float16'; None: by device
     device:str|None = None       # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
     revision:str|None = None     # branch, tag or commit of a base on the Hub
     chat:bool|None = None        # teach and ask in the turns of a chat; None: if the base is a chat model
     activation_checkpointing:bool|None = None # recompute activations instead of keeping them; None: on a GPU
-    attn_implementation:str|None = None       # 'flash_attention_2', 'sdpa', 'eager'; None: the first if it can
-    use_liger_kernel:bool|None = None         # Liger's kernels; None: where they are installed
+    attn_implementation:str|None = None # 'flash_attention_2', 'sdpa' or 'eager'; None: the first if it can
+    use_liger_kernel:bool|None = None   # Liger's kernels; None: where they are installed
     report_to:str|None = None    # experiment trackers, with commas: 'trackio', 'wandb', 'tensorboard'
     training_args:dict[str,object]|None = None # other fields of TRL's `SFTConfig`, such as weight_decay
     lora_config:dict[str,object]|None = None   # other fields of PEFT's `LoraConfig`, such as use_rslora

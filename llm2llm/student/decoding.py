@@ -21,8 +21,8 @@ if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 @dataclass(frozen=True)
 class Completion:
     "What the student said to one prompt"
-    text:str             # the completion, without the end token
-    truncated:bool=False # did it reach the token limit without ending?
+    text:str                    # the completion, without the end token
+    truncated:bool=False        # did it reach the token limit without ending?
     prompt_truncated:bool=False # was the prompt too long, so that its beginning was left out?
 
 # %% ../../nbs/03_student/02_decoding.ipynb #ba3ca760
@@ -43,12 +43,13 @@ def _positions(mask): return (mask.cumsum(-1)-1).clamp(min=0)
 class Decoder:
     "Has a model continue token ids"
     def __init__(self,
-        model:torch.nn.Module, # a causal language model, or a PEFT model around one
+        model:torch.nn.Module,  # a causal language model, or a PEFT model around one
         tokenizer:'PreTrainedTokenizerBase',
-        eos_token_id:list[int],    # token ids that end a free completion
-        end:int|None=None, # the token that ends an option; None: the tokenizer's end token
+        eos_token_id:list[int], # token ids that end a free completion
+        end:int|None=None,      # the token that ends an option; None: the tokenizer's end token
     ):
-        self.model,self.tokenizer,self.eos_token_id,self.end,self.forwards = model,tokenizer,eos_token_id,end,0
+        self.model,self.tokenizer = model,tokenizer
+        self.eos_token_id,self.end,self.forwards = eos_token_id,end,0
         plain = model.get_base_model() if hasattr(model, 'get_base_model') else model
         self._knows = inspect.signature(plain.forward).parameters
         self.device = plain.device
@@ -66,35 +67,35 @@ def write(self:Decoder,
     ids:list[list[int]],        # n prompts
     limit:int,                  # new tokens, the end token included
     noisy:Callable|None=None,   # from `sampler`; None: greedy
-    until:re.Pattern|None=None, # an answer is complete where this is found, and ends there
+    stop:re.Pattern|None=None,  # an answer is complete where this is found, and ends there
 )->list[tuple[str,bool]]:       # n of text and whether it is truncated
     "Free completions of one batch"
     x,mask,_ = left_pad(ids, self.tokenizer.pad_token_id, self.device)
     kwargs = {} if noisy is None else dict(logits_processor=[lambda _,scores: noisy(scores)])
-    if until: kwargs['stopping_criteria'] = [self._complete(x.shape[1], until)]
+    if stop: kwargs['stopping_criteria'] = [self._complete(x.shape[1], stop)]
     out = self.model.generate(input_ids=x, attention_mask=mask, max_new_tokens=limit, do_sample=False,
                               **kwargs)
     new = out[:, x.shape[1]:].tolist()
     self.forwards += len(new)*len(new[0])
-    return [self._text(row, until) for row in new]
+    return [self._text(row, stop) for row in new]
 
 # %% ../../nbs/03_student/02_decoding.ipynb #6c97200b
 @patch
-def _text(self:Decoder, row, until):
+def _text(self:Decoder, row, stop):
     "The text of new token ids, and whether it is truncated"
     end = next((i for i,t in enumerate(row) if t in self.eos_token_id), None)
     text = self.tokenizer.decode(row[:end], clean_up_tokenization_spaces=False)
-    complete = until and until.search(text)
+    complete = stop and stop.search(text)
     return (text[:complete.end()], False) if complete else (text, end is None)
 
 # %% ../../nbs/03_student/02_decoding.ipynb #a74e0fe3
 @patch
-def _complete(self:Decoder, start, until, every=8):
+def _complete(self:Decoder, start, stop, every=8):
     "A stopping criterion: which rows hold a complete answer"
     def done(x, scores, **kwargs):
         if (x.shape[1]-start) % every: return torch.zeros(len(x), dtype=torch.bool, device=x.device)
         texts = self.tokenizer.batch_decode(x[:, start:], clean_up_tokenization_spaces=False)
-        return torch.tensor([until.search(t) is not None for t in texts], device=x.device)
+        return torch.tensor([stop.search(t) is not None for t in texts], device=x.device)
     return done
 
 # %% ../../nbs/03_student/02_decoding.ipynb #8b23b6b0
@@ -163,7 +164,7 @@ def _step(scores, node, row, noisy):
     scores = scores[ways] if noisy is None else noisy(scores[None, ways], [row])
     way = ways[int(scores.argmax())]
     path,node = forced(node[way])
-    return [way]+path,node
+    return [way, *path],node
 
 @patch
 def _still(self:Decoder, rows, nodes, cache, seen):

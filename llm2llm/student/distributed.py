@@ -85,7 +85,7 @@ def chain(
 
 # %% ../../nbs/03_student/04_distributed.ipynb #3153e36a
 def together(
-    method:Callable, # of an object that has `lead`
+    method:Callable, # of an object that may `lead`
 )->Callable:         # the method
     "A method that all ranks carry out when rank 0 calls it"
     @wraps(method)

@@ -34,11 +34,11 @@ def peak_bytes(
 # %% ../../nbs/03_student/01_memory.ipynb #df0dee9c
 def answer_bytes(
     config:'PreTrainedConfig', # of a causal language model
-    rows:int,                # answered at a time
-    tokens:int,              # of a row, prompt and answer
-    width:int=2,             # bytes of one number
-    lora_r:bool=True,          # is there an adapter?
-)->dict[str,int]:            # bytes of the cache, of one layer at work and of logits
+    rows:int,                  # answered at a time
+    tokens:int,                # of a row, prompt and answer
+    width:int=2,               # bytes of one number
+    lora_r:int=16,             # rank of the adapter; 0: there is none
+)->dict[str,int]:              # bytes of the cache, of one layer at work and of logits
     "What answering takes beside the model's own bytes"
     config = config.get_text_config() if hasattr(config, 'get_text_config') else config
     def get(name, default):  # some configurations lack a field, or have a list with a value for each layer
@@ -48,18 +48,19 @@ def answer_bytes(
     experts = get('moe_intermediate_size', 0)*get('num_experts_per_tok', 1)
     inner = max(get('intermediate_size', 4*hidden), experts)
     pairs = 2*get('num_hidden_layers', 32)*get('num_key_value_heads', heads)*get('head_dim', hidden//heads)
-    layer = (2*width+8 if lora_r else 3*width)*(hidden+inner) + tokens   # and the mask: a byte a pair of tokens
+    mask = tokens   # a byte a pair of tokens
+    layer = (2*width+8 if lora_r else 3*width)*(hidden+inner) + mask
     return dict(cache=rows*tokens*pairs*width, layer=rows*tokens*layer, logits=rows*48*config.vocab_size)
 
 # %% ../../nbs/03_student/01_memory.ipynb #df0dee9d
 def rows_that_fit(
     config:'PreTrainedConfig', # of a causal language model
-    tokens:int,     # of a row, prompt and answer
-    free:int,       # bytes, the model's own not among them
-    width:int=2,    # bytes of one number
-    lora_r:bool=True, # is there an adapter?
-    most:int=256,   # rows
-)->int:             # rows: a power of two, at least 1
+    tokens:int,      # of a row, prompt and answer
+    free:int,        # bytes, the model's own not among them
+    width:int=2,     # bytes of one number
+    lora_r:int=16,   # rank of the adapter; 0: there is none
+    most:int=256,    # rows
+)->int:              # rows: a power of two, at least 1
     "How many rows can be answered at a time; a fifth of the memory stays for gaps"
     row = answer_bytes(config, 1, tokens, width, lora_r)
     return 1 << max(1, min(most, free*4//5//peak_bytes(row))).bit_length()-1
@@ -122,6 +123,7 @@ A100 80GB       80   312    2039
 H100            80   989    3350
 A6000           48   155     768"""
 
+# %% ../../nbs/03_student/01_memory.ipynb #4baa90e0
 def _gpu(line):
     *name,gb,tflops,gbs = line.split()
     return GPU(' '.join(name), float(gb), float(tflops), float(gbs))
@@ -165,7 +167,7 @@ def _pass_seconds(gpu, count, tokens, times, unpacked, i):
 class Plan:
     "What a student needs: memory by part, and time by phase"
     model:str                   # its name or type, and size
-    settings:dict[str,object]   # of the student, `eval_batch_size` among them
+    settings:dict[str,object]   # of the student, `per_device_eval_batch_size` among them
     training:dict[str,int]      # bytes by part, of `layer` and `logits` only the larger at a time
     answering:dict[str,int]     # the same
     gpu:GPU|None                # what it is planned for
@@ -240,9 +242,9 @@ def _sentences(self:Plan)->Iterator[str]:
     "What the tables do not say"
     s,w,gpu = self.settings,self.work,self.gpu
     trained = f"an adapter of rank {s['lora_r']}" if s['lora_r'] else 'all weights'
-    yield (f"Trains {trained} on a base in {s['quantization'] or s['dtype']}, {s['per_device_train_batch_size']} of "
-           f"{s['batch_size']} rows at a time, each of at most {s['max_length']} tokens; answers up to "
-           f"{s['per_device_eval_batch_size']} at a time.")
+    yield (f"Trains {trained} on a base in {s['quantization'] or s['dtype']}, "
+           f"{s['per_device_train_batch_size']} of {s['batch_size']} rows at a time, each of at most "
+           f"{s['max_length']} tokens; answers up to {s['per_device_eval_batch_size']} at a time.")
     yield '* Only the larger of these two is there at a time.'
     fits = {None: '', True: f' That fits {gpu}.', False: f' That does not fit {gpu}.'}[self.fits]
     yield (f'{self.needs/2**30:.1f} GB are needed: {GAPS-1:.0%} more than the peak for gaps, and '
@@ -265,15 +267,15 @@ def _repr_markdown_(self:Plan):
 
 # %% ../../nbs/03_student/01_memory.ipynb #2821611c
 def plan(
-    config:'PreTrainedConfig',     # of a causal language model, as transformers has it
+    config:'PreTrainedConfig',   # of a causal language model, as transformers has it
     gpu:str|GPU|None=None,       # name such as '4090', or size such as '24GB'; None: only say what is needed
-    quantization:str|None='nf4',     # the base in 4 bits ('nf4'), 8 bits ('int8') or `dtype` (None)
-    lora_r:int|None=None,          # rank of the adapter; 0: all weights, in float32; None: see `default_lora`
+    quantization:str|None='nf4', # the base in 4 bits ('nf4'), 8 bits ('int8') or `dtype` (None)
+    lora_r:int|None=None,        # rank of the adapter; 0: all weights, in float32; None: see `default_lora`
     dtype:str='bfloat16',        # of what is not quantised: 'bfloat16', 'float16' or 'float32'
-    batch_size:int=8,            # rows per optimiser step
-    per_device_train_batch_size:int|None=None,   # rows per forward pass; None: all of the batch
+    batch_size:int=8,            # rows of an optimiser step
+    per_device_train_batch_size:int|None=None, # rows of a forward pass; None: all of the batch
     max_length:int=1024,         # tokens of the longest row, prompt and completion
-    per_device_eval_batch_size:int|None=None, # rows answered at a time; None: what fits the GPU, or the batch
+    per_device_eval_batch_size:int|None=None,  # prompts answered at a time; None: what fits, or the batch
     rows:int=100,                # trained on in a round
     epochs:float=10.,            # passes over them
     asked:int=500,               # prompts answered in a round: seed, dev and test rows
@@ -288,9 +290,10 @@ def plan(
     check_weights(quantization, lora_r, dtype)
     check_batches(batch_size, per_device_train_batch_size)
     lora_r = default_lora(config, quantization, dtype) if lora_r is None else lora_r
-    settings = dict(quantization=quantization, lora_r=lora_r, dtype=dtype if lora_r else 'float32', batch_size=batch_size)
-    settings |= dict(per_device_train_batch_size=per_device_train_batch_size or batch_size, max_length=max_length,
-                     per_device_eval_batch_size=per_device_eval_batch_size)
+    settings = dict(quantization=quantization, lora_r=lora_r, dtype=dtype if lora_r else 'float32',
+                    batch_size=batch_size, max_length=max_length,
+                    per_device_train_batch_size=per_device_train_batch_size or batch_size,
+                    per_device_eval_batch_size=per_device_eval_batch_size)
     return _planned(config, gpu, settings, work)
 
 # %% ../../nbs/03_student/01_memory.ipynb #f783a256
@@ -298,18 +301,18 @@ def _planned(config, gpu, s, work):
     try:
         model = bare_student(config, s['quantization'], s['lora_r'], s['dtype'])
         count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
-        several = s['per_device_train_batch_size'] < s['batch_size']
-        training = training_bytes(model, s['per_device_train_batch_size'], s['max_length'], several)
+        micro = s['per_device_train_batch_size']
+        training = training_bytes(model, micro, s['max_length'], micro < s['batch_size'])
     except (RuntimeError, ValueError, NotImplementedError) as e:
         raise StudentError(f"the memory of a model of type {config.model_type!r} cannot be planned: "
                            f"{line(e)}; give another model") from e
     own = {k: training[k] for k in ('weights','quantisation','adapter')}
-    kind = s['max_length'], 4 if s['dtype']=='float32' else 2, bool(s['lora_r'])
-    if gpu: fitting = rows_that_fit(config, kind[0], int(gpu.gb*2**30)-CONTEXT-sum(own.values()), *kind[1:])
-    else: fitting = s['batch_size']
+    row = s['max_length'], 4 if s['dtype']=='float32' else 2, s['lora_r']
+    fitting = s['batch_size']
+    if gpu: fitting = rows_that_fit(config, row[0], int(gpu.gb*2**30)-CONTEXT-sum(own.values()), *row[1:])
     s['per_device_eval_batch_size'] = s['per_device_eval_batch_size'] or fitting
     name = Path(str(getattr(config, '_name_or_path', '') or config.model_type)).name
-    answering = own | answer_bytes(config, s['per_device_eval_batch_size'], *kind)
+    answering = own | answer_bytes(config, s['per_device_eval_batch_size'], *row)
     return Plan(f'{name}, {size/1e9:.2f} B parameters', s, training, answering, gpu, work, count)
 
 # %% ../../nbs/03_student/01_memory.ipynb #2f8e9aa4
@@ -335,8 +338,8 @@ def fit(
     p = first = plan(config, gpu, **settings)
     for stage in _ways(first.settings):
         for way in stage:
-            if way.items() <= first.settings.items(): p = first
-            else: p = plan(config, gpu, **settings | way)
+            known = way.items() <= first.settings.items()
+            p = first if known else plan(config, gpu, **settings | way)
             if p.fits:
                 changes = [f'{k} {first.settings[k]} → {v}' for k,v in way.items() if first.settings[k]!=v]
                 return replace(p, changes=tuple(changes))
@@ -347,6 +350,6 @@ def fit(
 def _too_large(p):
     largest = sorted(p.training, key=p.training.get)[:-4:-1]
     parts = ', '.join(f'{PARTS[k].partition(",")[0].strip(" *")} {p.training[k]/2**30:.1f}' for k in largest)
-    return (f"{p.model}, does not fit {p.gpu}: even with quantization='nf4', per_device_train_batch_size=1 and "
-            f"max_length={p.settings['max_length']} it needs {p.needs/2**30:.1f} GB ({parts}); take a "
+    return (f"{p.model}, does not fit {p.gpu}: even with quantization='nf4', per_device_train_batch_size=1 "
+            f"and max_length={p.settings['max_length']} it needs {p.needs/2**30:.1f} GB ({parts}); take a "
             "smaller model or a GPU with more memory")

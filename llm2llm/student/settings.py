@@ -16,15 +16,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 import torch
 from ..core import SettingError,check_one_of,check_int
-from .models import QUANTIZE
+from .models import QUANTIZATIONS
 from .step import bare_model
 if TYPE_CHECKING: from transformers import PreTrainedConfig
 
 # %% ../../nbs/03_student/05a_settings.ipynb #212e39d8
 def check_number(
-    name:str,       # the setting
-    value:float,    # what the user gave
-)->float:           # `value`
+    name:str,    # the setting
+    value:float, # what the user gave
+)->float:        # `value`
     "`value` if it is a number above 0, else a `SettingError`"
     if isinstance(value, bool) or not isinstance(value, (int,float)) or not 0 < value < float('inf'):
         raise SettingError(f"{name} must be a number above 0, not {value!r}")
@@ -32,36 +32,39 @@ def check_number(
 
 # %% ../../nbs/03_student/05a_settings.ipynb #212e39d9
 def check_weights(
-    quantization:str|None, # one of `QUANTIZE`; None: the base as it is
-    lora_r:int|None,     # rank of the adapter; 0: all weights are trained; None: not decided
-    dtype:str|None,    # of what is not quantised; None: not decided
+    quantization:str|None, # one of `QUANTIZATIONS`; None: the base as it is
+    lora_r:int|None,       # rank of the adapter; 0: all weights are trained; None: not decided
+    dtype:str|None,        # of what is not quantised; None: not decided
 ):
     "A `SettingError` for weights that cannot be trained"
-    check_one_of('quantization', quantization, (None,*QUANTIZE))
+    check_one_of('quantization', quantization, (None,*QUANTIZATIONS))
     check_one_of('dtype', dtype, (None,'float32','bfloat16','float16'))
     if lora_r is not None: check_int('lora_r', lora_r, 0, '0 trains all weights')
     if lora_r==0 and quantization:
-        raise SettingError(f"weights in {quantization} cannot be trained; give lora_r=16, or leave quantization out")
+        raise SettingError(f"weights in {quantization} cannot be trained; give lora_r=16, or leave "
+                           "quantization out")
     if lora_r==0 and dtype=='float16':
         raise SettingError("float16 weights cannot be trained; give dtype='float32', or lora_r=16")
 
 # %% ../../nbs/03_student/05a_settings.ipynb #bdb6aeb1
 def check_batches(
-    batch_size:int,       # rows of an optimiser step
+    batch_size:int, # rows of an optimiser step
     per_device_train_batch_size:int|None, # rows of a forward pass; None: all of them
 ):
     "A `SettingError` for a batch that does not divide"
     check_int('batch_size', batch_size, 1)
     if per_device_train_batch_size is None: return
-    if batch_size % check_int('per_device_train_batch_size', per_device_train_batch_size, 1):
-        raise SettingError(f"batch_size {batch_size} must be a multiple of per_device_train_batch_size {per_device_train_batch_size}")
+    micro = check_int('per_device_train_batch_size', per_device_train_batch_size, 1)
+    if batch_size % micro:
+        raise SettingError(f"batch_size {batch_size} must be a multiple of "
+                           f"per_device_train_batch_size {micro}")
 
 # %% ../../nbs/03_student/05a_settings.ipynb #9ea74ceb
 def default_lora(
-    config:'PreTrainedConfig', # of the base
+    config:'PreTrainedConfig',  # of the base
     quantization:str|None=None, # how the base is held
-    dtype:str|None=None,    # of its weights
-)->int:                     # rank of the adapter; 0: all weights
+    dtype:str|None=None,        # of its weights
+)->int:                         # rank of the adapter; 0: all weights
     "What is trained of a base of this size"
     if quantization or dtype=='float16' or getattr(config, 'quantization_config', None): return 16
     return 0 if bare_model(config).num_parameters() < 20_000_000 else 16
@@ -69,7 +72,7 @@ def default_lora(
 # %% ../../nbs/03_student/05a_settings.ipynb #fadcf4e1
 def default_learning_rate(
     hidden:int, # width of the model
-    lora_r:bool,  # is an adapter trained, or all weights?
+    lora_r:int, # rank of the adapter; 0: all weights
 )->float:       # learning rate, two significant digits
     "A learning rate for a model of this width"
     scale = 0.5 if lora_r else 0.13
@@ -95,7 +98,7 @@ def find_device(
 
 def default_dtype(
     device:str, # 'cpu', 'cuda' or 'mps'
-    lora_r:int,   # rank of the adapter; 0: all weights
+    lora_r:int, # rank of the adapter; 0: all weights
 )->str:
     "The type of the weights"
     if device=='cpu' or not lora_r: return 'float32'
@@ -104,8 +107,8 @@ def default_dtype(
 # %% ../../nbs/03_student/05a_settings.ipynb #bc2f05a2
 def row_length(
     config:'PreTrainedConfig', # of the base
-    wanted:int|None, # tokens of a row; None: 1024, or what the base can do
-)->int:              # at most the positions of the base
+    wanted:int|None,           # tokens of a row; None: 1024, or what the base can do
+)->int:                        # at most the positions of the base
     "How many tokens a row may have"
     limit = getattr(config.get_text_config(), 'max_position_embeddings', None) or 1024
     if wanted is None: return min(1024, limit)
@@ -137,17 +140,17 @@ def find_liger(
     "Whether Liger's kernels are used"
     able = device=='cuda' and bool(find_spec('liger_kernel'))
     if not wanted or able: return able if wanted is None else wanted
-    raise SettingError(f"use_liger_kernel needs a GPU of NVIDIA and the package liger_kernel; the device is {device}; "
-                       "leave it out")
+    raise SettingError("use_liger_kernel needs a GPU of NVIDIA and the package liger_kernel; the device is "
+                       f"{device}; leave it out")
 
-# %% ../../nbs/03_student/05a_settings.ipynb #00c747ac
+# %% ../../nbs/03_student/05a_settings.ipynb #4524db9d
 def _by_field(reasons): return {field: why for why,its in reasons.items() for field in its.split()}
 
+# %% ../../nbs/03_student/05a_settings.ipynb #00c747ac
 NOT_TRAINING_ARGS = _by_field({  # why a field of SFTConfig is not open: the fields, as patterns
     'give learning_rate': 'learning_rate',
     'give num_train_epochs or max_steps': 'num_train_epochs max_steps',
-    'give batch_size, per_device_train_batch_size or per_device_eval_batch_size':
-        'per_device_* gradient_accumulation_steps auto_find_batch_size',
+    'give batch_size': 'per_device_* gradient_accumulation_steps auto_find_batch_size',
     'give max_length': 'max_length truncation_mode',
     'give dtype or device': 'bf16* fp16* use_cpu model_init_kwargs trust_remote_code',
     'give activation_checkpointing': '*_checkpointing enable_jit_checkpoint',
@@ -177,8 +180,8 @@ NOT_LORA_CONFIG = _by_field({  # the same of LoraConfig
         'corda_config lora_ga_config'})
 
 # %% ../../nbs/03_student/05a_settings.ipynb #d0311c40
-_OPEN = dict(training_args=('trl', 'SFTConfig', NOT_TRAINING_ARGS), lora_config=('peft', 'LoraConfig',
-                                                                                 NOT_LORA_CONFIG))
+_OPEN = dict(training_args=('trl', 'SFTConfig', NOT_TRAINING_ARGS),
+             lora_config=('peft', 'LoraConfig', NOT_LORA_CONFIG))
 
 def check_open(
     name:str,                     # 'training_args' or 'lora_config'

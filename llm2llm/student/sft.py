@@ -71,10 +71,10 @@ def compute_loss(self:StudentTrainer, model, inputs, return_outputs=False, num_i
 
 @patch
 def training_step(self:StudentTrainer, model, inputs, *args, **kwargs):
-    read = inputs.get('attention_mask')  # batches without padding have none
-    if read is None: read = torch.ones_like(inputs['input_ids'])
-    # what fills up is not
-    elif self.args.world_size > 1: read = read*(inputs['labels']!=-100).any(1, keepdim=True)
+    read = inputs.get('attention_mask')
+    if read is None: read = torch.ones_like(inputs['input_ids'])   # a batch without padding
+    elif self.args.world_size > 1:   # rows that fill up do not count
+        read = read*(inputs['labels']!=-100).any(1, keepdim=True)
     self.tokens += read.sum()
     self.slots += read.numel()
     return SFTTrainer.training_step(self, model, inputs, *args, **kwargs)

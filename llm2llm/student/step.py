@@ -33,8 +33,8 @@ def _calm():
 @_calm()
 def bare_model(
     config:'PreTrainedConfig', # of a causal language model, as transformers has it
-    dtype:str='bfloat16', # of the weights
-)->torch.nn.Module:       # on torch's meta device
+    dtype:str='bfloat16',      # of the weights
+)->torch.nn.Module:            # on torch's meta device
     "A base: all its shapes, no weights"
     from transformers import AutoModelForCausalLM
     dtype = 'bfloat16' if dtype=='float16' else dtype   # as large, and a CPU can do it
@@ -44,11 +44,11 @@ def bare_model(
 # %% ../../nbs/03_student/00a_step.ipynb #2e8c5169
 @_calm()
 def bare_student(
-    config:'PreTrainedConfig', # of a causal language model, as transformers has it
-    quantization:str|None='nf4',   # 'nf4', 'int8' or None: the base in `dtype`
+    config:'PreTrainedConfig',   # of a causal language model, as transformers has it
+    quantization:str|None='nf4', # 'nf4', 'int8' or None: the base in `dtype`
     lora_r:int=16,               # rank of the adapter; 0: all weights are trained
-    dtype:str='bfloat16',      # of what is not quantised
-)->torch.nn.Module:            # on torch's meta device
+    dtype:str='bfloat16',        # of what is not quantised
+)->torch.nn.Module:              # on torch's meta device
     "A student's model: all its shapes and settings, no weights"
     from peft import LoraConfig, get_peft_model
     model = bare_model(config, dtype)
@@ -67,7 +67,8 @@ def _quantise(model, quantization):
     quantize_4bit(torch.zeros(64, 64), compress_statistics=True, quant_type='nf4')
     with torch.device('meta'):
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), few_bits(quantization, model.dtype))
-    model.is_quantized,model.is_loaded_in_4bit,model.is_loaded_in_8bit = True,quantization=='nf4',quantization=='int8'
+    model.is_quantized = True
+    model.is_loaded_in_4bit,model.is_loaded_in_8bit = quantization=='nf4',quantization=='int8'
 
 # %% ../../nbs/03_student/00a_step.ipynb #102d27d2
 def _quantised(module):
@@ -122,8 +123,8 @@ def _adam_bytes(n, paged):
 
 def own_bytes(
     model:torch.nn.Module, # of `fill`
-    accumulate:bool=True, # has a step several micro-batches?
-)->dict[str,int]: # bytes of weights, quantisation, adapter, gradients and optimiser
+    accumulate:bool=True,  # has a step several micro-batches?
+)->dict[str,int]:          # bytes of weights, quantisation, adapter, gradients and optimiser
     "What a model in training holds all the time"
     params,modules = dict(model.named_parameters()),list(model.modules())
     trained,paged = [p for p in params.values() if p.requires_grad], any(map(_quantised, modules))
@@ -235,10 +236,10 @@ def stack(
 # %% ../../nbs/03_student/00a_step.ipynb #83e0d758
 def training_bytes(
     model:torch.nn.Module, # of `bare_student`; it is used up
-    rows:int,     # of a micro-batch
-    tokens:int,   # of each row
-    accumulate:bool=True, # has a step several micro-batches?
-)->dict[str,int]: # bytes by part; of `layer` and `logits` only the larger is there at a time
+    rows:int,              # of a micro-batch
+    tokens:int,            # of each row
+    accumulate:bool=True,  # has a step several micro-batches?
+)->dict[str,int]:          # bytes by part; of `layer` and `logits` only the larger is there at a time
     "What training takes, by part"
     layers = stack(model)
     n,alike = len(layers),len({tuple(p.shape for p in l.parameters()) for l in layers})==1

@@ -32,8 +32,8 @@ class Student(Answering):
     "A language model that learns from prompt-completion rows and answers prompts"
     @delegates(StudentConfig)
     def __init__(self,
-        model_name_or_path:str|Path, # model folder, or name of a model: on the Hub, or in an installed package
-        **kwargs,                    # settings of `StudentConfig`
+        model_name_or_path:str|Path, # model folder, or name of one on the Hub or in an installed package
+        **kwargs, # settings of `StudentConfig`
     ):
         asked = student_config(**kwargs)
         for f in fields(asked): setattr(self, f.name, getattr(asked, f.name))
@@ -65,15 +65,15 @@ def _check(self:Student):
 def _read_base(self:Student):
     "The base's configuration and tokenizer, and whether it is asked in turns"
     with quiet():
-        self.config = read_config(self.model_name_or_path, self.revision)
-        vocab_size = self.config.get_text_config().vocab_size
-        self.tokenizer,note = read_tokenizer(self.model_name_or_path, self.revision, vocab_size)
-        self.eos_token_id = end_tokens(self.model_name_or_path, self.revision, self.config, self.tokenizer)
+        base = self.model_name_or_path,self.revision
+        self.config = read_config(*base)
+        self.tokenizer,note = read_tokenizer(*base, self.config.get_text_config().vocab_size)
+        self.eos_token_id = end_tokens(*base, self.config, self.tokenizer)
     self.notes = [note] if note else []
     turn = end_of_turn(self.tokenizer)
     if self.chat and turn is None:
-        raise SettingError(f"chat: the tokenizer of {self.model_name_or_path} has no chat template that ends a turn with a "
-                           "token of its own; leave chat out")
+        raise SettingError(f"chat: the tokenizer of {self.model_name_or_path} has no chat template that ends "
+                           "a turn with a token of its own; leave chat out")
     if self.chat is None: self.chat = turn in self.eos_token_id
     self.turn = turn if self.chat else None
     if self.chat: self.eos_token_id = sorted({*self.eos_token_id, turn})
@@ -88,7 +88,8 @@ def _settle(self:Student):
                            "give lora_r=16, or leave them out")
     self.lora_alpha = self.lora_alpha or 2*self.lora_r
     self.dtype = self.dtype or default_dtype(self.device, self.lora_r)
-    self.learning_rate = self.learning_rate or default_learning_rate(self.config.get_text_config().hidden_size, self.lora_r > 0)
+    width = self.config.get_text_config().hidden_size
+    self.learning_rate = self.learning_rate or default_learning_rate(width, self.lora_r)
     self.max_length = row_length(self.config, self.max_length)
     if self.activation_checkpointing is None: self.activation_checkpointing = self.device=='cuda'
     self.attn_implementation = find_attention(self.attn_implementation, self.device, self.dtype)
@@ -113,11 +114,15 @@ def settings(self:Student
             )->dict[str,object]: # JSON values
     "All settings that make this student's results"
     if not self._digest: self._digest = base_digest(self.model_name_or_path, self.revision)
-    always = attrdict(self, 'quantization', 'lora_r', 'lora_alpha', 'lora_dropout', 'lora_target_modules', 'learning_rate',
-                      'num_train_epochs', 'max_steps', 'batch_size', 'max_length', 'dtype', 'device')
-    where_given = attrdict(self, 'chat', 'attn_implementation', 'use_liger_kernel', 'training_args', 'lora_config')
-    name = Path(self.model_name_or_path).name if os.path.isdir(self.model_name_or_path) else self.model_name_or_path
-    return dict(model_name_or_path=name, base_digest=self._digest, **always, **{k:v for k,v in where_given.items() if v})
+    always = attrdict(self, 'quantization', 'lora_r', 'lora_alpha', 'lora_dropout', 'lora_target_modules',
+                      'learning_rate', 'num_train_epochs', 'max_steps', 'batch_size', 'max_length', 'dtype',
+                      'device')
+    where_given = attrdict(self, 'chat', 'attn_implementation', 'use_liger_kernel', 'training_args',
+                           'lora_config')
+    name = self.model_name_or_path
+    if os.path.isdir(name): name = Path(name).name   # where it lies makes no difference
+    given = {k:v for k,v in where_given.items() if v}
+    return dict(model_name_or_path=name, base_digest=self._digest, **always, **given)
 
 # %% ../../nbs/03_student/06_student.ipynb #5fb02f29
 @patch
@@ -132,8 +137,9 @@ def __repr__(self:Student):
         state = states.get(self.trained, f'trained for {self.trained} steps')
     chat = 'in turns of a chat, ' if self.chat else ''
     trains = f'LoRA of rank {self.lora_r}' if self.lora_r else 'all weights'
-    return (f"Student({Path(self.model_name_or_path).name}{size}, {self.quantization or self.dtype} on {self.device}; {chat}"
-            f"trains {trains}, lr {self.learning_rate:.2g}, {length}, batches of {self.batch_size}; {state})")
+    base = f'{Path(self.model_name_or_path).name}{size}, {self.quantization or self.dtype} on {self.device}'
+    return (f"Student({base}; {chat}trains {trains}, learning rate {self.learning_rate:.2g}, {length}, "
+            f"batches of {self.batch_size}; {state})")
 
 # %% ../../nbs/03_student/06_student.ipynb #5e38329e
 @patch
@@ -207,23 +213,25 @@ def start_workers(self:Student):
     if self.batch_size % n:
         raise SettingError(f"batch_size {self.batch_size} cannot be shared out among {n} processes; give a "
                            f"multiple of {n}")
-    if share % min(self.per_device_train_batch_size, share):
-        raise SettingError(f"micro_batch {self.per_device_train_batch_size} does not divide the {share} rows that each of "
-                           f"{n} processes gets of a batch")
+    micro = self.per_device_train_batch_size
+    if share % min(micro, share):
+        raise SettingError(f"per_device_train_batch_size {micro} does not divide the {share} rows that each "
+                           f"of {n} processes gets of a batch")
     ranks.lead(self, self.device)
 
 # %% ../../nbs/03_student/06_student.ipynb #db70ca1b
 @patch
 def n_steps(self:Student,
-    n:int,                   # training rows
-    max_steps:int|None=None,     # optimiser steps; goes before epochs
-    num_train_epochs:float|None=None,  # passes over the rows; None for both: the student's own, or `default_epochs`
-)->int:                      # optimiser steps
+    n:int,                            # training rows
+    max_steps:int|None=None,          # optimiser steps; goes before epochs
+    num_train_epochs:float|None=None, # passes over the rows; None for both: as set, or `default_epochs`
+)->int:                               # optimiser steps
     "How many optimiser steps a training on `n` rows takes"
-    if max_steps is None and num_train_epochs is None: max_steps,num_train_epochs = self.max_steps,self.num_train_epochs
-    if max_steps is not None: return check_int('max_steps', max_steps, 1)
-    num_train_epochs = default_epochs(n) if num_train_epochs is None else check_number('num_train_epochs', num_train_epochs)
-    return max(1, math.ceil(num_train_epochs*math.ceil(n/self.batch_size)))
+    steps,epochs = max_steps,num_train_epochs
+    if steps is None and epochs is None: steps,epochs = self.max_steps,self.num_train_epochs
+    if steps is not None: return check_int('max_steps', steps, 1)
+    epochs = default_epochs(n) if epochs is None else check_number('num_train_epochs', epochs)
+    return max(1, math.ceil(epochs*math.ceil(n/self.batch_size)))
 
 # %% ../../nbs/03_student/06_student.ipynb #748f0153
 @patch
@@ -251,15 +259,15 @@ def _arguments(self:Student, steps, seed, folder, label):
 def _adapter(self:Student):
     from peft import LoraConfig
     return LoraConfig(r=self.lora_r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout,
-                      task_type='CAUSAL_LM',
-                      target_modules=self.lora_target_modules, **self.lora_config or {})
+                      task_type='CAUSAL_LM', target_modules=self.lora_target_modules,
+                      **self.lora_config or {})
 
 # %% ../../nbs/03_student/06_student.ipynb #4a61551e
 @patch
 def _fit(self:Student, data, steps, seed, bar, label='training'):
     "Train the present weights; the trainer, for its counts"
     from llm2llm.student.sft import StudentTrainer,as_before,logging_dir
-    if ranks.world() > 1: data = data+[dict(input_ids=[self.tokenizer.eos_token_id]*2, labels=[-100]*2)]
+    if ranks.world() > 1: data = [*data, dict(input_ids=[self.tokenizer.eos_token_id]*2, labels=[-100]*2)]
     with tempfile.TemporaryDirectory() as folder, logging_dir(label), as_before(self.model, self._plain):
         args = self._arguments(steps, seed, folder, label)
         try:
@@ -270,39 +278,39 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
         except torch.OutOfMemoryError as e:
             rows = args.per_device_train_batch_size
             raise StudentError(f"the GPU's memory is too small for {rows} rows at a time; give the student "
-                               f"micro_batch={max(1, rows//2)}, quantization='nf4' or a smaller "
-                               "max_length") from e
+                               f"per_device_train_batch_size={max(1, rows//2)}, quantization='nf4' or a "
+                               "smaller max_length") from e
     return trainer
 
 # %% ../../nbs/03_student/06_student.ipynb #9b220615
 @patch
 @ranks.together
 def train(self:Student,
-    rows:list[tuple[str,str]],  # n (prompt, completion) pairs
-    seed:int=0,                 # fresh adapter, order of the rows
-    max_steps:int|None=None,        # optimiser steps; None: as the student's settings say
-    num_train_epochs:float|None=None,     # passes over the rows; None: as the student's settings say
-    init_from:str='base',       # 'base': from scratch; 'previous': from the present weights
-    label:str='training',       # shown beside the progress bar, and the name of a tracker's run
-    names:list[str]|None=None,  # n row ids, for errors; None: the rows' numbers
-)->dict[str,float]:             # steps, epochs, loss (last tenth), tokens, padding (share), cut, seconds
+    rows:list[tuple[str,str]],        # n (prompt, completion) pairs
+    seed:int=0,                       # fresh adapter, order of the rows
+    max_steps:int|None=None,          # optimiser steps; None: as the student's settings say
+    num_train_epochs:float|None=None, # passes over the rows; None: as the student's settings say
+    init_from:str='base',             # 'base': from scratch; 'previous': from the present weights
+    label:str='training',             # shown beside the progress bar, and the name of a tracker's run
+    names:list[str]|None=None,        # n row ids, for errors; None: the rows' numbers
+)->dict[str,float]:                   # steps, epochs, loss of the last tenth, tokens, padding, cut, seconds
     "Train on the completions of `rows`; what it took"
     start = time.perf_counter()
     check_one_of('init_from', init_from, ('base','previous'))
     check_int('seed', seed)
     if not rows: raise DataError("there are no training rows; give at least one")
     data,cut = training_rows(self.tokenizer, rows, self.max_length, names, self.turn)
-    max_steps = self.n_steps(len(rows), max_steps, num_train_epochs)
+    steps = self.n_steps(len(rows), max_steps, num_train_epochs)
     self.load_base()
     self.loaded_from = None
     if init_from=='base': self.reset()
-    with quiet(), own_rng(seed), progress(max_steps, label, 'step') as bar:
+    with quiet(), own_rng(seed), progress(steps, label, 'step') as bar:
         if self.lora_r and self.model is self._plain: self._fresh_adapter()
-        out = self._learnt(self._fit(data, max_steps, seed, bar, label), max_steps)
+        out = self._learnt(self._fit(data, steps, seed, bar, label), steps)
     self.max_new_tokens = self.token_limit([c for _,c in rows])
     if self.device=='cuda': tidy()  # the optimiser goes
-    num_train_epochs = round(max_steps/math.ceil(len(rows)/self.batch_size), 2)
-    return dict(steps=max_steps, epochs=num_train_epochs, **out, cut=cut, seconds=round(time.perf_counter()-start, 2))
+    epochs,seconds = round(steps/math.ceil(len(rows)/self.batch_size), 2), round(time.perf_counter()-start, 2)
+    return dict(steps=steps, epochs=epochs, **out, cut=cut, seconds=seconds)
 
 # %% ../../nbs/03_student/06_student.ipynb #9f20d035
 @patch
@@ -311,7 +319,7 @@ def _learnt(self:Student, trainer, steps):
     loss = [h['loss'] for h in trainer.state.log_history if 'loss' in h][-1]
     if not math.isfinite(loss):
         self.reset()
-        raise StudentError(f"the loss became {loss}; give a smaller lr than {self.learning_rate:g}")
+        raise StudentError(f"the loss became {loss}; give a learning_rate below {self.learning_rate:g}")
     self.trained = (self.trained or 0)+steps
     tokens,slots = (sum(n) for n in zip(*ranks.gather((int(trainer.tokens), trainer.slots), self)))
     return dict(loss=round(loss, 6), tokens=tokens, padding=round(1-tokens/slots, 4))
@@ -359,8 +367,8 @@ def load(self:Student,
     "Take up the weights that `save` wrote"
     folder,need = Path(folder),'adapter_config.json' if self.lora_r else 'config.json'
     if not (folder/need).is_file():
-        raise StudentError(f"{folder} has no {need}; give a folder that a student with lora={self.lora_r} has "
-                           "saved")
+        raise StudentError(f"{folder} has no {need}; give a folder that a student with lora_r={self.lora_r} "
+                           "has saved")
     self.load_base()
     self.reset()
     with quiet(), own_rng(0):

@@ -32,7 +32,8 @@ def mend_tokenizer(
     if tokenizer.pad_token_id is not None: return ''
     spare = [t for t in special if t not in (tokenizer.eos_token, tokenizer.bos_token)]
     unknown = [tokenizer.unk_token] if tokenizer.unk_token not in (None, tokenizer.eos_token) else []
-    usable,room = [t for t in spare if 'pad' in t.lower()] + unknown + spare, (vocab_size or 0) > len(tokenizer)
+    usable = [t for t in spare if 'pad' in t.lower()] + unknown + spare
+    room = (vocab_size or 0) > len(tokenizer)
     if room and not usable: tokenizer.add_special_tokens(dict(pad_token='<pad>'))
     else: tokenizer.pad_token = (usable or [tokenizer.eos_token])[0]
     return f"no padding token: {tokenizer.pad_token!r} takes its place"
@@ -56,7 +57,8 @@ def _plain(tokenizer, texts):
 
 def _ids(tokenizer, mark, texts, **kwargs):
     "The token ids of texts, without the mark"
-    return [[i for i in ids if i!=mark] for ids in tokenizer(list(texts), verbose=False, **kwargs)['input_ids']]
+    rows = tokenizer(list(texts), verbose=False, **kwargs)['input_ids']
+    return [[i for i in ids if i!=mark] for ids in rows]
 
 # %% ../../nbs/03_student/00_tokens.ipynb #ea5e16e0
 def encode_prompts(
@@ -83,7 +85,7 @@ def encode_completions(
     if turn is not None: completions = [c.lstrip() for c in completions]   # a template sets its own space
     broken,encode = _plain(tokenizer, completions)
     end = tokenizer.eos_token_id if turn is None else turn
-    return [ids+[end] for ids in encode(map(broken, completions), add_special_tokens=False)]
+    return [[*ids, end] for ids in encode(map(broken, completions), add_special_tokens=False)]
 
 # %% ../../nbs/03_student/00_tokens.ipynb #4a2f418a
 def cut_left(
@@ -140,7 +142,8 @@ def end_of_turn(
     chat = [dict(role='user', content='QUESTION'), dict(role='assistant', content='ANSWER')]
     try: text = tokenizer.apply_chat_template(chat, tokenize=False)
     except TemplateError: return None  # it knows no answers
-    special = {i for i,t in tokenizer.added_tokens_decoder.items() if t.special}.union(tokenizer.all_special_ids)
+    added = {i for i,t in tokenizer.added_tokens_decoder.items() if t.special}
+    special = added.union(tokenizer.all_special_ids)
     after = tokenizer(text.rpartition('ANSWER')[2], add_special_tokens=False)['input_ids']
     return next((i for i in after if i in special), None)
 
@@ -179,7 +182,8 @@ def training_rows(
     names,out,cut = range(len(rows)) if names is None else names,[],0
     _check_rows(rows, names)
     prompts = read_prompts(tokenizer, [p for p,_ in rows], turn)
-    for name,(text,_),p,c in zip(names, rows, prompts, encode_completions(tokenizer, [c for _,c in rows], turn)):
+    completions = encode_completions(tokenizer, [c for _,c in rows], turn)
+    for name,(text,_),p,c in zip(names, rows, prompts, completions):
         room = max_length-len(c)
         if room < 1:
             raise DataError(f"training row {name} ({text!r:.60}): its completion has {len(c)} tokens with "

@@ -1,25 +1,29 @@
 """A small base model from nothing: what the base of the mini-world has read, its tokenizer, and its training.
 
     from pretrain import pretrain
-    pretrain('mini_base_again')                              # the base that ships with the package, about seven minutes
-    pretrain('my_base', texts=open('lines.txt'), hidden=192) # a base from unlabelled lines of your own
+    pretrain('mini_base_again')                              # the base that ships, about seven minutes
+    pretrain('my_base', texts=open('lines.txt'), hidden=192) # one from unlabelled lines of your own
 
 mini_base.ipynb shows the parts at work; bases.ipynb trains the bases of the other studies.
 """
+
 import json,math,re,time
 from functools import lru_cache
 from pathlib import Path
 from llm2llm.core import SettingError, check_int, progress, rng_for
-from llm2llm.mini.mini import HE, HOLDERS, NAMED_KINDS, OPERATIONS, SHE, SYLLABLES, THINGS, fill, made_up_name, mini_base, problem
+from llm2llm.mini.mini import HE, NAMED_KINDS, OPERATIONS, SHE, fill, made_up_name, mini_base, problem
 from llm2llm.store.folder import check_target
 
 
 @lru_cache
 def _sections():
-    found = re.findall(r'^\[(.+)\]\n((?:.+\n)+)', (mini_base()/'corpus.txt').read_text(encoding='utf-8'), re.M)
+    found = re.findall(
+        r'^\[(.+)\]\n((?:.+\n)+)', (mini_base() / 'corpus.txt').read_text(encoding='utf-8'), re.M
+    )
     lines = {name:body.splitlines() for name,body in found}
     lines['about'] = [l.replace('\\n', '\n') for l in lines['about']]
-    for name in ('one step', 'abstract'): lines[name] = [[c.strip() for c in l.split('|', 1)] for l in lines[name]]
+    for name in ('one step', 'abstract'):
+        lines[name] = [[c.strip() for c in l.split('|', 1)] for l in lines[name]]
     for name in ('noun', 'verb', 'other'): lines[name] = ' '.join(lines[name]).split()
     return lines
 
@@ -36,23 +40,34 @@ def story(
         v = 2 if op in '*/' and r.random() < .3 else r.randint(2, 12 if op in '*/' else 40)
         new = OPERATIONS[op](last, v)
         if not 1 <= new <= 99: continue
-        told.append(r.choice(say[f'event {op}'] + (say[f'event 2{op}'] if v==2 and op in '*/' else [])).replace('{v}', str(v)) + '.')
+        told.append(
+            r.choice(say[f'event {op}'] + (say[f'event 2{op}'] if v == 2 and op in '*/' else [])).replace(
+                '{v}', str(v)
+            )
+            + '.'
+        )
         lines.append(f'{last} {op} {v} = {new}')
         last = new
-    if r.random() < .25: told.insert(r.randrange(n+1), r.choice(say['aside']).replace('{v}', str(r.randint(2, 60))))
+    if r.random() < 0.25:
+        told.insert(r.randrange(n + 1), r.choice(say['aside']).replace('{v}', str(r.randint(2, 60))))
     start = r.choice(say['start']).replace('{a}', str(first)) + '.'
     return fill(' '.join([start, *told, r.choice(say['ask'])]), {}, r), '\n'.join([*lines, f'#### {last}'])
 
 
 @lru_cache
-def _facts(op): return [f'{a} {op} {b} = {z}' for a in range(100) for b in range(op=='/', 100) if 0 <= (z := OPERATIONS[op](a, b)) <= 99 and (op!='/' or a%b==0)]
+def _facts(op):
+    pairs = [(a, b) for a in range(100) for b in range(op=='/', 100) if op!='/' or a%b==0]
+    return [f'{a} {op} {b} = {z}' for a,b in pairs if 0 <= (z := OPERATIONS[op](a, b)) <= 99]
 
 
 def _salad(r):
     say = _sections()
     noun,verb,other = (lambda k=k: r.choice(say[k]) for k in ('noun', 'verb', 'other'))
-    return r.choice((lambda: f'The {other()} {noun()} {verb()} {other()} {noun()}.', lambda: f'What {other()} {noun()} {verb()} the {noun()} of {noun()}?',
-        lambda: f'{verb().capitalize()} {other()} {noun()} {other()} the {noun()}', lambda: f'{r.choice(HE+SHE)} can {verb()} {other()} {noun()} and {verb()} a {noun()}.'))()
+    return r.choice((
+        lambda: f'The {other()} {noun()} {verb()} {other()} {noun()}.',
+        lambda: f'What {other()} {noun()} {verb()} the {noun()} of {noun()}?',
+        lambda: f'{verb().capitalize()} {other()} {noun()} {other()} the {noun()}',
+        lambda: f'{r.choice(HE+SHE)} can {verb()} {other()} {noun()} and {verb()} a {noun()}.'))()
 
 
 def _about(r):
@@ -73,7 +88,9 @@ def document(
     if kind=='salad': return _salad(r)
     if kind=='about': return '\n'.join(_about(r) for _ in range(2))
     if kind=='use': return r.choice(_sections()['use'])
-    return '\n'.join(story(r) if kind=='story' else problem(*r.choice(_sections()[kind]), r)).replace('\n', '\nAnswer: ', 1)
+    return '\n'.join(story(r) if kind == 'story' else problem(*r.choice(_sections()[kind]), r)).replace(
+        '\n', '\nAnswer: ', 1
+    )
 
 
 def corpus(
@@ -87,7 +104,8 @@ def corpus(
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL = ['<pad>', '<s>', '</s>']
 _digits = '0123456789'
-_number_merges = [(a, b) for a in _digits for b in _digits] + [('Ġ', a) for a in _digits] + [('Ġ', a+b) for a in _digits for b in _digits]
+_pairs = [(a, b) for a in _digits for b in _digits]
+_number_merges = [*_pairs, *[('Ġ', a) for a in _digits], *[('Ġ', a+b) for a,b in _pairs]]
 
 
 def _bpe_merges(texts, vocab, split):
@@ -95,8 +113,12 @@ def _bpe_merges(texts, vocab, split):
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = split
-    trainer = trainers.BpeTrainer(vocab_size=vocab-len(_number_merges), special_tokens=SPECIAL, show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - len(_number_merges),
+        special_tokens=SPECIAL,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator((re.sub(r' ?\d+', '', t) for t in texts), trainer)
     model = json.loads(tokenizer.to_str())['model']
     return sorted(model['vocab'], key=model['vocab'].get), [tuple(m) for m in model['merges']]
@@ -110,19 +132,33 @@ def make_tokenizer(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     check_int('vocab', vocab, 500)
-    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(SPLIT), 'isolated'), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), 'isolated'),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     learned,merges = _bpe_merges(texts, vocab, split)
     words = list(dict.fromkeys([*learned, *(a+b for a,b in _number_merges)]))
     tokenizer = Tokenizer(models.BPE({w:i for i,w in enumerate(words)}, _number_merges+merges))
     tokenizer.pre_tokenizer,tokenizer.decoder = split,decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    tokenizer.post_processor = processors.TemplateProcessing(single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', SPECIAL.index('<s>'))])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token='<pad>', bos_token='<s>', eos_token='</s>', padding_side='left',
-                                   model_max_length=512, clean_up_tokenization_spaces=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single='<s> $A', pair='<s> $A $B', special_tokens=[('<s>', SPECIAL.index('<s>'))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token='<pad>',
+        bos_token='<s>',
+        eos_token='</s>',
+        padding_side='left',
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def blocks(
-    tokenizer,           # a tokenizer
+    tokenizer,     # a tokenizer
     texts,         # endless iterator of texts
     batch:int=42,  # blocks
     length:int=96, # tokens a block
@@ -132,22 +168,37 @@ def blocks(
     ids = []
     while True:
         while len(ids) < batch*length:
-            for text_ids in tokenizer([next(texts) for _ in range(200)], verbose=False)['input_ids']: ids += [*text_ids, tokenizer.eos_token_id]
+            for text_ids in tokenizer([next(texts) for _ in range(200)], verbose=False)['input_ids']:
+                ids += [*text_ids, tokenizer.eos_token_id]
         now,ids = ids[:batch*length], ids[batch*length:]
         yield torch.tensor(now).view(batch, length)
 
 
 def tiny_llama(
-    tokenizer,            # its tokenizer
+    tokenizer,      # its tokenizer
     hidden:int=96,  # width
     layers:int=3,   # blocks
     heads:int=4,    # attention heads
 ):                  # a Llama with random weights
     "An untrained model"
     from transformers import LlamaConfig, LlamaForCausalLM
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, intermediate_size=hidden*8//3, tie_word_embeddings=True, initializer_range=.5/hidden**.5,
-        max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            intermediate_size=hidden * 8 // 3,
+            tie_word_embeddings=True,
+            initializer_range=0.5 / hidden**0.5,
+            max_position_embeddings=512,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def _endless(texts, seed):
@@ -162,8 +213,14 @@ def vocabulary_texts(
 )->list[str]:   # texts
     "What the tokenizer of the shipped base is made from: the corpus, and words that should be short"
     say,texts = _sections(),corpus('tokenizer', seed)
-    starts = [f'{w}\n{w}' for w in (*HE, *SHE, *'He She They Then Each A The In There How What Is'.split()) for _ in range(60)]
-    words = [f'{w} {w} {w} {w.capitalize()}' for k in ('noun', 'verb', 'other') for w in say[k] for _ in range(6)]
+    starts = [
+        f'{w}\n{w}'
+        for w in (*HE, *SHE, *'He She They Then Each A The In There How What Is'.split())
+        for _ in range(60)
+    ]
+    words = [
+        f'{w} {w} {w} {w.capitalize()}' for k in ('noun', 'verb', 'other') for w in say[k] for _ in range(6)
+    ]
     return [next(texts) for _ in range(n)] + starts + words
 
 
@@ -178,7 +235,7 @@ def pretrain(
     vocab:int=1664,       # tokens
     batch:int=42,         # blocks per step
     length:int=96,        # tokens per block
-    lr:float|None=None,   # peak learning rate; None: 0.4 / hidden
+    learning_rate:float|None=None, # at its peak; None: 0.4 / hidden
 )->dict:                  # parameters, steps, tokens, loss (mean of the last 50 steps), seconds
     "Train a base model from texts and save it"
     import torch
@@ -189,20 +246,25 @@ def pretrain(
     data = blocks(tokenizer, corpus('base', seed) if texts is None else _endless(texts, seed), batch, length)
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]), progress(check_int('steps', steps, 1), 'training the base', 'step') as bar:
+        with (
+            torch.random.fork_rng(devices=[]),
+            progress(check_int('steps', steps, 1), 'training the base', 'step') as bar,
+        ):
             torch.manual_seed(seed)
             model = tiny_llama(tokenizer, hidden, layers, heads)
-            for value in _train(model, data, steps, lr or .4/hidden): loss.append(value); bar.update(1)
+            for value in _train(model, data, steps, learning_rate or 0.4 / hidden):
+                loss.append(value)
+                bar.update(1)
     finally: torch.set_num_threads(threads)
     _save(model, tokenizer, Path(folder))
     return dict(parameters=sum(p.numel() for p in model.parameters()), steps=steps, tokens=steps*batch*length,
                 loss=round(sum(loss[-50:])/len(loss[-50:]), 3), seconds=round(time.perf_counter()-start))
 
 
-def _train(model, data, steps, lr):
+def _train(model, data, steps, learning_rate):
     "Train on `steps` batches of `data`; yields the losses"
     import torch
-    opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=.05, betas=(.9, .98))
+    opt = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=.05, betas=(.9, .98))
     warm = min(100, max(1, steps//10))
     rate = lambda s: min(1, (s+1)/warm)*(.02 + .98*.5*(1+math.cos(math.pi*min(1, s/steps))))
     schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
@@ -222,5 +284,6 @@ def _save(model, tokenizer, folder):
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try: model.to(torch.bfloat16).save_pretrained(folder)
-    finally: bars and logging.enable_progress_bar()
+    finally:
+        if bars: logging.enable_progress_bar()
     tokenizer.save_pretrained(folder)
