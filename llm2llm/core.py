@@ -36,16 +36,17 @@ def nearest(
 # %% ../nbs/00_core.ipynb #90cba7cd
 # Names of version 0.4 and what they are now; the changelog shows the same table.
 RENAMED = dict(
-    augment='teacher', base='model_name_or_path', lr='learning_rate', epochs='num_train_epochs', steps='max_steps',
-    lora='lora_r', quantize='quantization', micro_batch='per_device_train_batch_size',
-    eval_batch_size='per_device_eval_batch_size', checkpointing='activation_checkpointing', flash='attn_implementation',
-    liger='use_liger_kernel', restart='init_from', each='per_row', cap='max_per_seed_row', budget='max_synthetic_rows',
-    match='match_run', shots='num_fewshot', folds='num_folds', samples='num_return_sequences',
-    patience='early_stopping_patience', pick='select_round_by', near='near_duplicate_threshold',
-    verify='num_verifications', out='output_dir', reply_tokens='max_completion_tokens', form='response_format',
-    body='extra_body', headers='default_headers', retries='max_retries', rpm='requests_per_minute',
-    tpm='tokens_per_minute', replies='folder', teacher_quantize='quantization', cause='wrong_completion',
-    parent='parent_id', prompt_cut='prompt_truncated', Answer='Prediction', Dials='LoopConfig', seed_file='seed_rows')
+    augment='teacher', base='model_name_or_path', lr='learning_rate', epochs='num_train_epochs',
+    steps='max_steps', lora='lora_r', quantize='quantization', micro_batch='per_device_train_batch_size',
+    eval_batch_size='per_device_eval_batch_size', checkpointing='activation_checkpointing',
+    flash='attn_implementation', liger='use_liger_kernel', restart='init_from', each='per_row',
+    cap='max_per_seed_row', budget='max_synthetic_rows', match='match_run', shots='num_fewshot',
+    folds='num_folds', samples='num_return_sequences', patience='early_stopping_patience',
+    pick='select_round_by', near='near_duplicate_threshold', verify='num_verifications', out='output_dir',
+    reply_tokens='max_completion_tokens', form='response_format', body='extra_body',
+    headers='default_headers', retries='max_retries', rpm='requests_per_minute', tpm='tokens_per_minute',
+    replies='folder', teacher_quantize='quantization', cause='wrong_completion', parent='parent_id',
+    prompt_cut='prompt_truncated', Answer='Prediction', Dials='LoopConfig', seed_file='seed_rows')
 
 # %% ../nbs/00_core.ipynb #aa90cba7
 def _last(name): return name.rpartition('.')[2].strip('-')
@@ -60,7 +61,7 @@ def unknown(
     word:str,  # what the user wrote
     known:Iterable[str], # right names
 )->str:        # a sentence for an error message
-    "A sentence saying that `word` is unknown, with today's name of an old one, the nearest right name, or all of them"
+    "A sentence: `word` is unknown, and today's name of an old one, the nearest right name, or all of them"
     word,known = str(word),[str(k) for k in known]
     now,close = _renamed(word, known),nearest(word, known)
     if now: hint = f"it is called {' or '.join(now)}"
@@ -168,9 +169,9 @@ def check_number(
     "`value` if it is a number in a range, else a `SettingError`"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and least <= value <= most and value < math.inf and not (above and value==least): return value
-    lowest = f"{'above' if above else 'of at least'} {least:g}"
+    bound = 'above' if above else 'of at least'
     highest = '' if most==math.inf else f', at most {most:g}'
-    raise SettingError(f'{name} must be a number {lowest}{highest}, not {value!r}')
+    raise SettingError(f'{name} must be a number {bound} {least:g}{highest}, not {value!r}')
 
 # %% ../nbs/00_core.ipynb #e8fa5c8d
 def check_one_of(

@@ -1,5 +1,6 @@
 "What stands where a command is told to write: nothing that llm2llm did not write itself is removed or replaced"
 import json, os, shutil, stat
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,12 +10,13 @@ from llm2llm.core import LLM2LLMError, StudentError
 from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
 from llm2llm.store.stages import StageFolder
-from llm2llm.store.folder import whole, write_text
+from llm2llm.store.folder import atomic_write, write_text
 from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
 ROWS = [dict(question=f'What are {i} and {i}?', answer=f'{i} + {i} = {2*i}\n#### {2*i}') for i in range(3, 9)]
-PLAN = dict(common=dict(student='mini', task='mini-gsm', n_seed=4, num_train_epochs=1), seeds=1, methods=dict(plain=dict(augment='none')))
+PLAN = dict(common=dict(student=dict(model_name_or_path='mini', num_train_epochs=1), task=dict(name='mini-gsm', n_seed=4)), seeds=1,
+            methods=dict(plain=dict(teacher='none')))
 
 
 @pytest.fixture(scope='module')
@@ -82,8 +84,8 @@ def test_the_rows_themselves(command, made, tmp_path):
     "The file that is read, named as the one to write"
     words = [w.format(here=made) for w in FILES[command].split()]
     [file] = [w for w in words if w.endswith('.jsonl')]
-    before = open(file).read()
-    assert main([*words, '--output_file', file]) == 2 and open(file).read() == before
+    before = Path(file).read_text()
+    assert main([*words, '--output_file', file]) == 2 and Path(file).read_text() == before
 
 
 def test_what_was_predicted_is_not_its_own_question(made, tmp_path):
@@ -181,7 +183,7 @@ def test_what_a_user_puts_into_a_run_stays(made, tmp_path):
     (tmp_path/'run'/'.thesis.partial').write_text(PRECIOUS)
     for _ in range(2): LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, tmp_path/'run').fit(verbose=False)
     assert notes.read_text() == PRECIOUS and (tmp_path/'run'/'.thesis.partial').read_text() == PRECIOUS
-    trained = [l for l in map(json.loads, open(tmp_path/'run'/'log.jsonl')) if l.get('phase') == 'train']
+    trained = [l for l in map(json.loads, (tmp_path/'run'/'log.jsonl').read_text().splitlines()) if l.get('phase') == 'train']
     assert len(trained) == 2, 'made again once'
 
 
@@ -194,13 +196,11 @@ def test_two_writers_of_one_file(tmp_path):
 def test_a_folder_takes_the_place_of_none(tmp_path):
     "Not even from Python; a run replaces its own stages only"
     before = listed(filled(tmp_path/'mine'))
-    with pytest.raises(LLM2LLMError, match='not empty'):
-        with whole(tmp_path/'mine') as p: p.mkdir()
-    with pytest.raises(LLM2LLMError, match='is a folder'):
-        with whole(tmp_path/'mine', ours=True) as p: p.write_text('a file')
+    with pytest.raises(LLM2LLMError, match='not empty'), atomic_write(tmp_path/'mine') as p: p.mkdir()
+    with pytest.raises(LLM2LLMError, match='is a folder'), atomic_write(tmp_path/'mine', ours=True) as p: p.write_text('a file')
     assert listed(tmp_path/'mine') == before and [p.name for p in tmp_path.iterdir()] == ['mine']
     (tmp_path/'empty').mkdir()
-    with whole(tmp_path/'empty') as p: p.mkdir(), (p/'a').write_text('1')
+    with atomic_write(tmp_path/'empty') as p: p.mkdir(), (p/'a').write_text('1')
     assert listed(tmp_path/'empty') == dict(a=b'1')
     folder = StageFolder(tmp_path/'run')
     def student(text): return lambda p: (p.mkdir(), (p/'weights').write_text(text))

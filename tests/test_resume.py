@@ -1,5 +1,5 @@
-"What a notebook cannot show: kill -9 and go on, two processes, Ctrl-C, a full disk."
-import hashlib, json, os, random, resource, signal, subprocess, sys, time
+"What a notebook cannot show: kill -9 and resume, two processes, Ctrl-C, a full disk."
+import hashlib, json, random, resource, signal, subprocess, sys, time
 
 import pytest
 
@@ -57,14 +57,14 @@ def test_killed_inside_each_kind_of_write(whole, tmp_path):
     "Killed right before the rename that makes a result visible, for every result in turn: the strictest moments there are"
     out, _ = whole
     code = ("import os,sys,signal\n"
-            "from llm2llm import cli\n"
+            "from llm2llm.cli.main import main\n"
             "real,left = os.replace,[int(sys.argv[1])]\n"
             "def replace(a, b):\n"
             "    left[0] -= 1\n"
             "    if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    return real(a, b)\n"
             "os.replace = replace\n"
-            "sys.exit(cli.main(sys.argv[2:]))\n")
+            "sys.exit(main(sys.argv[2:]))\n")
     for at in (3, 8, 14):
         res = subprocess.run([sys.executable, '-c', code, str(at), *command(tmp_path/'run')[3:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert res.returncode == -signal.SIGKILL, res.stderr.decode()
@@ -78,23 +78,28 @@ def test_other_settings_are_refused(whole, run):
     res = run(*command(out, '--seed', '5'), status=2)
     assert 'seed = 0, and this one has seed = 5' in res.stderr.replace('task.', '') or 'task.rows' in res.stderr
     res = run(*command(out, '--max_per_seed_row', '2'), status=2)
-    assert 'cap = None, and this one has cap = 2' in res.stderr and 'Traceback' not in res.stderr
+    assert 'max_per_seed_row = None, and this one has max_per_seed_row = 2' in res.stderr and 'Traceback' not in res.stderr
     assert content(out) == before
 
 
 def test_two_processes(tmp_path, run):
     first = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path/'run'/'run.json').exists(): assert first.poll() is None, first.stderr.read(); time.sleep(.05)
+    while not (tmp_path/'run'/'run.json').exists():
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(.05)
     res = run(*command(tmp_path/'run'), status=2)
     assert 'another process is working in this folder' in res.stderr
-    first.kill(); first.wait()
+    first.kill()
+    first.wait()
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_says_how_to_resume(tmp_path):
     # started in a shell's background, tests would hand on a SIGINT that is ignored
     p = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    while not (tmp_path/'run'/'round_00').exists(): assert p.poll() is None, p.stderr.read(); time.sleep(.05)
+    while not (tmp_path/'run'/'round_00').exists():
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(.05)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
     # a shell shows 130 for both: Python ends itself by the signal where the interrupt met an `exec`, as imports are full of
@@ -103,7 +108,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def test_full_disk(whole, tmp_path):
-    "A file may not grow past 200 kB, as on a full disk: the error says so, nothing is half-written, and the run goes on later"
+    "A file may not grow past 200 kB, as on a full disk: the error says so, nothing is half-written, and the run resumes later"
     out, _ = whole
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     res = subprocess.run(command(tmp_path/'run'), preexec_fn=limit, capture_output=True, text=True)
@@ -126,7 +131,7 @@ class Short(Rule):
     def rank(self, row, evidence): return len(row.question)
 """
 
-def test_a_run_goes_on_under_its_own_rule_alone(tmp_path, run):
+def test_a_run_resumes_under_its_own_rule_alone(tmp_path, run):
     "A rule in a file of the user's: resumed wherever the file is, refused with other code or another rule"
     for name,source in dict(mine=RULE, other=RULE.replace('return len', 'return -len')).items(): (tmp_path/f'{name}.py').write_text(source)
     words = [w for w in command(tmp_path/'run') if w != '--test_every_round']

@@ -29,7 +29,8 @@ def run(
 ):
     "Turn seed rows into a better student"
     job = make_run(words)
-    if words.get('dry_run'): return print(json.dumps(job.settings() | _around(job), indent=1, ensure_ascii=False))
+    if words.get('dry_run'):
+        return print(json.dumps(job.settings() | _around(job), indent=1, ensure_ascii=False))
     job.student.start_workers()   # with many processes the others stay here
     print(f'{job.task}\n{job.student!r}')
     if job.teacher and job.teacher.sends_prompts: print(repr(job.teacher))
@@ -50,6 +51,9 @@ def _row(task, id):
     if id not in rows: raise SettingError(f"row: {unknown('seed row', id, list(rows)[:2000])[:300]}")
     return rows[id]
 
+_SCHEMA = "[JSON schema; where the endpoint takes none, the form is described in words]\n"
+
+# %% ../../nbs/09_cli/03_commands.ipynb #eb4fba66
 def prompt(
     words:Words, # of the run, and of `prompt_options`
 ):
@@ -64,8 +68,7 @@ def prompt(
     request = Request(row, answer, words.get('round', 1), words.get('draw', 0), words.get('seed', 0))
     chat,schema,sampling = teacher.request(task, request, task.seed_rows)
     parts = [shown_messages(chat), f"[sampling]\n{json.dumps(sampling)}"]
-    if schema:
-        parts.append("[JSON schema; where the endpoint takes none, the form is described in words]\n" + json.dumps(schema, ensure_ascii=False))
+    if schema: parts.append(_SCHEMA + json.dumps(schema, ensure_ascii=False))
     print('\n\n'.join(parts))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #647d3e41
@@ -84,7 +87,8 @@ def show_report(
     from llm2llm.report.report import write_report
     print('\n' + text(read_run(folder), remarks=remarks) + '\n')
     for path in write_report(folder): print(path)
-    if RunFolder(folder).finished: print(f'Next: llm2llm ledger {folder}, predict {folder} --ask "…", or export {folder}')
+    if not RunFolder(folder).finished: return
+    print(f'Next: llm2llm ledger {folder}, predict {folder} --ask "…", or export {folder}')
 
 def ledger(
     folder:str, # a run's folder
@@ -101,11 +105,13 @@ def export_options(
     output_dir:str|None=None, # the folder to make (default: FOLDER/export)
     round:int|None=None,      # whose student, from 0 (default: the round that the run picked)
     merge:bool=True,          # write the whole model beside the adapter
-    onto:str='trained',       # what the adapter of a quantised base is merged onto: trained (the weights it was trained on, in full) or base (the base's own)
+    # what the adapter of a quantised base is merged onto: trained (the weights it was trained on, in full)
+    # or base (the base's own)
+    onto:str='trained',
     score:bool=True,          # ask the whole model the run's rows again
     dtype:str|None=None,      # of the whole model: float32, bfloat16 or float16 (default: as in the run)
     device:str|None=None,     # where it is scored: cpu, cuda or mps (default: cuda if there is one)
-    base:str|None=None,       # the run's base: a model folder, or a name on the Hub (default: as the run names it)
+    base:str|None=None,       # the run's base: a model folder or a name on the Hub (default: the run's)
 ): "What only the command `export` knows"
 
 def export(
@@ -119,60 +125,67 @@ def export(
     own.setdefault('output_dir', str(Path(words['folder'])/'export'))
     print(write(task=task, **own))
 
+# %% ../../nbs/09_cli/03_commands.ipynb #02545ecb
 def predict(
-    folder:str,             # a finished run
-    ask:str|None=None,      # one question
-    file:str|None=None,     # many: JSON Lines, CSV or Parquet
-    question:str='question',# name of the question's column
-    choices:str|list[str]|None=None, # the column that holds a list of choices, or a column for each, separated by commas
-    output_file:str|None=None, # write a line a row: id, question, prediction, completion, truncated (default: print them)
-    base:str|None=None,     # the run's base: a model folder, or a name on the Hub (default: as the run names it)
-    round:int|None=None,    # whose student, from 0 (default: the round that the run picked)
-    device:str|None=None,   # cpu, cuda or mps (default: cuda if there is one)
+    folder:str,                # a finished run
+    ask:str|None=None,         # one question
+    file:str|None=None,        # many: JSON Lines, CSV or Parquet
+    question:str='question',   # name of the question's column
+    # the column that holds a list of choices, or a column for each, separated by commas
+    choices:str|list[str]|None=None,
+    # write a line a row: id, question, prediction, completion, truncated (default: print them)
+    output_file:str|None=None,
+    base:str|None=None,        # the run's base: a model folder or a name on the Hub (default: the run's)
+    round:int|None=None,       # whose student, from 0 (default: the round that the run picked)
+    device:str|None=None,      # cpu, cuda or mps (default: cuda if there is one)
 ):
     "Ask the student of a run new questions"
     from llm2llm.report.export import predict as answers
     if (ask is None) == (file is None):
         raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
     rows = [ask] if file is None else read_rows(file, question, None, choices)
-    if output_file: check_out(output_file, 'id', 'question', 'prediction', 'completion', 'truncated', reads=file)
+    fields = ('id', 'question', 'prediction', 'completion', 'truncated')
+    if output_file: check_out(output_file, *fields, reads=file)
     found = answers(folder, rows, base, round, device).to_dict('records')
     if output_file:
         write_jsonl(output_file, found)
-        unread = sum(d['prediction'] is None for d in found)
-        return print(f"{len(found):,} answers, {unread:,} of them without one that can be read: {output_file}")
+        n,unread = len(found),sum(d['prediction'] is None for d in found)
+        return print(f"{n:,} answers, {unread:,} of them without one that can be read: {output_file}")
     for d in found:
         one = ask is not None and d['prediction'] is not None
         print(d['prediction'] if one else json.dumps(d, ensure_ascii=False))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #08f74da4
 def share(
-    folder:str,             # a finished run
-    repo:str,               # name on the Hub: OWNER/NAME
-    kind:str='dataset',     # dataset (the training rows), adapter or model (of an export)
-    yes:bool=False,         # send what the same call has listed before
-    private:bool=True,      # only its owner can read it
-    license:str|None=None,  # identifier, for instance cc-by-4.0 (default: the card says that it is not set)
-    language:str|None=None, # code of the rows' language, for instance en
-    without_seed:bool=False,# dataset: leave out the seed rows and the column wrong_completion
-    exported:str|None=None, # adapter, model: the folder that export made (default: FOLDER/export)
-    base:str|None=None,     # adapter, model: the base's name on the Hub, where the run was given a folder
+    folder:str,               # a finished run
+    repo:str,                 # name on the Hub: OWNER/NAME
+    kind:str='dataset',       # dataset (the training rows), adapter or model (of an export)
+    yes:bool=False,           # send what the same call has listed before
+    private:bool=True,        # only its owner can read it
+    license:str|None=None,    # identifier, for instance cc-by-4.0 (default: the card says that it is not set)
+    language:str|None=None,   # code of the rows' language, for instance en
+    without_seed:bool=False,  # dataset: leave out the seed rows and the column wrong_completion
+    exported:str|None=None,   # adapter, model: the folder that export made (default: FOLDER/export)
+    base:str|None=None,       # adapter, model: the base's name on the Hub, where the run was given a folder
     output_dir:str|None=None, # the folder to make (default: FOLDER/share/KIND)
 ):
     "List what of a run would be sent to the Hub, with its card; with --yes, send it"
     from llm2llm.report.share import share as listed
-    print(listed(folder, repo, kind, yes, private, license, language, without_seed, exported, base, output_dir))
+    print(listed(folder, repo, kind, yes, private, license, language, without_seed, exported, base,
+                 output_dir))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #5eddb418
 def check(
-    file:str,               # rows to check: JSON Lines, CSV or Parquet
-    task:str='own',         # a built-in task, or own
-    against:str|None=None,  # file of test rows
-    question:str='question',# name of the question's column
-    answer:str='answer',    # name of the answer's column
-    choices:str|list[str]|None=None, # the column that holds a list of choices, or a column for each, separated by commas
-    labels:list[str]|None=None,      # own task: the label set (default: found)
-    output_file:str|None=None, # write a line a row: id, reason, held_out, kind, detail (null where there is none)
+    file:str,                   # rows to check: JSON Lines, CSV or Parquet
+    task:str='own',             # a built-in task, or own
+    against:str|None=None,      # file of test rows
+    question:str='question',    # name of the question's column
+    answer:str='answer',        # name of the answer's column
+    # the column that holds a list of choices, or a column for each, separated by commas
+    choices:str|list[str]|None=None,
+    labels:list[str]|None=None, # own task: the label set (default: found)
+    # write a line a row: id, reason, held_out, kind, detail (null where there is none)
+    output_file:str|None=None,
 ):
     "Find rows of a file that repeat test rows or are inconsistent"
     from llm2llm.tasks.filters import check_rows
@@ -180,11 +193,13 @@ def check(
     check_one_of('task', task, (*TASKS, 'own'))
     if task != 'own' and TASKS[task].kind.choices: choices = choices or 'choices'
     rows = read_rows(file, question, answer, choices)
-    about = TASKS.get(task) or Task.from_files(file, dev=False, question=question, answer=answer, choices=choices, labels=labels)
+    about = TASKS.get(task) or Task.from_files(file, dev=False, question=question, answer=answer,
+                                               choices=choices, labels=labels)
     found = check_rows(about, rows, read_rows(against, question, answer, choices) if against else [])
     print('\n'.join(_findings(found, against, output_file)))
-    if output_file:
-        write_jsonl(output_file, [dict(zip(_CHECKED, (r.id, why, o and o.held_out.id, o and o.kind, o and o.detail))) for r,why,o in found])
+    if not output_file: return
+    rows = [(r.id, why, o and o.held_out.id, o and o.kind, o and o.detail) for r,why,o in found]
+    write_jsonl(output_file, [dict(zip(_CHECKED, x)) for x in rows])
 
 # %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0a9
 _CHECKED = ('id', 'reason', 'held_out', 'kind', 'detail')
@@ -193,7 +208,9 @@ def _finding(row, why, overlap):
     "What is wrong with a row, the overlapping pair shown"
     short = lambda s: s if len(s) <= 200 else s[:200] + ' …'
     parts = [why] if why else []
-    if overlap: parts.append(f"{overlap}\n    here: {short(row.question)}\n    there: {short(overlap.held_out.question)}")
+    if overlap:
+        there = short(overlap.held_out.question)
+        parts.append(f"{overlap}\n    here: {short(row.question)}\n    there: {there}")
     return f"{row.id}: " + '; '.join(parts)
 
 def _findings(found, against, output_file):
@@ -211,20 +228,26 @@ def _scored(task, place, row):
     "The `Prediction` of one line"
     for k in ('question', 'answer', 'completion'):
         if not isinstance(row.get(k), str):
-            raise SettingError(f"{place}: {k!r} must be text, not {row.get(k)!r:.60}; found: {', '.join(row)}")
+            raise SettingError(f"{place}: {k!r} must be text, not {row.get(k)!r:.60}; "
+                               f"found: {', '.join(row)}")
     choices,cut = row.get('choices') or [],row.get('truncated', False)
     if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
         raise SettingError(f"{place}: 'choices' must be a list of texts, not {choices!r:.60}")
-    if not isinstance(cut, bool): raise SettingError(f"{place}: 'truncated' must be true or false, not {cut!r:.60}")
+    if not isinstance(cut, bool):
+        raise SettingError(f"{place}: 'truncated' must be true or false, not {cut!r:.60}")
     gold = Example(place, row['question'], row['answer'], tuple(choices))
-    if task.gold(gold) is None: raise SettingError(f"{place}: no right answer in 'answer': {task.check(gold)}")
+    if task.gold(gold) is None:
+        raise SettingError(f"{place}: no right answer in 'answer': {task.check(gold)}")
     return task.score(gold, row['completion'], cut or row.get('finish_reason')=='length')
 
+# %% ../../nbs/09_cli/03_commands.ipynb #10f39d86
 def _scored_rows(task, file):
     "Id as given (or the line number) and `Prediction` of each line"
     try: rows = numbered_jsonl(file)
     except OSError as e: raise SettingError(f"{file}: {e.strerror}") from e
-    if not rows: raise SettingError(f"{file}: no rows; each line is a JSON object with question, answer and completion")
+    if not rows:
+        raise SettingError(f"{file}: no rows; each line is a JSON object "
+                           "with question, answer and completion")
     out,seen = [],{}
     for line,row in rows:
         i = line if row.get('id') is None else row['id']
@@ -233,9 +256,10 @@ def _scored_rows(task, file):
         out.append((i, _scored(task, f'{file}:{line}', row)))
     return out
 
+# %% ../../nbs/09_cli/03_commands.ipynb #cc5f8e10
 def score(
-    task:str,     # gsm8k, casehold, snips, trec or sst2
-    file:str,     # JSON Lines with question, answer (the right one) and completion; also id, choices, truncated
+    task:str, # gsm8k, casehold, snips, trec or sst2
+    file:str, # JSON Lines with question, answer (the right one), completion; also id, choices, truncated
     output_file:str|None=None, # write a line a row: id, prediction or null, correct, truncated
 ):
     "Score a file of completions"
@@ -245,30 +269,35 @@ def score(
     found = _scored_rows(TASKS[task], file)
     n,right = len(found),sum(a.correct for _,a in found)
     low,high = wilson(right, n)
-    print(f"{task}: {right}/{n} right, accuracy {right/n:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
-          f"no answer: {sum(a.prediction is None for _,a in found)}\ntruncated: {sum(a.truncated for _,a in found)}")
+    print(f"{task}: {right}/{n} right, accuracy {right/n:.2%} (95 % interval {low:.2%} to {high:.2%})")
+    print(f"no answer: {sum(a.prediction is None for _,a in found)}")
+    print(f"truncated: {sum(a.truncated for _,a in found)}")
     if not output_file: return
-    write_jsonl(output_file, [dict(id=i, prediction=a.prediction, correct=a.correct, truncated=a.truncated) for i,a in found])
+    write_jsonl(output_file, [dict(id=i, prediction=a.prediction, correct=a.correct, truncated=a.truncated)
+                              for i,a in found])
 
 # %% ../../nbs/09_cli/03_commands.ipynb #5c67fe6d
 def tasks():
     "List the built-in tasks"
     for name,t in TASKS.items(): print(f"{name:12} {t.kind:7} {t.description}")
     for name,make in plugins('llm2llm.tasks', {}).items(): print(f"{name:12} {'':7} {make.__doc__}")
-    print(f"{'FILE':12} {'':7} your own rows, JSON Lines, CSV or Parquet: --task FILE --task.question COLUMN --task.answer COLUMN")
+    print(f"{'FILE':12} {'':7} your own rows, JSON Lines, CSV or Parquet: "
+          "--task FILE --task.question COLUMN --task.answer COLUMN")
 
 # %% ../../nbs/09_cli/03_commands.ipynb #35349687
 def _lacks(words):
     "What a cell needs and does not find"
-    paths = [k for k in ('task.data', 'task.dev', 'task.test', 'task.pool', 'teacher.folder') if isinstance(words.get(k), str)]
-    for k in paths:
-        if not Path(words[k]).exists(): yield f'{k}: {words[k]} is not there'
+    for k in ('task.data', 'task.dev', 'task.test', 'task.pool', 'teacher.folder'):
+        path = words.get(k)
+        if isinstance(path, str) and not Path(path).exists(): yield f'{k}: {path} is not there'
     student = words.get('student', 'mini')
-    if student[:1] in './~' and not Path(student).expanduser().exists(): yield f'student: {student} is not there'
+    if student[:1] in './~' and not Path(student).expanduser().exists():
+        yield f'student: {student} is not there'
     if words.get('teacher')=='api':
         try: make_teacher(words).check_ready()
         except SettingError as e: yield str(e)
 
+# %% ../../nbs/09_cli/03_commands.ipynb #0e46cca1
 def _ready(plan):
     "Say what the cells of a plan lack"
     from llm2llm.grid.cells import cells
@@ -280,11 +309,14 @@ def _ready(plan):
         more = f' and {len(names)-1} more cells' if len(names) > 1 else ''
         print(f"- {what} ({names[0]}{more})")
 
+# %% ../../nbs/09_cli/03_commands.ipynb #6b245c68
 def grid(
-    config:str,               # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many), methods (name to settings)
+    # YAML file: common (settings of every run), vary (setting to list of values), seeds (how many),
+    # methods (name to settings)
+    config:str,
     output_dir:str|None=None, # the grid's folder; the same plan on it resumes (default: runs/NAME OF FILE)
     workers:int|None=None,    # cells at a time (default: one a GPU, else 2, or with Ray one a CPU)
-    ray:str|None=None,        # address of a Ray cluster; local starts one on this machine (default: processes)
+    ray:str|None=None,        # address of a Ray cluster; local starts one here (default: processes)
     dry_run:bool=False,       # print the cells and run nothing
     max_usd:float|None=None,  # cap on the teachers' money of all cells together, beside the cap of each
 ):
@@ -299,5 +331,5 @@ def grid(
     print(f"\n{text_table(summary(found))}\n\n{Path(output_dir)/'cells.csv'}")
     failed = int((found['state']!='done').sum())
     if failed:
-        raise RunError(f"{failed} of {len(found)} cells failed or wait for one that did; each has its error in error.json, "
-                       "and the same command tries them again")
+        raise RunError(f"{failed} of {len(found)} cells failed or wait for one that did; each has its error "
+                       "in error.json, and the same command tries them again")

@@ -18,19 +18,21 @@ if TYPE_CHECKING: from llm2llm.student.memory import Plan
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #a7acd096
 def estimate_options(
-    error_rate:list[float]|None=None, # share of seed rows that the student gets wrong, by round: 0.4 or 0.5,0.3,0.2 (default: 0.05 to 1, likely 0.3)
-    like:str|None=None,   # folder of an earlier run, for its error rates and tokens a request
-    gpu:str|None=None,    # the GPU that the student is planned for: a name such as 4090, or a size such as 24GB
-    fit:str|None=None,    # a GPU as for gpu; settings are proposed with which the student fits it
-    json:bool=False,      # print JSON for programs
+    # share of seed rows that the student gets wrong, by round: 0.4 or 0.5,0.3,0.2
+    # (default: 0.05 to 1, likely 0.3)
+    error_rate:list[float]|None=None,
+    like:str|None=None, # folder of an earlier run, for its error rates and tokens a request
+    gpu:str|None=None,  # the GPU that the student is planned for: a name such as 4090, or a size such as 24GB
+    fit:str|None=None,  # a GPU as for gpu; settings are proposed with which the student fits it
+    json:bool=False,    # print JSON for programs
 ): "What only the command `estimate` knows"
 
 def teacher_cost(
     words:Words, # of a run, and of `estimate_options`
 )->Estimate:
     "What the teacher will cost"
-    task = make_task(words)
-    return cost(task, make_teacher(words, task), LoopConfig(**loop_words(words)), words.get('error_rate'), words.get('like'))
+    task,config = make_task(words),LoopConfig(**loop_words(words))
+    return cost(task, make_teacher(words, task), config, words.get('error_rate'), words.get('like'))
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #67d8ff7e
 def _work(words):
@@ -42,9 +44,11 @@ def _work(words):
     seed = task.seed_rows[:200]
     new = mean([task.completion(r) for r in seed])
     asked = len(task.seed_rows)+len(task.dev)+len(task.test)
-    return dict(rows=len(task.seed_rows), asked=asked, tokens=mean([task.prompt(r) for r in seed])+new, new_tokens=new,
+    tokens = mean([task.prompt(r) for r in seed])+new
+    return dict(rows=len(task.seed_rows), asked=asked, tokens=tokens, new_tokens=new,
                 epochs=words.get('student.num_train_epochs') or default_epochs(len(task.seed_rows)))
 
+# %% ../../nbs/09_cli/02_estimate.ipynb #5cf1d0d2
 def student_plan(
     words:Words, # of a run, and of `estimate_options`
 )->'Plan':
@@ -56,14 +60,17 @@ def student_plan(
     asked = of_part(words, 'student')
     config = read_config(place(words.get('student', 'mini')), asked.get('revision'))
     settings = {k: v for k,v in asked.items() if k in inspect.signature(plan).parameters}
-    settings |= dict(quantization=asked.get('quantization'), max_length=row_length(config, asked.get('max_length'))) | _work(words)
-    if 'tokens' in settings: settings['tokens'] = min(settings['tokens'], settings['max_length'])
-    return fit(config, words['fit'], **settings) if 'fit' in words else plan(config, words.get('gpu'), **settings)
+    max_length = row_length(config, asked.get('max_length'))
+    settings |= dict(quantization=asked.get('quantization'), max_length=max_length) | _work(words)
+    if 'tokens' in settings: settings['tokens'] = min(settings['tokens'], max_length)
+    if 'fit' in words: return fit(config, words['fit'], **settings)
+    return plan(config, words.get('gpu'), **settings)
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #b4924e0b
 def _proposed(words, plan):
     "The settings that `fit` found, as flags of a run"
-    usual = {f'student.{k}': v for k,v in vars(StudentConfig()).items()} | {'student.max_length': 1024, 'student.lora_r': 16}
+    usual = {f'student.{k}': v for k,v in vars(StudentConfig()).items()}
+    usual |= {'student.max_length': 1024, 'student.lora_r': 16}
     settings = {f'student.{k}': v for k,v in plan.settings.items() if f'student.{k}' in usual}
     settings = {k: v for k,v in settings.items() if v != usual[k] and k != 'student.dtype'}
     if settings.get('student.per_device_train_batch_size')==plan.settings['batch_size']:
@@ -71,6 +78,7 @@ def _proposed(words, plan):
     settings.pop('student.per_device_eval_batch_size', None)
     return ' '.join(as_flags(settings)) or 'none are needed'
 
+# %% ../../nbs/09_cli/02_estimate.ipynb #227a7394
 def estimate(
     words:Words, # of a run, and of `estimate_options`
 ):
@@ -79,7 +87,8 @@ def estimate(
     if plans: found['student'] = student_plan(words)
     if 'task' in words and ('teacher' in words or not plans): found['teacher'] = teacher_cost(words)
     if not found:
-        raise SettingError("--task and --teacher say what to price, --student and --gpu (or --fit) what to plan")
+        raise SettingError("--task and --teacher say what to price, "
+                           "--student and --gpu (or --fit) what to plan")
     if words.get('json'): return print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1))
     if Path(words.get('task', '')).suffix: print(f'{make_task(words)}\n')
     print('\n\n'.join(map(repr, found.values())))

@@ -23,26 +23,30 @@ from ..teachers.kinds import teacher_kinds
 @dataclass(frozen=True)
 class Command:
     "What a word after `llm2llm` means"
-    call:Callable                # gets the words of a run, or its own parameters
-    options:Callable|None = None # a function whose parameters it takes beside those of a run; None: it is not about a run
+    call:Callable # gets the words of a run, or its own parameters
+    # a function whose parameters it takes beside those of a run; None: it is not about a run
+    options:Callable|None = None
 
     def settings(self)->dict[str,Setting]: # without those of a run
         "Its own settings"
         return settings_of(self.options or self.call)
 
+# %% ../../nbs/09_cli/04_main.ipynb #52537ab3
 def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
-    of_run = dict(run=run_options, estimate=estimate_options, prompt=commands.prompt_options, export=commands.export_options)
-    calls = dict(run=commands.run, estimate=estimate, prompt=commands.prompt, report=commands.report, ledger=commands.ledger,
-                 predict=commands.predict, export=commands.export, share=commands.share, grid=commands.grid,
-                 check=commands.check, score=commands.score, tasks=commands.tasks)
-    calls = plugins('llm2llm.commands', calls)
-    return {name: Command(call, of_run.get(name)) for name,call in calls.items()}
+    calls = dict(run=commands.run, estimate=estimate, prompt=commands.prompt, report=commands.report,
+                 ledger=commands.ledger, predict=commands.predict, export=commands.export,
+                 share=commands.share, grid=commands.grid, check=commands.check, score=commands.score,
+                 tasks=commands.tasks)
+    of_run = dict(run=run_options, estimate=estimate_options, prompt=commands.prompt_options,
+                  export=commands.export_options)
+    return {name: Command(call, of_run.get(name)) for name,call in plugins('llm2llm.commands', calls).items()}
 
 # %% ../../nbs/09_cli/04_main.ipynb #4ae41f31
-_MOST = ('task', 'task.question', 'task.answer', 'task.test', 'student', 'teacher', 'teacher.model', 'teacher.max_usd', 'rounds', 'output_dir')
+_MOST = ('task', 'task.question', 'task.answer', 'task.test', 'student', 'teacher', 'teacher.model',
+         'teacher.max_usd', 'rounds', 'output_dir')
 _WHAT = dict(task='a built-in task, or FILE: labelled rows of your own, JSON Lines, CSV or Parquet',
-             student='a model folder, a name on the Hub, or mini for the one that ships with the package (default)')
+             student='a model folder, a name on the Hub, or mini, which ships with the package (default)')
 
 def _kinds(): return {k: t.help for k,t in teacher_kinds().items()} | dict(none='nobody: plain fine-tuning')
 
@@ -56,19 +60,10 @@ def _lines(known):
     width = max(len(s.name) for s in known)
     return [f'  --{s.name:{width}}  {_help_of(s)}' for s in known]
 
-def run_help(
-    command:str, # its name
-    own:dict[str,Setting], # what only this command knows
-)->str:
-    "The settings of a run that most people need, and where the others are"
-    what = _WHAT | dict(teacher='who writes new rows: ' + ', '.join(_kinds()))
-    known = part_settings(dict(task='own.csv', teacher='api')) | settings_of(LoopConfig) | settings_of(run_options)
-    known |= {k: Setting(k, str, None, v) for k,v in what.items()}
-    lines = _lines([known[k] for k in _MOST])
-    own = '\n'.join(_lines([s for s in own.values() if s.name not in _MOST]))
-    return f"""usage: llm2llm {command} --task FILE --student MODEL --teacher KIND … [--config FILE]
+# %% ../../nbs/09_cli/04_main.ipynb #ef91c156
+_RUN_HELP = """usage: llm2llm {command} --task FILE --student MODEL --teacher KIND … [--config FILE]
 
-{chr(10).join(lines)}
+{lines}
 
 {own}
 
@@ -78,9 +73,21 @@ All settings of a part, which are also the keys of FILE (YAML, nested or with do
   llm2llm {command} --help student      training, precision, memory
   llm2llm {command} --help teacher      first --teacher KIND for another kind than api"""
 
+def run_help(
+    command:str,           # its name
+    own:dict[str,Setting], # what only this command knows
+)->str:
+    "The settings of a run that most people need, and where the others are"
+    what = _WHAT | dict(teacher='who writes new rows: ' + ', '.join(_kinds()))
+    known = part_settings(dict(task='own.csv', teacher='api')) | settings_of(LoopConfig)
+    known |= settings_of(run_options) | {k: Setting(k, str, None, v) for k,v in what.items()}
+    lines = '\n'.join(_lines([known[k] for k in _MOST]))
+    own = '\n'.join(_lines([s for s in own.values() if s.name not in _MOST]))
+    return _RUN_HELP.format(command=command, lines=lines, own=own)
+
 # %% ../../nbs/09_cli/04_main.ipynb #eea56192
 def part_help(
-    part:str, # 'loop', 'task', 'student' or 'teacher'
+    part:str,            # 'loop', 'task', 'student' or 'teacher'
     flags:dict[str,str], # that say what the parts are
 )->str:
     "All settings of a part of a run"
@@ -97,14 +104,14 @@ def _details(known):
     parser = ArgumentParser(add_help=False, usage='')
     for s in known:
         default = None if s.default is inspect.Parameter.empty else s.default
-        if s.type is bool: parser.add_argument(f'--{s.name}', type=bool, default=default, help=_help_of(s).replace('%', '%%'))
-        else: parser.add_argument(f'--{s.name}', type=s.type, default=default, help=_help_of(s).replace('%', '%%'))
+        parser.add_argument(f'--{s.name}', type=s.type, default=default, help=_help_of(s).replace('%', '%%'))
     return parser.format_help().split('options:', 1)[-1].strip('\n')
 
+# %% ../../nbs/09_cli/04_main.ipynb #96990a0d
 def command_help(
-    name:str,        # of a command
-    command:Command,
-    part:str|None,   # which part of a run; None: the short help
+    name:str,            # of a command
+    command:Command,     # of that name
+    part:str|None,       # which part of a run; None: the short help
     flags:dict[str,str], # the other flags
 )->str:
     "What `llm2llm COMMAND --help` prints"
@@ -121,7 +128,8 @@ def command_help(
 def overview()->str: # the text of `llm2llm --help`
     "What the commands are"
     lines = [f"  {name:8} {c.call.__doc__}" for name,c in all_commands().items()]
-    return '\n'.join(['usage: llm2llm COMMAND [--help] …', '', *lines, '', 'llm2llm COMMAND --help lists its settings; llm2llm --version'])
+    return '\n'.join(['usage: llm2llm COMMAND [--help] …', '', *lines, '',
+                      'llm2llm COMMAND --help lists its settings; llm2llm --version'])
 
 # %% ../../nbs/09_cli/04_main.ipynb #e4e6886c
 def own_words(
@@ -132,13 +140,15 @@ def own_words(
     plain,flags = split_flags(args)
     known = command.settings()
     arguments = [s.name for s in known.values() if s.default is inspect.Parameter.empty]
-    if len(plain) > len(arguments): raise SettingError(f"{plain[len(arguments)]}: an argument too many; --name goes before a value")
+    if len(plain) > len(arguments):
+        raise SettingError(f"{plain[len(arguments)]}: an argument too many; --name goes before a value")
     words = dict(zip(arguments, plain)) | flags
     check_names(words, known)
     missing = [a for a in arguments if a not in words]
     if missing: raise SettingError(f"{missing[0].upper()} is needed: {known[missing[0]].help}")
     return check_values(words, known, text=True)
 
+# %% ../../nbs/09_cli/04_main.ipynb #e6ec8c65
 def dispatch(
     args:list[str], # words after `llm2llm`
 ):
@@ -160,7 +170,8 @@ def dispatch(
 def _mended(error, name):
     "A mistake in the words, with where to look"
     text = str(error)
-    return f"{text}; `llm2llm {name} --help` lists what there is" if text.startswith('unknown setting') else text
+    if not text.startswith('unknown setting'): return text
+    return f"{text}; `llm2llm {name} --help` lists what there is"
 
 # %% ../../nbs/09_cli/04_main.ipynb #104586bb
 def main(

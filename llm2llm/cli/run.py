@@ -7,14 +7,14 @@ __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settin
            'loop_words', 'use_threads', 'of_part', 'make_task', 'make_teacher', 'make_student', 'make_run']
 
 # %% ../../nbs/09_cli/01_run.ipynb #f72f2012
-import inspect,os,re,sys
+import inspect,os,sys
 from collections.abc import Callable
 from pathlib import Path
-from .settings import Setting, check_names, check_values, flat_words, line_of, overlay, read_yaml, settings_of, split_flags
+from .settings import Setting, check_names, check_values, flat_words, line_of, overlay
+from .settings import read_yaml, settings_of, split_flags
 from ..core import SettingError, check_int, plugins, unknown
 from ..loop.config import LoopConfig, as_flags
 from ..report.run import LLM2LLM
-from ..loop.rules import rules
 from ..student.config import StudentConfig
 from ..tasks.published import load_task
 from ..tasks.task import TASKS, Task
@@ -34,7 +34,8 @@ def task_owner(
     if name in own: return own[name]
     if name in TASKS: return load_task
     if name.endswith(_FILES) or Path(name).is_file(): return Task.from_files
-    raise SettingError(unknown('task', name, [*TASKS, *own]) + "; rows of your own are named by their file, FILE.jsonl or FILE.csv")
+    raise SettingError(unknown('task', name, [*TASKS, *own]) +
+                       "; rows of your own are named by their file, FILE.jsonl or FILE.csv")
 
 # %% ../../nbs/09_cli/01_run.ipynb #0da02d1b
 def default_teacher(
@@ -47,8 +48,9 @@ def default_teacher(
     own = [kind for kind,t in teacher_kinds().items() if name in t.default_for]
     if own: return own[0]
     if task is None or task.pool: return 'pool'
-    raise SettingError("who writes the new rows? --teacher api --teacher.model MODEL (with --teacher.base_url your own server), "
-                       "local, eda (words of the questions are changed), replay or pool; --teacher none is plain fine-tuning")
+    raise SettingError("who writes the new rows? --teacher api --teacher.model MODEL "
+                       "(with --teacher.base_url your own server), local, eda (words of the questions are changed), replay or pool; "
+                       "--teacher none is plain fine-tuning")
 
 # %% ../../nbs/09_cli/01_run.ipynb #22a2ffd2
 def run_options(
@@ -90,7 +92,8 @@ def _read_file(path, known_for):
     known = known_for(below)
     for name,value in below.items():
         try:
-            if name in _PARTS and not isinstance(value, str): raise SettingError(f"{name} must be text, not {value!r:.60}")
+            if name in _PARTS and not isinstance(value, str):
+                raise SettingError(f"{name} must be text, not {value!r:.60}")
             check_names({name: value}, known, _chosen(below))
             if name in known: below[name] = check_values({name: value}, known)[name]
         except SettingError as e: raise SettingError(f"{line_of(path, name)}: {e}") from e
@@ -98,6 +101,7 @@ def _read_file(path, known_for):
 
 def _chosen(words): return {p: str(words.get(p, '')) for p in _PARTS}
 
+# %% ../../nbs/09_cli/01_run.ipynb #953f0243
 def read_words(
     args:list[str],   # words of a shell
     *owners:Callable, # further functions whose parameters the command takes
@@ -107,13 +111,16 @@ def read_words(
     if plain: raise SettingError(f"{plain[0]}: no flag is in front of it; settings are given as --name value")
     path = flags.pop('config', None)
     choices = {p: flags[p] for p in _PARTS if p in flags}
-    if True in choices.values(): raise SettingError(f"--{next(p for p in choices if choices[p] is True)} needs a value")
+    for part,value in choices.items():
+        if value is True: raise SettingError(f"--{part} needs a value")
     below = _read_file(path, lambda words: run_settings(overlay(words, choices), *owners)) if path else {}
     words = overlay(below, flags)
     known = run_settings(words, *owners)
     check_names(words, known, _chosen(words))
-    return overlay(below, choices) | check_values({k: v for k,v in flags.items() if k not in _PARTS}, known, text=True)
+    given = {k: v for k,v in flags.items() if k not in _PARTS}
+    return overlay(below, choices) | check_values(given, known, text=True)
 
+# %% ../../nbs/09_cli/01_run.ipynb #26a83eff
 def check_words(
     words:Words, # of a cell of a grid, nested or flat
 )->Words:        # flat, each of its type
@@ -144,17 +151,21 @@ def of_part(words:Words, part:str)->Words: # without the part's name
     "The settings of one part"
     return {k.partition('.')[2]: v for k,v in words.items() if k.startswith(f'{part}.')}
 
+# %% ../../nbs/09_cli/01_run.ipynb #64fc4527
 def make_task(words:Words)->Task:
     "The task that the words describe"
     name = words.get('task')
-    if not name: raise SettingError("--task is needed; `llm2llm tasks` lists the built-in ones, your own rows are named by their file")
+    if not name:
+        raise SettingError("--task is needed; `llm2llm tasks` lists the built-in ones, "
+                           "your own rows are named by their file")
     owner,kwargs = task_owner(name),of_part(words, 'task')
     if 'seed' in inspect.signature(owner).parameters: kwargs.setdefault('seed', words.get('seed', 0))
     if owner in (load_task, Task.from_files): return owner(name, **kwargs)
     return owner(**kwargs)
 
+# %% ../../nbs/09_cli/01_run.ipynb #7095fa28
 def make_teacher(
-    words:Words,
+    words:Words,         # `teacher` and its settings
     task:Task|None=None, # None: not made yet
 )->Teacher|None:         # None: nobody
     "The teacher that the words describe"

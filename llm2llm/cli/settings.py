@@ -10,6 +10,8 @@ __all__ = ['plain_type', 'Setting', 'settings_of', 'flat_words', 'overlay', 'spl
 import inspect,json,re,types,typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from fastcore.docments import docments
 from ..core import SettingError, unknown
@@ -22,37 +24,40 @@ def plain_type(
 )->object:             # a type or a union of types; None: a file can give nothing of it
     "The part of an annotation that JSON can hold"
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kept = [t for t in (typing.get_args(annotation) if union else [annotation]) if (typing.get_origin(t) or t) in _PLAIN]
+    choices = typing.get_args(annotation) if union else [annotation]
+    kept = [t for t in choices if (typing.get_origin(t) or t) in _PLAIN]
     if not {*kept} - {types.NoneType}: return None
-    return typing.Union[tuple(kept)]
+    return reduce(or_, kept)
 
 # %% ../../nbs/09_cli/00_settings.ipynb #fa47d872
 @dataclass(frozen=True)
 class Setting:
     "A setting, as the constructor that owns it has it"
-    name:str        # with its part: 'student.learning_rate', or 'rounds' of the loop
-    type:object     # what a file can give, see `plain_type`
-    default:object  # of the constructor; `inspect.Parameter.empty`: it has to be given
-    help:str        # the comment beside it
+    name:str       # with its part: 'student.learning_rate', or 'rounds' of the loop
+    type:object    # what a file can give, see `plain_type`
+    default:object # of the constructor; `inspect.Parameter.empty`: it has to be given
+    help:str       # the comment beside it
 
 _SECRET = ('api_key', 'default_headers')   # never in a file or a command
 
 def settings_of(
-    owner:Callable,  # a class or a function with documented parameters
-    part:str='',     # the part of a run that it makes; '': the loop, or a command
+    owner:Callable,        # a class or a function with documented parameters
+    part:str='',           # the part of a run that it makes; '': the loop, or a command
     but:tuple[str,...]=(), # parameters that are given in another way
 )->dict[str,Setting]: # by name
-    "The settings that a constructor takes; `**` stands for those of the class above"
+    "The settings that a constructor takes; `**` stands for those of the class that it is made from"
     notes,out = docments(owner),{}
     for p in inspect.signature(owner).parameters.values():
         if p.kind is p.VAR_KEYWORD: out |= settings_of(owner.__mro__[1], part, but)
         if p.kind is p.VAR_KEYWORD or p.name in (*but, *_SECRET) or plain_type(p.annotation) is None: continue
         name = f'{part}.{p.name}' if part else p.name
-        out[name] = Setting(name, plain_type(p.annotation), p.default, notes.get(p.name) or '')
+        help = ' '.join((notes.get(p.name) or '').split())
+        out[name] = Setting(name, plain_type(p.annotation), p.default, help)
     return out
 
 # %% ../../nbs/09_cli/00_settings.ipynb #39bd83a6
-_CHOICE = dict(task=('name', 'seed_rows'), student=('model_name_or_path',), teacher=('kind',))   # what a part is, in a nested file
+# What a part is, in a nested file.
+_CHOICE = dict(task=('name', 'seed_rows'), student=('model_name_or_path',), teacher=('kind',))
 
 def flat_words(
     words:dict[str,object], # nested or with dots
@@ -63,10 +68,12 @@ def flat_words(
         name = str(name).replace('-', '_')
         part,_,rest = name.partition('.')
         if rest in _CHOICE.get(part, ()): out[part] = value
-        elif name in _CHOICE and isinstance(value, dict): out |= flat_words({f'{name}.{k}': v for k,v in value.items()})
+        elif name in _CHOICE and isinstance(value, dict):
+            out |= flat_words({f'{name}.{k}': v for k,v in value.items()})
         else: out[name] = value
     return {k: v for k,v in out.items() if v is not None}
 
+# %% ../../nbs/09_cli/00_settings.ipynb #a20fd03c
 def overlay(
     below:dict[str,object], # flat words
     above:dict[str,object], # flat words that win
@@ -79,7 +86,7 @@ def overlay(
 # %% ../../nbs/09_cli/00_settings.ipynb #9f77667a
 def split_flags(
     args:list[str], # words of a shell
-)->tuple[list[str],dict[str,str|bool]]: # arguments without a name, and the others by name; True: no value followed
+)->tuple[list[str],dict[str,str|bool]]: # those without a name, the others by name; True: no value followed
     "Arguments of a command by name"
     plain,named,args = [],{},list(args)
     while args:
@@ -93,24 +100,32 @@ def split_flags(
     return plain, named
 
 # %% ../../nbs/09_cli/00_settings.ipynb #f2eff3de
-_NOUNS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', list: 'a list such as a,b', dict: 'name: value pairs, or a YAML file of them'}
+_NOUNS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text',
+          list: 'a list such as a,b', dict: 'name: value pairs, or a YAML file of them'}
+
+def _noun(kind):
+    origin = typing.get_origin(kind) or kind
+    return f'{len(typing.get_args(kind))} values such as 0.4,1.6' if origin is tuple else _NOUNS[origin]
+
+def _members(kind):
+    "The types of a union, or the one type"
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 def _wanted(kind):
     "A type in words"
-    kinds = typing.get_args(kind) if typing.get_origin(kind) is typing.Union else [kind]
-    pairs = {t: f'{len(typing.get_args(t))} values such as 0.4,1.6' for t in kinds if typing.get_origin(t) is tuple}
-    return ' or '.join(pairs.get(t) or _NOUNS[typing.get_origin(t) or t] for t in kinds if t is not types.NoneType)
+    return ' or '.join(_noun(t) for t in _members(kind) if t is not types.NoneType)
 
+# %% ../../nbs/09_cli/00_settings.ipynb #c2c74e89
 def _from_text(setting, text):
     "A flag's value in the form that jsonargparse reads"
-    kinds = {typing.get_origin(t) or t for t in typing.get_args(setting.type) or [setting.type]}
+    kinds = {typing.get_origin(t) or t for t in _members(setting.type)}
     if text is True:
         if bool in kinds: return 'true'
         raise SettingError(f"--{setting.name} needs a value: {_wanted(setting.type)}")
     if dict in kinds and Path(text).is_file(): return json.dumps(read_yaml(text))
     if kinds & {list, tuple} and text[:1] not in '[' and (',' in text or str not in kinds):
-        numbers = tuple in kinds
-        return json.dumps([x.strip() for x in text.split(',') if x.strip()]).replace('"', '' if numbers else '"')
+        listed = json.dumps([x.strip() for x in text.split(',') if x.strip()])
+        return listed.replace('"', '') if tuple in kinds else listed   # a tuple is one of numbers
     return text
 
 # %% ../../nbs/09_cli/00_settings.ipynb #3b101da9
@@ -144,21 +159,27 @@ def check_values(
 _KEYS = ('api_key', 'key', 'openai_api_key', 'token', 'api_token', 'hf_token')
 
 def check_names(
-    words:dict[str,object],  # flat
-    known:dict[str,Setting], # settings by name
-    parts:dict[str,str]={},  # part -> what it is, for errors
+    words:dict[str,object],        # flat
+    known:dict[str,Setting],       # settings by name
+    parts:dict[str,str]|None=None, # part to what it is, for errors
 ):
     "A `SettingError` for the first name that is no setting"
+    parts = parts or {}
     for name in words:
         if name in known or name in parts: continue
         if name.rpartition('.')[2].lower() in _KEYS:
-            raise SettingError(f"{name}: a key never stands in a file or a command; put it into the environment, in OPENAI_API_KEY or the variable "
-                               "that key_env (--teacher.key_env) names")
+            raise SettingError(f"{name}: a key never stands in a file or a command; put it into the "
+                               "environment, in OPENAI_API_KEY or the variable that key_env "
+                               "(--teacher.key_env) names")
         part,_,rest = name.partition('.')
-        if rest and part in parts:
-            its = [k.partition('.')[2] for k in known if k.startswith(f'{part}.')]
-            raise SettingError(unknown(f'setting of {part} {parts[part]}', rest, its) if its else f"{name}: {part} {parts[part]} has no settings; leave it out")
+        if rest and part in parts: raise SettingError(_unknown_of(part, parts[part], rest, known))
         raise SettingError(unknown('setting', name, [*known, *parts]))
+
+def _unknown_of(part, kind, word, known):
+    "What to say of a word that is no setting of a part"
+    its = [k.partition('.')[2] for k in known if k.startswith(f'{part}.')]
+    if its: return unknown(f'setting of {part} {kind}', word, its)
+    return f"{part}.{word}: {part} {kind} has no settings; leave it out"
 
 # %% ../../nbs/09_cli/00_settings.ipynb #9fd0c13c
 def _unique_keys():
@@ -168,13 +189,15 @@ def _unique_keys():
     def mapping(loader, node):
         keys = [k.value for k,_ in node.value]
         twice = [k for k in keys if keys.count(k) > 1]
-        if twice: raise yaml.MarkedYAMLError(problem=f'{twice[0]!r} stands twice', problem_mark=node.start_mark)
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f'{twice[0]!r} stands twice', problem_mark=node.start_mark)
         return loader.construct_mapping(node, deep=True)
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     return Loader
 
+# %% ../../nbs/09_cli/00_settings.ipynb #645b834d
 def read_yaml(
-    path:str|Path,  # YAML or JSON file
+    path:str|Path, # YAML or JSON file
     want:str='settings are wanted, `name: value`', # for errors
 )->dict[str,object]:
     "What a file holds"
@@ -188,6 +211,7 @@ def read_yaml(
     if not isinstance(found, dict): raise SettingError(f"{path}: {want}, not {type(found).__name__}")
     return found
 
+# %% ../../nbs/09_cli/00_settings.ipynb #632f0d34
 def line_of(
     path:str|Path, # a file of settings
     name:str,      # a setting, with its part

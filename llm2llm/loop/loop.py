@@ -6,101 +6,52 @@
 __all__ = ['Run', 'Progress']
 
 # %% ../../nbs/05_loop/04_loop.ipynb #94058a7d
-import inspect
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import Prediction, Example, RunError, SettingError, digest, unknown
-from .config import Budget, LoopConfig, budget_of, requests, shots
-from .rules import Evidence
-from .stages import StudentStages
-from .writing import TeacherStages
+from ..core import Example, Prediction, RunError, SettingError, digest
 from ..store.folder import commit, machine, versions
 from ..store.records import SILENT, Final, Round, RunFolder, Score
 from ..tasks.filters import reason
 from ..tasks.task import Rows, Task
-from ..teachers.replies import Replies
-from ..teachers.teacher import Request, Teacher
+from ..teachers.teacher import Teacher
+
+# %% ../../nbs/05_loop/04_loop.ipynb #bfa87e6f
+from .config import LoopConfig, budget_of, requests, shots
+from .config import check_for_task, check_for_teacher, check_loop_names, check_parts
+from .messages import end_line, end_notes, found_line, round_line
+from .rules import Evidence
+from .stages import StudentStages
+from .writing import TeacherStages
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
     from llm2llm.student.student import Student
-
-# %% ../../nbs/05_loop/04_loop.ipynb #dcaf40cd
-def _check_kinds(task, student, teacher):
-    "Raise where something else stands in the place of a task, a student or a teacher"
-    if not isinstance(task, Task):
-        raise SettingError(f"task must be a Task, not {type(task).__name__}; Task.from_files(FILE) makes one of your rows, "
-                           "load_task(NAME) is a built-in one")
-    if isinstance(student, (str, Path)):
-        raise SettingError(f"student must be a Student, not a name; give Student({str(student)!r})")
-    if not hasattr(student, 'train'): raise SettingError(f"student must be a Student, not {student!r:.80}")
-    if teacher is not None and not isinstance(teacher, Teacher):
-        raise SettingError("teacher must be a teacher, such as APITeacher(MODEL), or None for plain fine-tuning, "
-                           f"not {teacher!r:.80}; a class of your own is made from Teacher")
-
-def _check_names(names, student, teacher):
-    "Raise for a setting that the loop does not have"
-    known = [f.name for f in fields(LoopConfig)]
-    for name in names:
-        if name in known: continue
-        if name in inspect.signature(type(student)).parameters:
-            raise SettingError(f"{name} is a setting of the student; give it there")
-        if teacher is not None and teacher.takes(name):
-            raise SettingError(f"{name} is a setting of the teacher; give it there")
-        raise SettingError(unknown('setting', name, known))
-
-# %% ../../nbs/05_loop/04_loop.ipynb #2129d720
-def _check_task(task, config, output_dir):
-    "Raise where the task lacks what the settings need"
-    if not task.seed_rows: raise SettingError(f"task {task.name!r} has no seed rows to train on")
-    by_dev = dict(early_stopping_patience=config.early_stopping_patience, select_round_by=config.select_round_by=='dev')
-    wanted = [name for name,value in by_dev.items() if value]
-    if wanted and not task.dev:
-        raise SettingError(f"{wanted[0]} needs dev rows and task {task.name!r} has none; give it a file of dev rows, "
-                           "or n_dev for a built-in task")
-    k,n = config.num_fewshot or 0,len(task.seed_rows)
-    if k > n: raise SettingError(f"num_fewshot = {k} is more than the {n} seed rows")
-    if config.match_run and Path(config.match_run).resolve() == Path(output_dir).resolve():
-        raise SettingError(f"match_run: {output_dir} is this run's own folder")
-
-def _check_teacher(task, teacher, config):
-    "Raise for what only the run and the teacher together can get wrong"
-    teacher.check(task)
-    config.rule.check(task, config)
-    if config.num_fewshot is not None:
-        raise SettingError("num_fewshot asks the base without training it, so new rows would serve nobody; "
-                           "leave out the teacher (--teacher none) or num_fewshot")
-    if config.num_verifications and not teacher.can_verify:
-        raise SettingError(f"num_verifications needs a teacher that can solve questions, and {teacher.name!r} cannot; "
-                           "leave num_verifications out")
-    if teacher.protocol and teacher.protocol != config.protocol:
-        raise SettingError(f"the teacher follows the {teacher.protocol!r} protocol and the run the {config.protocol!r} one; "
-                           "give both the same protocol")
 
 # %% ../../nbs/05_loop/04_loop.ipynb #bcc9260d
 class Run:
     "A run of the method, in a folder; `fit` does what is still missing"
     @delegates(LoopConfig)
     def __init__(self,
-        task:Task,          # with seed rows, and test rows if it is to be scored
-        student:'Student',  # who learns
+        task:Task,                 # with seed rows, and test rows if it is to be scored
+        student:'Student',         # who learns
         teacher:Teacher|None=None, # who writes; None is plain fine-tuning
         output_dir:str|Path='runs/llm2llm', # the run's folder
-        **kwargs,           # settings of `LoopConfig`
+        **kwargs,                  # settings of `LoopConfig`
     ):
-        _check_kinds(task, student, teacher)
-        _check_names(kwargs, student, teacher)
+        check_parts(task, student, teacher)
+        check_loop_names(kwargs, student, teacher)
         self.task,self.student,self.teacher,self.config = task,student,teacher,LoopConfig(**kwargs)
+        check_for_task(self.config, task, output_dir)
+        if teacher: check_for_teacher(self.config, task, teacher)
         self.folder,self.rounds,self.final = RunFolder(output_dir),[],None
-        _check_task(task, self.config, output_dir)
-        if teacher: _check_teacher(task, teacher, self.config)
-        self.budget = budget_of(self.config.match_run, task, self.config.rounds) if self.config.match_run else None
+        match = self.config.match_run
+        self.budget = budget_of(match, task, self.config.rounds) if match else None
         steps = self.budget.steps if self.budget and teacher is None else None
         self.students = StudentStages(task, student, self.folder, self.config, steps)
         self.writing = TeacherStages(teacher, self.students) if teacher else None
@@ -117,12 +68,14 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     "Everything that makes the run's results"
     task,rule = self.task,self.config.rule
     counts = {split: len(rows) for split,rows in task.splits.items()}
-    about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels), **counts,
-                 rows=digest(task.seed_rows, task.dev, task.test, task.pool), notes=list(task.notes))
+    rows = digest(task.seed_rows, task.dev, task.test, task.pool)
+    about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels),
+                 **counts, rows=rows, notes=list(task.notes))
     own = {f.name: getattr(self.config, f.name) for f in fields(LoopConfig)}
     own |= dict(match_run=self.budget and asdict(self.budget), select=rule.name)
     if rule.settings(): own['rule'] = rule.settings()
-    return dict(task=about, student=self.student.settings(), teacher=self.teacher and self.teacher.settings(), **own)
+    teacher = self.teacher and self.teacher.settings()
+    return dict(task=about, student=self.student.settings(), teacher=teacher, **own)
 
 # %% ../../nbs/05_loop/04_loop.ipynb #059a6695
 @dataclass
@@ -143,6 +96,7 @@ def _error(drawn):
     answers = [a for found in drawn.values() for a in found]
     return sum(not a.correct for a in answers)/len(answers)
 
+# %% ../../nbs/05_loop/04_loop.ipynb #8bce2cae
 @patch
 def _evidence(self:Run, now, on_answer):
     "What the rule looks at; fills in the round's numbers"
@@ -176,6 +130,7 @@ def _quotas(self:Run, round, evidence, rows):
     by_label = rule.quotas(evidence, n)
     return {'': n} if by_label is None else by_label
 
+# %% ../../nbs/05_loop/04_loop.ipynb #96c6256c
 @patch
 def _select(self:Run, round, evidence):
     "The requests after a round, and why there are none"
@@ -261,28 +216,6 @@ def _why_stop(self:Run, done, new, why):
     if why or new: return why
     return 'cap on the teacher reached' if 'not asked' in done.rejected else 'nothing kept'
 
-_MEMORISED = ("Round 0 answers all {} seed rows rightly, so there is nothing to augment and this run is plain fine-tuning. "
-              "With few rows the student has usually memorised them, which says nothing about new rows. Use select='crossfit' "
-              "(--select crossfit: each row is answered by a student that has not seen it), num_return_sequences "
-              "(answers are drawn), per_round with select='random', or fewer epochs.")
-_UNSENT = "A cap on the teacher ({}) left {} unsent. The same command with a higher cap resumes here; what came is kept."
-_CUT = "{} prompts were longer than the student's max_length allows and were cut on the left; give a larger max_length."
-
-@patch
-def _notes(self:Run, stopped, scores):
-    "What the user should know about this end"
-    out,last,rule = [],self.rounds[-1],self.config.rule
-    memorised = stopped==rule.nothing and last.round==last.wrong==0 and not rule.crossfit
-    if memorised: out.append(_MEMORISED.format(len(self.task.seed_rows)))
-    if stopped=='nothing kept':
-        reasons = ', '.join(f'{k} {n}' for k,n in last.rejected.items())
-        out.append(f"No candidate of round {last.round} was kept: {reasons}.")
-    if n := sum(m.rejected.get('not asked', 0) for m in self.rounds):
-        limits = ', '.join(f'{k}={v:g}' for k,v in self.teacher.limits().items() if v is not None)
-        out.append(_UNSENT.format(limits, '1 request' if n==1 else f'{n} requests'))
-    if cut := last.cut + sum(s.prompt_truncated for s in scores.values()): out.append(_CUT.format(cut))
-    return out
-
 # %% ../../nbs/05_loop/04_loop.ipynb #f08ce6d9
 @patch
 def _start(self:Run):
@@ -297,10 +230,11 @@ def _all_rounds(self:Run, verbose):
     while not stopped:
         done,new,why = self._round(len(self.rounds), rows, counts)
         self.rounds.append(done)
-        if verbose: print(self._line(done), flush=True)
+        if verbose: print(round_line(done, self.n_rounds), flush=True)
         stopped,rows = self._why_stop(done, new, why),rows+new
     return stopped
 
+# %% ../../nbs/05_loop/04_loop.ipynb #e84d8fd8
 @patch
 def _finish(self:Run, stopped):
     "Pick a round, score it on the test rows once, write the end"
@@ -312,8 +246,10 @@ def _finish(self:Run, stopped):
     if task.test and 'test' not in scores:
         answers = self.students.answers(best.round, 'test', task.test, self.folder.train_rows(best.round))
         scores['test'] = Score.of(answers.values())
+    limits = self.teacher.limits() if self.teacher else {}
+    notes = end_notes(self.rounds, scores, stopped, config.rule, len(task.seed_rows), limits)
     self.final = Final(picked_round=best.round, pick=pick, stopped=stopped, scores=scores,
-                       notes=(*task.notes, *self._notes(stopped, scores)))
+                       notes=(*task.notes, *notes))
     self.folder.write_final(self.final)
 
 # %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b5
@@ -329,10 +265,11 @@ def _run(self:Run, verbose):
         self.folder.claim(self.settings(), versions(), record=('task.notes', 'rule.made_by'))
         self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
-        if verbose and (before := self._before()): print(before, flush=True)
+        if verbose and (before := found_line(self.folder)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True
 
+# %% ../../nbs/05_loop/04_loop.ipynb #2ef2d38b
 @patch
 def fit(self:Run,
     verbose:bool=True, # one line a round
@@ -340,48 +277,20 @@ def fit(self:Run,
     "Run the loop, from where it stopped"
     self.student.start_workers()   # with many processes the others follow from here, and end with this one
     done = False
-    try: done = self._run(verbose)
-    except KeyboardInterrupt: pass   # raised anew below: a traceback through the training would hold its memory
+    # Ctrl-C is raised anew below: a traceback through the training would hold its memory.
+    with suppress(KeyboardInterrupt): done = self._run(verbose)
     if not done:
         raise KeyboardInterrupt(f"in round {min(len(self.rounds), self.n_rounds)}; what is done is kept in "
                                 f"{self.folder.path}, and the same cell or command resumes there")
-    if verbose: print('\n'.join([self._end(), *self.final.notes[len(self.task.notes):]]), flush=True)
+    if verbose: print('\n'.join([end_line(self.final), *self.final.notes[len(self.task.notes):]]), flush=True)
     return self
 
 # %% ../../nbs/05_loop/04_loop.ipynb #2668439e
 @patch
-def _before(self:Run):
-    "What the folder holds from before, in a line; '' if it is new"
-    folder,done = self.folder,len(self.folder.rounds())
-    if folder.finished: return f"{folder.path}: already finished; nothing is done again"
-    if not done and not folder.replies.exists(): return ''
-    found = '1 finished round' if done==1 else f'{done} finished rounds'
-    if folder.replies.exists():
-        record = Replies(folder.replies, read_only=True)
-        found += f" and {record.spent().replies:,} replies of the teacher"
-        record.close()
-    return f"{folder.path}: resumes, with {found} from before"
-
-@patch
-def _line(self:Run, done):
-    "One line about a round"
-    right = ', '.join(f"{split} {s.accuracy:.1%}" for split,s in done.scores.items())
-    line = f"round {done.round}: {done.train_rows} rows, {done.steps} steps; right: {right}"
-    if done.round >= self.n_rounds: return line
-    line += f", {done.wrong} wrong, {done.kept} new rows kept of {done.requested}"
-    return f"{line}, ${done.usd:.4f}" if done.usd else line
-
-@patch
-def _end(self:Run):
-    "One line about the result"
-    test = self.final.scores.get('test')
-    line = f"stopped: {self.final.stopped}; the result is round {self.final.picked_round}"
-    return f"{line}, test {test.accuracy:.1%}" if test else line
-
-@patch
 def __repr__(self:Run):
     "Task, teacher, folder, and how it ended"
-    state = f"stopped: {self.final.stopped}" if self.final else "not run in this session; fit() starts or resumes it"
+    state = f"stopped: {self.final.stopped}" if self.final else ''
+    state = state or "not run in this session; fit() starts or resumes it"
     teacher = self.teacher and self.teacher.name
     return (f"{type(self).__name__}({self.task.name}, teacher={teacher}, select={self.config.rule.name!r}, "
             f"output_dir={str(self.folder.path)!r}; {state})")
@@ -413,17 +322,20 @@ def _asked(self:Run, questions):
             raise SettingError(f"question {r.id} has no choices; give Example(id, question, '', choices)")
     return rows
 
+# %% ../../nbs/05_loop/04_loop.ipynb #d5909607
 @patch
 def predict(self:Run,
-    questions:str|Example|Iterable[str|Example], # texts; or `Example`s, whose answers are not looked at, for tasks with choices
+    # texts; for tasks with choices `Example`s, whose answers are not looked at
+    questions:str|Example|Iterable[str|Example],
 )->'pd.DataFrame': # id, question, prediction (None where no answer is found), completion, truncated
     "What the picked round's student answers to new questions; needs `fit` first"
     import pandas as pd
     if not self.final:
-        raise RunError(f"{self.folder.path}: call fit() first; where the run is finished it trains nothing again")
+        raise RunError(f"{self.folder.path}: call fit() first; "
+                       "where the run is finished it trains nothing again")
     rows,picked = self._asked(questions),self.final.picked_round
     self.students.load(self.folder.student(picked))
     completions = self.students.complete(rows, self.folder.train_rows(picked))
-    found = [dict(id=r.id, question=r.question, prediction=self.task.parse(c.text, r), completion=c.text.strip(),
-                  truncated=c.truncated) for r,c in zip(rows, completions, strict=True)]
+    found = [(r.id, r.question, self.task.parse(c.text, r), c.text.strip(), c.truncated)
+             for r,c in zip(rows, completions, strict=True)]
     return pd.DataFrame(found, columns=['id', 'question', 'prediction', 'completion', 'truncated'])

@@ -21,11 +21,12 @@ from ..tasks.task import Task
 class Evidence:
     "What is known of the rows after a round"
     task:Task                         # whose seed rows were answered
-    answers:dict[str,Prediction]          # id to the answer that counts
+    answers:dict[str,Prediction]      # id to the answer that counts
     written:tuple[Example,...] = ()   # the synthetic rows so far
     counts:Counter = field(default_factory=Counter) # seed id to requests so far, in the whole run
-    drawn:dict[str,list[Prediction]] = field(default_factory=dict)        # seed id to the answers drawn for it (`num_return_sequences`)
-    likelihoods:dict[str,list[float]] = field(default_factory=dict)  # seed id to the log-probabilities of its options, in nats
+    drawn:dict[str,list[Prediction]] = field(default_factory=dict)  # seed id to answers drawn for it
+    # seed id to the log-probabilities of its options, in nats
+    likelihoods:dict[str,list[float]] = field(default_factory=dict)
 
     @property
     def wrong(self)->list[Example]:
@@ -47,7 +48,7 @@ class Rule:
     color:str|None = None     # in plots; None: that of the text
     nothing:str = 'nothing wrong' # why a run ends in which it finds no row
     kinds:tuple = ()          # the kinds of task that it is for; (): all
-    num_return_sequences:int|None = 0      # fewest answers drawn for each row; None: it does not ask which rows are wrong
+    num_return_sequences:int|None = 0 # fewest answers drawn a row; None: it does not ask which are wrong
     crossfit:bool = False     # the answers are those of students that have not seen the row
     likelihoods:bool = False  # it is told how likely each option is; for kinds label and choice
     on_written:bool = False   # it is told the answers to the synthetic rows too
@@ -64,7 +65,7 @@ class Rule:
 # %% ../../nbs/05_loop/00_rules.ipynb #fd081e65
 @patch
 def picks(self:Rule,
-    row:Example,   # a seed row
+    row:Example,       # a seed row
     answer:Prediction, # what counts as the student's answer to it
 )->bool:
     "May this row get a new example?"
@@ -110,13 +111,13 @@ def forecast(self:Rule,
 @patch
 def check(self:Rule,
     task:Task|None, # None: what the settings say alone
-    config:'LoopConfig', # the run's settings
+    config:object,  # the run's `LoopConfig`
 ):
     "A `SettingError` where the rule lacks what it needs"
     name,n = self.name,config.num_return_sequences
     if self.num_return_sequences is None and n:
-        raise SettingError(f"num_return_sequences says which rows are wrong, and select {name!r} does not ask that; "
-                           "leave num_return_sequences out")
+        raise SettingError("num_return_sequences says which rows are wrong, "
+                           f"and select {name!r} does not ask that; leave num_return_sequences out")
     if self.num_return_sequences and n < self.num_return_sequences:
         raise SettingError(f"select {name!r} compares several answers to a row; "
                            f"give num_return_sequences, for instance 8 (it is {n})")
@@ -126,8 +127,8 @@ def check(self:Rule,
     kinds = self.kinds or (('label', 'choice') if self.likelihoods else ())
     if kinds and task.kind not in kinds:
         wanted,kind = ' or '.join(f'{k}s' for k in kinds),str(task.kind)
-        raise SettingError(f"select {name!r} is for tasks with {wanted}, and {task.name!r} is of kind {kind!r}; "
-                           "take another rule, such as crossfit")
+        raise SettingError(f"select {name!r} is for tasks with {wanted}, and {task.name!r} is "
+                           f"of kind {kind!r}; take another rule, such as crossfit")
 
 # %% ../../nbs/05_loop/00_rules.ipynb #dcda8ab1
 class Wrong(Rule):
@@ -197,6 +198,11 @@ def _module(where):
     spec.loader.exec_module(module)
     return module
 
+def _is_own(cls):
+    "Is this a rule that the package does not bring?"
+    return isinstance(cls, type) and issubclass(cls, Rule) and cls not in (Rule, *own_rules().values())
+
+# %% ../../nbs/05_loop/00_rules.ipynb #e945ade4
 def _named(
     select:str, # FILE.py:CLASS or MODULE:CLASS
 )->type[Rule]:
@@ -206,8 +212,7 @@ def _named(
     try: module = _module(where)
     except Exception as e:
         raise SettingError(f"select: {where} does not load ({type(e).__name__}: {e})") from e
-    ours = (Rule, *own_rules().values())
-    known = {k: c for k,c in vars(module).items() if isinstance(c, type) and issubclass(c, Rule) and c not in ours}
+    known = {k: c for k,c in vars(module).items() if _is_own(c)}
     if name not in known: raise SettingError(f"select: {unknown(f'rule of {where}', name, known)}")
     known[name].made_by = Path(select).name   # without the folders of this machine
     return known[name]
@@ -227,8 +232,8 @@ def find_rule(
     else:
         raise SettingError(f"select must be the name of a rule, FILE.py:CLASS or a Rule, not {select!r:.80}")
     if own_rules().get(rule.name, type(rule)) is not type(rule):
-        raise SettingError(f"select: {type(rule).__name__} has the name of a rule of this package, {rule.name!r}; "
-                           "give it another")
+        raise SettingError(f"select: {type(rule).__name__} has the name of a rule of this package, "
+                           f"{rule.name!r}; give it another")
     return rule
 
 def _made(cls):
@@ -242,8 +247,7 @@ def _made(cls):
 def settings(self:Rule)->dict: # JSON-able; {} for a rule of this package
     "What makes the rule, beside its name"
     if type(self) in own_rules().values(): return {}
-    ours = (Rule, *own_rules().values())
-    code = [_code(c) for c in type(self).__mro__ if issubclass(c, Rule) and c not in ours]
+    code = [_code(c) for c in type(self).__mro__ if _is_own(c)]
     made_by = getattr(self, 'made_by', f'{type(self).__module__}:{type(self).__qualname__}')
     about = dict(words=self.words, color=self.color)
     return dict(made_by=made_by, code=digest(code)) | {k: v for k,v in about.items() if v} | vars(self)

@@ -34,7 +34,8 @@ class StudentStages:
 
     def _stage(self, round, part, phase, inputs, make):
         "The result of a stage; its time and memory go into the log"
-        return self.folder.stage(stage_name(round, part), inputs, make, round=round, phase=phase, memory=self.student.memory)
+        about = dict(round=round, phase=phase, memory=self.student.memory)
+        return self.folder.stage(stage_name(round, part), inputs, make, **about)
 
 def seed_for(
     *names, # what the draw is for
@@ -56,8 +57,8 @@ def _fit(self:StudentStages, rows, *names, init_from='base'):
     "Train on rows; `names` make the random seed"
     pairs = [(self.task.prompt(r), self.task.completion(r)) for r in rows]
     label = ' '.join(['round', *map(str, names), 'training'])
-    return self.student.train(pairs, seed=seed_for('train', self.config.seed, *names), max_steps=self.max_steps,
-                              init_from=init_from, names=[r.id for r in rows], label=label)
+    return self.student.train(pairs, seed=seed_for('train', self.config.seed, *names), init_from=init_from,
+                              max_steps=self.max_steps, names=[r.id for r in rows], label=label)
 
 @patch
 def _keep(self:StudentStages, path, place, training):
@@ -108,18 +109,19 @@ def complete(self:StudentStages,
     trained_on:Sequence[Example], # the rows that the student was trained on
     names:tuple=(),               # what the answers are for: they make the random seeds
     drawn:bool=False,             # draw several answers to a row that is there several times
-    on_completion:Callable|None=None, # called as on_completion(number of the row, completion) when it is there
+    on_completion:Callable|None=None, # called with the number of the row and its completion, when it is there
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
     kwargs = self._decoding(trained_on)
     if drawn: kwargs.setdefault('temperature', 1.)
     if 'temperature' in kwargs:
         draw = lambda i: [i] if drawn else []
-        kwargs['seeds'] = [seed_for('answer', self.config.seed, *names, r.id, *draw(i)) for i,r in enumerate(rows)]
+        kwargs['seeds'] = [seed_for('answer', self.config.seed, *names, r.id, *draw(i))
+                           for i,r in enumerate(rows)]
     asked = prompts(self.task, rows, self.config.num_fewshot or 0, self.config.seed, self.student.chat)
     about = ['round', *map(str, names)] if names else []
-    return self.student.generate(asked, [self.task.options(r) for r in rows], label=' '.join([*about, 'answers']),
-                                 on_completion=on_completion, **kwargs)
+    return self.student.generate(asked, [self.task.options(r) for r in rows], on_completion=on_completion,
+                                 label=' '.join([*about, 'answers']), **kwargs)
 
 # %% ../../nbs/05_loop/02_stages.ipynb #da9d6eac
 OnAnswer = Callable[[Example,Prediction],None]   # told each answer as soon as it is there
@@ -172,7 +174,8 @@ def crossfit(self:StudentStages,
         def make(path, f=f, held_out=held_out, rest=rest):
             self._fit(rest, round, 'fold', f)
             write_jsonl(path, self.ask(held_out, rest, (round, 'fold'), on_answer=on_answer))
-        inputs = dict(student=self.student.settings(), seed=config.seed, rest=digest(*rest), asked=digest(*held_out))
+        inputs = dict(student=self.student.settings(), seed=config.seed, rest=digest(*rest),
+                      asked=digest(*held_out))
         path = self._stage(round, f'fold_{f}', 'crossfit', inputs, make)
         out |= {d['id']: answer(d) for d in read_jsonl(path)}
     return out
@@ -193,6 +196,7 @@ def samples(self:StudentStages,
     for d in read_jsonl(path): out[d['id']].append(answer(d))
     return out
 
+# %% ../../nbs/05_loop/02_stages.ipynb #6f4edf7e
 @patch
 def likelihoods(self:StudentStages,
     round:int, # from 0

@@ -6,9 +6,7 @@
 __all__ = ['Draft', 'TeacherStages']
 
 # %% ../../nbs/05_loop/03_writing.ipynb #fede8f28
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from ..core import Example, digest
 from .stages import OnAnswer, StudentStages
@@ -48,13 +46,14 @@ def _draft(self:TeacherStages, request, j, candidate, judge):
     lineage = dict(id=f'{row.id}.r{request.round}.{request.draw}{number}', parent_id=row.parent_id or row.id,
                    round=request.round, teacher=self.teacher.name, wrong_completion=cause)
     if candidate.row is None:
-        line = Line(row=Example(question='', answer='', **lineage), text=candidate.text, verdict=candidate.reason,
-                    cost=candidate.cost)
+        nothing = Example(question='', answer='', **lineage)
+        line = Line(row=nothing, text=candidate.text, verdict=candidate.reason, cost=candidate.cost)
     else:
         verdict = judge.alone(candidate.row, row) or 'kept'
         line = Line(row=replace(candidate.row, **lineage), verdict=verdict, cost=candidate.cost)
     return Draft(request, line)
 
+# %% ../../nbs/05_loop/03_writing.ipynb #187d395f
 @patch
 def _drafts(self:TeacherStages, asked, rows, judge):
     "What came of the requests, in their order"
@@ -89,6 +88,7 @@ def _only_wrong(self:TeacherStages, drafts, round, trained_on):
     for d,a in zip(drafts, answers):
         if a.correct: d.reject('the student gets it right')
 
+# %% ../../nbs/05_loop/03_writing.ipynb #f74a7f06
 @patch
 def _judge(self:TeacherStages, drafts, round, rows, judge, room):
     "The verdicts that cost something, then those that depend on other candidates"
@@ -96,7 +96,7 @@ def _judge(self:TeacherStages, drafts, round, rows, judge, room):
     if self.config.num_verifications: self._verify(kept())
     if self.config.only_wrong: self._only_wrong(kept(), round, rows)
     for d in kept():
-        verdict = judge(d.line.row, d.request.row)   # duplicates within the batch, in the order of the requests
+        verdict = judge(d.line.row, d.request.row)   # knows those before it
         if verdict != 'kept': d.reject(verdict)
     if room is not None:
         for d in kept()[room:]: d.reject('over budget')
@@ -122,7 +122,8 @@ def write(self:TeacherStages,
         drafts = self._drafts(asked, rows, judge)
         self._judge(drafts, round, rows, judge, room)
         write_lines(path, [d.line for d in drafts])
-    inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]), have=digest(*rows), left=room)
+    inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]),
+                  have=digest(*rows), left=room)
     limits = self.teacher.limits()
     if limits: inputs['limits'] = limits   # with more money, what was not asked is asked
     self.student._stage(round, 'candidates', 'teacher', inputs, make)

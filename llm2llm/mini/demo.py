@@ -25,9 +25,9 @@ if TYPE_CHECKING: import pandas as pd
 # %% ../../nbs/08_mini/01_demo.ipynb #ba7ce336
 def demo_seed(
     output_dir:str|Path, # folder of the demo
-    task:str,  # a task of the mini-world
-    seed:int,  # draws the seed rows and everything else
-    rounds:int,# rounds of augmentation
+    task:str,            # a task of the mini-world
+    seed:int,            # draws the seed rows and everything else
+    rounds:int,          # rounds of augmentation
 ):
     "One random seed of the demo: the loop, then the step-matched control"
     os.environ['OMP_NUM_THREADS'] = '1'
@@ -35,20 +35,22 @@ def demo_seed(
     loop = LLM2LLM(world, mini_student(task), MiniTeacher(), place/'llm2llm', rounds=rounds, seed=seed,
                    select_round_by='last', test_every_round=True)
     loop.fit(verbose=False)
-    control = LLM2LLM(world, loop.student, None, place/'step-matched', match_run=str(place/'llm2llm'), seed=seed,
-                      select_round_by='last')
+    control = LLM2LLM(world, loop.student, None, place/'step-matched', match_run=str(place/'llm2llm'),
+                      seed=seed, select_round_by='last')
     control.fit(verbose=False)
 
 # %% ../../nbs/08_mini/01_demo.ipynb #cd7099ef
 def _pool(workers):
     "Fresh processes that leave Ctrl-C to this one"
-    return ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    spawn = multiprocessing.get_context('spawn')
+    return ProcessPoolExecutor(workers, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 def _done(output_dir, seeds):
     "Rounds that have finished"
     places = [Path(output_dir)/f'seed_{s}'/arm for s in range(seeds) for arm in ('llm2llm', 'step-matched')]
     return sum(len(RunFolder(p).rounds()) for p in places)
 
+# %% ../../nbs/08_mini/01_demo.ipynb #d1ee8918
 def _all_seeds(output_dir, task, seeds, rounds, workers):
     "Run the demo's seeds in `workers` processes, with one bar over all of them"
     pool = _pool(workers)
@@ -74,7 +76,8 @@ def rounds_table(
     main,control = comparison.main,comparison.reference
     def row(student, accuracy, difference=None):
         paired = '' if difference is None else span(*mean_interval(difference), points)
-        return {'student': student, 'test accuracy %': span(*mean_interval(accuracy)), f'minus {control}': paired}
+        percent = span(*mean_interval(accuracy))
+        return {'student': student, 'test accuracy %': percent, f'minus {control}': paired}
     rows = []
     for k,accuracy in comparison.curves[main].iterrows():
         name = 'round 0 = plain fine-tuning' if k==0 else f'round {k}'
@@ -82,8 +85,8 @@ def rounds_table(
     return pd.DataFrame([*rows, row(control, comparison.ends[control]['test %'])])
 
 # %% ../../nbs/08_mini/01_demo.ipynb #3d44dba1
-_NEXT = """This does not show that aiming at mistakes is what helped. The control for that is a run with --select random
-and --match_run FOLDER; in the results notebooks it did as well or better.
+_NEXT = """This does not show that aiming at mistakes is what helped. The control for that is a run with
+--select random and --match_run FOLDER; in the results notebooks it did as well or better.
 Your own rows: llm2llm run --task FILE --task.question COLUMN --task.answer COLUMN --student MODEL"""
 
 def _pictures(comparison, output_dir):
@@ -92,12 +95,23 @@ def _pictures(comparison, output_dir):
         with atomic_write(path) as p: plot_compare(comparison).savefig(p, format=path.suffix[1:], dpi=200)
         print(path)
 
+def _show(comparison, loops, output_dir):
+    "Table, sentence, pictures, and a report and a ledger of each random seed"
+    print(f"\n{text_table(rounds_table(comparison))}\n\n{sentence(comparison)}\n")
+    _pictures(comparison, output_dir)
+    for folder in loops:
+        write_ledger(folder)
+        write_report(folder)
+    for page in ('report', 'ledger'): print(loops[0]/f'{page}.html', '(and one for each other seed)')
+    print(f'\n{_NEXT}')
+
+# %% ../../nbs/08_mini/01_demo.ipynb #c66a0013
 def demo(
     output_dir:str='runs/demo', # folder of the demo's runs; the same command on it resumes
-    task:str='mini-gsm',   # mini-gsm or mini-intent
-    seeds:int=6,           # random seeds, at least 2; fewer than 3 give no interval worth reading
-    rounds:int=5,          # rounds of augmentation
-    workers:int|None=None, # processes (default: 2, or 1 on a single core)
+    task:str='mini-gsm',        # mini-gsm or mini-intent
+    seeds:int=6,                # random seeds, at least 2; fewer than 3 give no interval worth reading
+    rounds:int=5,               # rounds of augmentation
+    workers:int|None=None,      # processes (default: 2, or 1 on a single core)
 ):
     "See the method work on the mini-world, in about two minutes"
     check_one_of('task', task, MiniTeacher.default_for)
@@ -105,15 +119,9 @@ def demo(
     check_int('rounds', rounds, 1)
     check_target(output_dir, 'folder', ours=any(Path(output_dir).glob('seed_*/llm2llm')))
     workers = check_int('workers', min(2, os.cpu_count() or 1) if workers is None else workers, 1)
-    print(f"{task}: {seeds} random seeds of {rounds} rounds and a step-matched control, in {workers} processes.", flush=True)
+    print(f"{task}: {seeds} random seeds of {rounds} rounds and a step-matched control, "
+          f"in {workers} processes.", flush=True)
     _all_seeds(output_dir, task, seeds, rounds, workers)
     arms = {'LLM2LLM': 'llm2llm', 'plain, step-matched': 'step-matched'}
     runs = {arm: [Path(output_dir)/f'seed_{s}'/name for s in range(seeds)] for arm,name in arms.items()}
-    comparison = compare(runs)
-    print(f"\n{text_table(rounds_table(comparison))}\n\n{sentence(comparison)}\n")
-    _pictures(comparison, output_dir)
-    for folder in runs['LLM2LLM']:
-        write_ledger(folder)
-        write_report(folder)
-    for page in ('report', 'ledger'): print(runs['LLM2LLM'][0]/f'{page}.html', '(and one for each other seed)')
-    print(f'\n{_NEXT}')
+    _show(compare(runs), runs['LLM2LLM'], output_dir)

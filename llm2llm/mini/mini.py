@@ -277,8 +277,9 @@ class MiniTeacher(Teacher):
 @patch
 def check(self:MiniTeacher, task:Task):
     if task.name not in _tasks:
-        raise SettingError(f"the rule-based teacher writes for {' and '.join(_tasks)} only, not for task "
-                           f"{task.name!r}; take a model (--teacher api --teacher.model MODEL), or augment eda, replay or none")
+        raise SettingError(f"the rule-based teacher writes for {' and '.join(_tasks)} only, "
+                           f"not for task {task.name!r}; take a model (--teacher api --teacher.model MODEL), "
+                           "or --teacher eda, replay or none")
     if task.name=='mini-gsm' and self.show_error:
         raise SettingError("show_error is for the requests of mini-intent: "
                            "this teacher can't read a wrong solution of a word problem; leave it out")
@@ -351,7 +352,8 @@ def mini_student(
     from llm2llm.student.student import Student
     check_one_of('name', name, _tasks)
     batch_size = 8 if name=='mini-gsm' else 4
-    usual = dict(lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=batch_size, per_device_eval_batch_size=160)
+    usual = dict(lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=batch_size,
+                 per_device_eval_batch_size=160)
     return Student(mini_base(), **usual | overrides)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #e8dc2549

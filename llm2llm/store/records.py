@@ -26,7 +26,7 @@ class Record:
         for f in fields(self):
             value = getattr(self, f.name)
             kind = f.type if isinstance(f.type, UnionType) else get_origin(f.type) or f.type
-            if isinstance(value, kind) or isinstance(value, int) and isinstance(0., kind): continue
+            if isinstance(value, kind) or (isinstance(value, int) and isinstance(0., kind)): continue
             raise TypeError(f"{f.name} is {value!r:.60}")
 
     def as_dict(self)->dict[str,object]: # JSON-able
@@ -37,16 +37,16 @@ class Record:
 @dataclass(frozen=True, kw_only=True)
 class Score(Record):
     "How many answers are right"
-    n:int             # rows asked
-    correct:int       # answered rightly
-    no_answer:int = 0 # without an answer in the completion
-    truncated:int = 0 # cut off at the token limit
-    prompt_truncated:int = 0# whose prompt was too long, and cut on the left
+    n:int                    # rows asked
+    correct:int              # answered rightly
+    no_answer:int = 0        # without an answer in the completion
+    truncated:int = 0        # cut off at the token limit
+    prompt_truncated:int = 0 # whose prompt was too long, and cut on the left
 
     @property
     def wrong(self)->int: return self.n-self.correct
     @property
-    def percent(self)->float: return 100*self.correct/self.n # accuracy, 0 to 100; `100*accuracy` can round otherwise
+    def percent(self)->float: return 100*self.correct/self.n # 0 to 100; `100*accuracy` can round otherwise
     @property
     def accuracy(self)->float: return self.correct/self.n # between 0 and 1; n is at least 1
 
@@ -59,7 +59,8 @@ class Score(Record):
         count = lambda test: sum(map(test, answers))
         return cls(n=len(answers), correct=count(lambda a: a.correct),
                    no_answer=count(lambda a: a.prediction is None),
-                   truncated=count(lambda a: a.truncated), prompt_truncated=count(lambda a: a.prompt_truncated))
+                   truncated=count(lambda a: a.truncated),
+                   prompt_truncated=count(lambda a: a.prompt_truncated))
 
 # %% ../../nbs/01_store/01_records.ipynb #f076af87
 def _scores(values): return {split: Score(**v) for split,v in values.items()}
@@ -74,7 +75,7 @@ class Round(Record):
     epochs:float|None = None # passes over the rows
     loss:float|None = None   # mean training loss at the end, nats a token
     tokens:int|None = None   # trained on, in all steps
-    padding:float|None = None# share of the batches that was padding, 0 to 1
+    padding:float|None = None # share of the batches that was padding, 0 to 1
     cut:int = 0              # training rows longer than the student takes
     select:str = 'wrong'     # the rule's name
     wrong:int = 0            # seed rows that the rule counts as answered wrongly
@@ -87,7 +88,7 @@ class Round(Record):
     sampled_error:float|None = None  # share of wrong answers among those drawn, 0 to 1
     usd:float|None = None            # paid for the candidates
     prompt_tokens:int|None = None    # of the candidates' requests
-    completion_tokens:int|None = None# of their replies
+    completion_tokens:int|None = None # of their replies
 
 # %% ../../nbs/01_store/01_records.ipynb #73a9bbc9
 @dataclass(frozen=True, kw_only=True)

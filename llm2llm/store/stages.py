@@ -16,7 +16,8 @@ from .folder import _PARTIAL, _cannot_write, _remove
 from .folder import content_digest, damaged, read_json, atomic_write, write_json
 
 # %% ../../nbs/01_store/00a_stages.ipynb #02c4b260
-GRID_FILES = CELL,ERROR = 'cell.json','error.json' # in the folder of a grid's run: which cell it is, and why it failed
+# In the folder of a grid's run: which cell it is, and why it failed.
+GRID_FILES = CELL,ERROR = 'cell.json','error.json'
 _LOCK = '.lock'
 
 @contextmanager
@@ -93,9 +94,9 @@ def flat(
 @patch
 def claim(
     self:StageFolder,
-    settings:dict[str,object],     # what makes the run; JSON-able, may be nested
+    settings:dict[str,object],        # what makes the run; JSON-able, may be nested
     versions:dict[str,str]|None=None, # library versions, for the record
-    record:tuple[str,...]=(),      # names of settings that are kept for the record and not compared
+    record:tuple[str,...]=(),         # names of settings that are kept for the record and not compared
 ):
     "Make `folder` the folder of this run, or check that it is"
     want = json.loads(json.dumps(settings, default=to_dict))
@@ -107,7 +108,7 @@ def claim(
         a,b = old.get(k),new.get(k)
         if a == b or k in record: continue
         raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
-                       "resume with the same settings, or choose another folder (out, --out)")
+                       "resume with the same settings, or choose another output_dir")
     if versions != have['versions']: self.log(versions=versions)
 
 # %% ../../nbs/01_store/00a_stages.ipynb #0a319c31

@@ -103,17 +103,18 @@ def near_limit(
 class Filter:
     "Gives verdicts; remembers what it kept"
     def __init__(self,
-        task:Task, # its seed, dev and test rows are known from the start
+        task:Task,                 # its seed, dev and test rows are known from the start
         have:Iterable[Example]=(), # rows kept in earlier rounds
-        near:float|None=None,   # ROUGE-L F1 of near-duplicates; None: `near_limit`; 0: only equal ones count
-        decontaminate:bool=True,# reject rows that share long runs of tokens with dev and test rows
+        near:float|None=None,      # ROUGE-L F1 of near-duplicates; None: `near_limit`; 0: only equal ones
+        decontaminate:bool=True,   # reject rows that share long runs of tokens with dev and test rows
     ):
         limit,have = near_limit(task) if near is None else near,list(have)
         self.task,self.verdicts = task,{}
         self.start = ContaminationIndex((*task.test, *task.dev), limit, task.seed_rows, decontaminate)
         self.kept = ContaminationIndex(near=limit)
         for row in (*task.seed_rows, *have): self.start.add(row)
-        splits = dict(train=have, seed=task.seed_rows, dev=task.dev, test=task.test)  # the last that has it counts
+        # A question that stands in several splits is reported by the last.
+        splits = dict(train=have, seed=task.seed_rows, dev=task.dev, test=task.test)
         self.where = {question_key(row.question):name for name,rows in splits.items() for row in rows}
 
 # %% ../../nbs/02_tasks/08_filters.ipynb #0fb62c30
@@ -159,7 +160,7 @@ def reason(
 
 # %% ../../nbs/02_tasks/08_filters.ipynb #4caffdc9
 def check_rows(
-    task:Task, # what kind of rows they are
+    task:Task,                 # what kind of rows they are
     rows:Iterable[Example],    # the rows of a file
     against:Iterable[Example], # rows that none may repeat, for instance a test set
 )->list[tuple[Example,str,Overlap|None]]: # row, what `check_new` says ('' if fine), and which row it repeats
@@ -167,6 +168,7 @@ def check_rows(
     rows = list(rows)
     asked = {question_key(r.question) for r in rows}
     known = [s for s in task.seed_rows if question_key(s.question) not in asked]
-    held_out = ContaminationIndex(against, near_limit(task if task.seed_rows else replace(task, seed_rows=tuple(rows))), known)
+    like = task if task.seed_rows else replace(task, seed_rows=tuple(rows))
+    held_out = ContaminationIndex(against, near_limit(like), known)
     parents = {s.id:s for s in task.seed_rows}
     return [(row, check_new(task, row, parents.get(row.parent_id)), held_out.offence(row)) for row in rows]

@@ -83,7 +83,7 @@ def _fill(self:LocalTeacher, calls, label):
         counts = self._tokens(todo[i]), len(encode_completions(self.chat.tokenizer, [got.text])[0])
         finish = 'length' if got.truncated else 'stop'
         reply = Reply(got.text, finish, '', '', *counts, 0., round(time.time()-start, 3))
-        self.replies.keep(todo[i], Reply(problem='context') if got.cut else reply)
+        self.replies.keep(todo[i], Reply(problem='context') if got.prompt_truncated else reply)
     seeds = [int(c.key[:8], 16) for c in todo]
     chats,most = [c.messages for c in todo],todo[0].params['max_tokens']
     sampling = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds)
