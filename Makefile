@@ -24,7 +24,7 @@ test: $(VENV)/.dev  ## set up, then every test, the notebooks included
 	@$(QUIET) $(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 docs: $(VENV)/.dev  ## the documentation in _docs/: by Quarto, or plainly where Quarto is not installed
-	@if command -v quarto >/dev/null; then PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev-docs; \
+	@if command -v quarto >/dev/null; then PATH="$(CURDIR)/$(BIN):$$PATH" $(QUIET) $(BIN)/python tests/pages.py quarto; \
 	else echo "Quarto is not installed, so these pages are plain ones. For the full site, with its themes: https://quarto.org, or $(BIN)/pip install quarto-cli"; $(QUIET) $(BIN)/python tests/pages.py site _docs; fi
 	@echo "Open _docs/index.html."
 

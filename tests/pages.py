@@ -77,10 +77,29 @@ def write_pictures(pictures, folder):
 
 # ---- the site
 
+def keep_unknown_annotations():
+    "nbdev evaluates quoted annotations; one whose name only type checkers import is shown as it stands"
+    import inspect
+    import fastcore.docments
+    def signature(sym, eval_str=False):
+        try: return inspect.signature(sym, eval_str=eval_str)
+        except NameError: return inspect.signature(sym)
+    fastcore.docments.signature = signature
+
+def by_nbdev(what):
+    "nbdev's processing of the project in this folder, or with 'quarto' its whole site; one process, which holds the change above"
+    keep_unknown_annotations()
+    if what == 'process':
+        from nbdev.serve import proc_nbs
+        proc_nbs(n_workers=0)
+    else:
+        from nbdev.quarto import nbdev_docs
+        nbdev_docs(n_workers=0)
+
 def process(work):
     "nbdev's own processing (signatures, links, hidden cells) of the project in `work`; the folder it wrote"
-    run = subprocess.run([sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)'], cwd=work,
-                         capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(work)})
+    run = subprocess.run([sys.executable, __file__, 'process'], cwd=work, capture_output=True, text=True,
+                         env={**os.environ, 'PYTHONPATH': str(work)})
     if run.returncode: raise RuntimeError(f'nbdev could not process the notebooks:\n{run.stderr}')
     return Path(work)/'_proc'
 
@@ -293,6 +312,7 @@ def write_names():
     file.write_text(with_names(file.read_text(encoding='utf-8')), encoding='utf-8')
 
 def main(what, *args):
+    if what in ('process', 'quarto'): return by_nbdev(what)
     if what == 'readme':
         write_readme()
         write_names()
