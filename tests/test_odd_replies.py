@@ -192,7 +192,7 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
         if odd in words(body): return 200, SHAPES[shape]
         time.sleep(.005)
         return 200, whole(row(n+1), usage=usage(90, 40))
-    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, retries=3, concurrency=4)
+    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, max_retries=3, concurrency=4)
     assert not isinstance(got, TeacherError), got
     rejected = [c for c in got if not c.row]
     assert len(rejected) <= 1 and {c.reason for c in rejected} <= COUNTED
@@ -204,7 +204,7 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_nothing_but_replies_of_this_shape(shape, tmp_path):
     "The run ends with a sentence, or with a reason for each row; never with the error of another layer"
-    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., retries=3, form='json')
+    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., max_retries=3, response_format='json')
     if isinstance(got, TeacherError):
         assert 'gives no reply after' in str(got) or 'prompt tokens where' in str(got) or 'tokens where' in str(got) or 'answers' in str(got)
         assert len(str(got)) < 1500
@@ -216,8 +216,8 @@ def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     odd = asked(1)[0].row.question
     reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
     with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
-    assert run.final['stopped'] == 'rounds done'
-    assert sum(run.rounds[0]['rejected'].get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
+    assert run.final.stopped == 'rounds done'
+    assert sum(run.rounds[0].rejected.get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
 
 def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
@@ -251,7 +251,7 @@ class Raw:
     b'HTTP/1.1 503 Busy\r\nretry-after: Fri, 31 Dec 99999999999999999999 23:59:59 GMT\r\ncontent-length: 0\r\n\r\n',
     b'HTTP/1.1 500 No\r\ncontent-type: text/plain; charset=hex\r\ncontent-length: 2\r\n\r\nzz'])
 def test_what_speaks_no_http(said, tmp_path):
-    with Raw(said) as s: got, spent = write(tmp_path/'r', s.url, 2, retries=2, price=PRICE)
+    with Raw(said) as s: got, spent = write(tmp_path/'r', s.url, 2, max_retries=2, price=PRICE)
     assert isinstance(got, TeacherError) and 'gives no reply after 3 attempts' in str(got)
 
 
@@ -259,7 +259,7 @@ def test_a_redirect_is_not_followed(tmp_path):
     "A key is not sent where nobody said it should be, and the new address is named"
     with Answering(lambda body, n: (200, whole(row(n)))) as other:
         with Raw(f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()) as s:
-            got, _ = write(tmp_path/'r', s.url, 2, headers={'api-key': 'secret-secret'})
+            got, _ = write(tmp_path/'r', s.url, 2, default_headers={'api-key': 'secret-secret'})
         assert isinstance(got, TeacherError) and f'it has moved to {other.url}' in str(got) and not other.requests
 
 
@@ -282,7 +282,7 @@ def test_the_books_agree_on_an_error_with_usage(tmp_path):
 def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
     "honestly counted: one stop, then as much is reserved, and the cap holds; the first of every process that knows nothing goes alone"
     reply = lambda body, n: (200, whole(row(n), usage=usage(5000 + len(words(body))//4, 40)))
-    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, retries=0)
+    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, max_retries=0)
     with Answering(reply) as s:
         port = s.server.server_port
         got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
@@ -321,7 +321,7 @@ def test_a_reply_has_a_size(tmp_path):
 
 
 def test_a_long_error_is_cut(tmp_path):
-    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, form='text')
+    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, response_format='text')
     assert isinstance(got, TeacherError) and 'answers 400: no no' in str(got) and len(str(got)) < 1000
 
 
@@ -330,4 +330,4 @@ def test_a_question_that_does_not_end(tmp_path):
     longest = max(len(r.question) + len(r.answer) for r in TASK.seed_rows)
     long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
     with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
-    assert run.rounds[0]['rejected']['the question is too long'] >= 1
+    assert run.rounds[0].rejected['the question is too long'] >= 1

@@ -101,8 +101,8 @@ def check_price(
     if limits.max_usd is None or price.known: return
     what = f'the price of {price.model!r} at {price.base_url} is not in the table (genai-prices)'
     instead = f'did you mean {price.meant!r}? If not, give it' if price.meant else 'give it'
-    raise SettingError(f'max_usd is set, but {what}; {instead}: price=(IN, OUT) (--teacher.price IN,OUT), USD per '
-                       'million prompt and completion tokens, 0,0 for your own machine')
+    raise SettingError(f'max_usd is set, but {what}; {instead}: price=(IN, OUT) (--teacher.price IN,OUT), '
+                       'USD per million prompt and completion tokens, 0,0 for your own machine')
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #fddf0a64
 def prompt_bound(
