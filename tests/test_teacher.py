@@ -1,5 +1,5 @@
 """What a notebook cannot show of teachers that are language models: sockets that break, caps, kill -9, other processes, a real server."""
-import asyncio, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
+import asyncio, contextlib, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from llm2llm.teachers.replay import ReplayTeacher
 from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_chat, mini_student, mini_task
 from llm2llm.teachers.pricing import prompt_bound
-from llm2llm.teachers.prompts import messages, reply_schema
+from llm2llm.teachers.prompts import messages
 from llm2llm.teachers.replies import Replies
 from llm2llm.store.folder import read_jsonl
 from llm2llm.teachers.teacher import Request
@@ -154,13 +154,11 @@ def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
 
 
 def test_nothing_is_sent_after_a_fatal_error(tmp_path):
-    with Stub(always=401, latency=.02) as s:
-        with api(s.url, concurrency=8).open(tmp_path) as teacher:
-            try:
-                for q in asked(100): teacher.prefetch(TASK, q, [])
-            except TeacherError: pass
-            time.sleep(.8)  # the student answers
-            n = s.stats()['requests']
+    with Stub(always=401, latency=.02) as s, api(s.url, concurrency=8).open(tmp_path) as teacher:
+        with contextlib.suppress(TeacherError):
+            for q in asked(100): teacher.prefetch(TASK, q, [])
+        time.sleep(.8)  # the student answers
+        n = s.stats()['requests']
     assert n <= 8
 
 
@@ -181,7 +179,9 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
     "Not even where the endpoint repeats the headers that it was sent"
     caplog.set_level(logging.DEBUG)
     secret, given = 'Zq7-very-secret-8431xyz', {}
-    if how == 'environment': monkeypatch.setenv('MY_KEY', secret); given = dict(key_env='MY_KEY')
+    if how == 'environment':
+        monkeypatch.setenv('MY_KEY', secret)
+        given = dict(key_env='MY_KEY')
     if how == 'argument': given = dict(api_key=secret)
     if how == 'function': given = dict(api_key=lambda: secret)
     if how == 'header': given = dict(default_headers={'X-Team': secret})
@@ -318,17 +318,19 @@ REASONS = dict(empty='empty reply', refusal='refused', length='cut off at the to
 def test_each_odd_content(odd, form, tmp_path, request):
     with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
     kept = kept_replies(tmp_path/'r')
-    reason = REASONS.get(odd) or odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
+    reason = REASONS.get(odd) or (odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply'))
     if reason: assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(c.row for c in found.values())
-    judge = Filter(TASK)
+    accepts = Filter(TASK)
     for c in found.values():
         assert c.cost['prompt_tokens'] > 0
-        if not c.row: assert c.text == kept_text(kept, c); continue
+        if not c.row:
+            assert c.text == kept_text(kept, c)
+            continue
         key = c.row.source.removeprefix('reply ')
         question, answer = new_row(kept[key][0]['messages'], rng_for('duplicate')) if odd == 'duplicate' else faultless(key, kept[key][0])
         ends = '<|im_end|>' if (odd, form) == ('token', 'json') else ''
         assert (c.row.question, c.row.answer) == (question, answer + ends)
-        if ends: assert judge(c.row) == 'chat template tokens: <|im_end|>'
+        if ends: assert accepts(c.row) == 'chat template tokens: <|im_end|>'
 
 
 def kept_text(kept, candidate): return next((r['text'] for _,r in kept.values() if r['text'] == candidate.text), None)
@@ -512,7 +514,7 @@ def test_a_price_that_is_not_known_without_the_loop(tmp_path):
         assert s.stats()['requests'] == 0
 
 
-def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
+def test_a_run_that_reaches_its_cap_and_resumes(tmp_path):
     with Stub(latency=.01, jitter=.01) as s:
         make_run(tmp_path/'whole', s.url).fit(verbose=False)
         n = s.stats()['requests']
@@ -527,10 +529,10 @@ def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
     assert {k: v for k,v in content(tmp_path/'run').items() if k not in more} == {k: v for k,v in content(tmp_path/'whole').items() if k not in more}
 
 
-def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
+def test_verification_that_reaches_its_cap_and_resumes(tmp_path):
     with Stub() as s:
         for cap in (30, 45, 45, 500):
-            run = make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, loop=dict(num_verifications=2)).fit(verbose=False)
+            make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, loop=dict(num_verifications=2)).fit(verbose=False)
             verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
             assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
             assert (cap < 500) == (verdicts['not asked'] > 0)
@@ -742,7 +744,7 @@ def test_thousands_equal_a_faultless_server(tmp_path):
     "The words that the test above expects are those that come through a socket, for the first five hundred"
     with Stub() as s: found, spent = write(tmp_path/'r', s.url, 500, concurrency=64)
     kept = kept_replies(tmp_path/'r')
-    for q,c in found.items():
+    for c in found.values():
         key = c.row.source.removeprefix('reply ')
         assert kept[key][1]['text'] == completion(kept[key][0]['messages'], key, None, True)[0]
     assert spent.requests == 500
@@ -755,7 +757,9 @@ def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
     folder, moments = tmp_path/'r', random.Random(latency)
     with Stub(latency=latency, jitter=.1) as s:
         p = client_process(folder, s.url, 2000, 16, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='60'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        while s.stats()['requests'] < 40: assert p.poll() is None, p.stderr.read(); time.sleep(.02)
+        while s.stats()['requests'] < 40:
+            assert p.poll() is None, p.stderr.read()
+            time.sleep(.02)
         time.sleep(moments.uniform(0, .3))
         before = s.stats()
         p.send_signal(signal.SIGINT)
@@ -771,7 +775,9 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     "For replies that would take ten minutes; what was under way counts as lost"
     with Stub(latency=600) as s:
         p = client_process(tmp_path/'r', s.url, 40, 4, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='900'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        while s.stats()['requests'] < 4: assert p.poll() is None, p.stderr.read(); time.sleep(.05)
+        while s.stats()['requests'] < 4:
+            assert p.poll() is None, p.stderr.read()
+            time.sleep(.05)
         p.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired): p.wait(timeout=3)   # the first one waits
         p.send_signal(signal.SIGINT)
@@ -800,7 +806,7 @@ def test_replayed_without_a_server(form, whole, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')}
     run = LLM2LLM(TASK, mini_student(**STUDENT), ReplayTeacher(tmp_path/'copy'), tmp_path/'again', rounds=2).fit(verbose=False)
     assert [d.read_bytes() for d in sorted((tmp_path/'again').glob('round_*/train.jsonl'))] == [d.read_bytes() for d in sorted(out.glob('round_*/train.jsonl'))]
-    assert run.rounds[-1].scores == json.loads((out/'round_02'/'metrics.json').read_text())['scores'] and len(dataset(out)) > 40
+    assert run.rounds[-1].as_dict()['scores'] == json.loads((out/'round_02'/'metrics.json').read_text())['scores'] and len(dataset(out)) > 40
     assert {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')} == before
 
 
@@ -814,7 +820,7 @@ def chat(tmp_path_factory): return mini_chat(tmp_path_factory.mktemp('chat')/'mi
 
 class Watched(LocalTeacher):
     def write(self, task, requests, have):
-        self.alone = getattr(self, 'alone', []) + [self.student.model is None]
+        self.alone = [*getattr(self, 'alone', []), self.student.model is None]
         yield from super().write(task, requests, have)
         self.alone.append(self.chat.model is None)
 
@@ -849,13 +855,16 @@ def test_a_local_teacher(chat, tmp_path, other):
 
 def free_port():
     import socket
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 @pytest.fixture(scope='session')
 def served(chat, tmp_path_factory):
     "The address of `transformers serve` with the tiny chat model"
-    port, log = free_port(), open(tmp_path_factory.mktemp('serve')/'log', 'w+')
+    port = free_port()
+    log = open(tmp_path_factory.mktemp('serve')/'log', 'w+')   # noqa: SIM115 (closed with the server)
     program = Path(sys.executable).parent/'transformers'
     p = subprocess.Popen([program, 'serve', str(chat), '--host', '127.0.0.1', '--port', str(port), '--device', 'cpu'], stdout=log, stderr=log, start_new_session=True)
     def up():
@@ -872,7 +881,10 @@ def served(chat, tmp_path_factory):
     finally:
         p.terminate()
         try: p.wait(20)
-        except subprocess.TimeoutExpired: p.kill(), p.wait()
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+        log.close()
         log.close()
 
 

@@ -20,7 +20,7 @@ from .client import Client
 from .endpoint import check_body, find_key
 from .failures import Refused
 from .llm import LLMTeacher
-from .pricing import LimitReached, Limits, Price, check_price
+from .pricing import LimitReached, Limits, check_price
 from .prompts import without_thoughts
 from .replies import ChatRequest, Reply
 from .teacher import Request
@@ -182,7 +182,8 @@ async def _obtain(self:APITeacher, task, q, have):
     if found := self.recorded(task, q, have): return found
     try: return await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
-        raise SettingError(f"{self.client.base_url} refuses a JSON schema: {e}; use response_format='text'") from None
+        mend = "use response_format='text'"
+        raise SettingError(f'{self.client.base_url} refuses a JSON schema: {e}; {mend}') from None
 
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch

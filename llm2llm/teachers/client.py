@@ -9,7 +9,7 @@ __all__ = ['MOST_TOKENS', 'MAX_WAIT', 'ODD_TRIES', 'Client', 'Stopped', 'Attempt
 import asyncio,itertools,math,os,random,re,socket,time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from fastcore.basics import patch
@@ -32,12 +32,12 @@ class Client:
     key_env:str='OPENAI_API_KEY' # variable that holds the key
     default_headers:dict[str,str]|None=None # further headers; never recorded
     concurrency:int=16      # requests in flight, >= 1
-    requests_per_minute:int|None=None # >= 1
-    tokens_per_minute:int|None=None   # by their worst case, >= 1
+    requests_per_minute:int|None=None # at most so many in any 60 seconds, >= 1
+    tokens_per_minute:int|None=None   # likewise, by their worst case, >= 1
     timeout:float=120.      # seconds for one attempt
     max_retries:int=10      # further attempts after a failed one, >= 0
     price:tuple[float,float]|None=None # USD per million prompt and completion tokens; None: the table
-    limits:Limits=Limits()  # caps of the run
+    limits:Limits=field(default_factory=Limits) # caps of the run
 
     def __post_init__(self):
         least_values = dict(concurrency=1, requests_per_minute=1, tokens_per_minute=1, max_retries=0)
@@ -65,7 +65,7 @@ async def connect(self:Client,
     self._key = find_key(self.api_key, self.key_env, self.base_url)
     check_price(self.limits, self.price)
     self.replies,self.stopping,self._asked = replies,asyncio.Event(),{}
-    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? the last reply's time? what ended it?
+    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? time of the last reply; what ended it
     replies.forget_problems()
     await self._reach()
     self.budget = Budget(self.limits, replies.spent(self.price if self.price.known else None))
@@ -190,7 +190,7 @@ class Attempt:
     tokens:int                  # prompt and completion
     reply:Reply|None = None     # what is kept
     paid:Reply|None = None      # what something that is not kept reports to have cost
-    failure:Failure = Failure() # what went wrong means
+    failure:Failure = field(default_factory=Failure) # what it means
     message:str = ''            # what went wrong
     odd:bool = False            # did something come that is no reply?
     busy:bool = False           # was it refused because too much is asked?

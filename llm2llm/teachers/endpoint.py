@@ -50,8 +50,8 @@ def check_headers(
         if not isinstance(name, str) or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.A):
             raise SettingError(f'default_headers: {name!r:.60} is not a name of an HTTP header')
         if not isinstance(value, str) or re.search('[^\t -~]', value):
-            raise SettingError(f'default_headers: the value of {name!r} must be text of printable ASCII characters '
-                               '(it is not shown, since it may be a key)')
+            raise SettingError(f'default_headers: the value of {name!r} must be text of printable ASCII '
+                               'characters (it is not shown, since it may be a key)')
     return headers
 
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #77b8f946
@@ -76,7 +76,9 @@ def check_body(
     "Fields that are JSON and that nobody else owns, else a `SettingError`"
     if owned := [k for k in body if k in OWNED]:
         hint = '; use max_completion_tokens' if 'tokens' in owned[0] else ''
-        raise SettingError(f'extra_body may not set {owned[0]!r}, on which the caps and the record rest{hint}')
+        why = f'on which the caps and the record rest{hint}'
+        raise SettingError(f'extra_body may not set {owned[0]!r}, {why}')
     try: json.dumps(body, allow_nan=False)
-    except (TypeError, ValueError) as e: raise SettingError(f'extra_body must hold JSON values: {e}') from None
+    except (TypeError, ValueError) as e:
+        raise SettingError(f'extra_body must hold JSON values: {e}') from None
     return body

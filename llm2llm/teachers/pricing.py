@@ -8,7 +8,7 @@ __all__ = ['Price', 'Limits', 'LimitReached', 'check_price', 'prompt_bound', 'Bu
 # %% ../../nbs/04_teachers/03_pricing.ipynb #ff834ef6
 import asyncio,json,time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from importlib.metadata import version
 from fastcore.basics import patch
 from ..core import LLM2LLMError, SettingError, check_number, check_int, nearest
@@ -58,7 +58,7 @@ def __call__(self:Price,
 def _table(self:Price, prompt, completion, cached=0, when=None):
     from genai_prices import Usage, calc_price
     usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached or None)
-    when = datetime.fromtimestamp(when, timezone.utc) if when else None
+    when = datetime.fromtimestamp(when, UTC) if when else None
     try: found = calc_price(usage, self.model, provider_api_url=self.base_url, genai_request_timestamp=when)
     except LookupError: return None
     half = None in (found.model_price.input_mtok, found.model_price.output_mtok)

@@ -70,8 +70,9 @@ def _strict(init):
     @wraps(init)
     def strict(self, *args, **kwargs):
         wrong = [] if takes_any else [name for name in kwargs if name not in names]
-        if wrong and not names: raise SettingError(f'{type(self).__name__} takes no arguments, so no {wrong[0]!r}')
-        if wrong: raise SettingError(f"{type(self).__name__}: {unknown('argument', wrong[0], names)}")
+        kind = type(self).__name__
+        if wrong and not names: raise SettingError(f'{kind} takes no arguments, so no {wrong[0]!r}')
+        if wrong: raise SettingError(f"{kind}: {unknown('argument', wrong[0], names)}")
         init(self, *args, **kwargs)
     return strict
 
