@@ -148,7 +148,7 @@ class Server:
     def check(self, data):
         "The request's body and its token limit, or the refusal that it deserves"
         try: body = json.loads(data)
-        except ValueError: raise Refused(400, 'We could not parse the JSON body of your request.')
+        except ValueError: raise Refused(400, 'We could not parse the JSON body of your request.') from None
         if not isinstance(body, dict): raise Refused(400, 'The body of a request must be a JSON object.')
         for name in ('model', 'messages'):
             if not body.get(name): raise Refused(400, f"Missing required parameter: '{name}'.", 'missing_required_parameter', name)
@@ -156,9 +156,10 @@ class Server:
         if self.o.schema == 'no' and 'response_format' in body:
             raise Refused(400, "Invalid parameter: 'response_format' is not supported with this model.", 'unsupported_parameter', 'response_format')
         limits = {name: body[name] for name in ('max_tokens', 'max_completion_tokens') if body.get(name) is not None}
-        if right := self.o.max_tokens_field:
-            if wrong := next((name for name in limits if name != right), None):
-                raise Refused(400, f"Unsupported parameter: '{wrong}' is not supported with this model. Use '{right}' instead.", 'unsupported_parameter', wrong)
+        right = self.o.max_tokens_field
+        if right and (wrong := next((name for name in limits if name != right), None)):
+            what = f"Unsupported parameter: '{wrong}' is not supported with this model. Use '{right}' instead."
+            raise Refused(400, what, 'unsupported_parameter', wrong)
         return body, min(limits.values(), default=None)
 
     def limit_rate(self):
@@ -270,7 +271,7 @@ def parser():
     add('--fault-first', type=int, default=0, help='so many attempts of every key fail first')
     add('--only', choices=UNPAID + PAID, help='the one kind of fault')
     add('--drip', type=float, default=1, help='seconds that a dripping reply takes')
-    add('--rpm', type=int, help='requests admitted in any --window')
+    add('--requests-per-minute', type=int, help='requests admitted in any --window')
     add('--window', type=float, default=60, help='seconds')
     add('--always', type=int, choices=ALWAYS, help='the status of every reply')
     add('--schema', choices=['yes', 'no', 'ignore'], default='yes', help='is response_format obeyed, refused or overlooked?')
@@ -309,7 +310,10 @@ class Answering:
             def log_message(self, *_): pass
             def do_POST(handler):
                 body = json.loads(handler.rfile.read(int(handler.headers['content-length'])))
-                with self.lock: n = len(self.requests); self.requests.append(body); self.headers.append(handler.headers)
+                with self.lock:
+                    n = len(self.requests)
+                    self.requests.append(body)
+                    self.headers.append(handler.headers)
                 status, said = self.reply(body, n)
                 data = said if isinstance(said, bytes) else json.dumps(said).encode()
                 try:

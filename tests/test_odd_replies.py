@@ -1,5 +1,5 @@
-"Endpoints that lie about what a request took, and replies of every shape: caps hold, the run goes on, and what was paid is counted"
-import json, socket, threading, time
+"Endpoints that lie about what a request took, and replies of every shape: caps hold, the run continues, and what was paid is counted"
+import contextlib, json, socket, threading, time
 
 import pytest
 
@@ -7,7 +7,7 @@ from llm2llm.teachers import client as client_module
 from llm2llm.teachers.completion import least_tokens, room
 from llm2llm.core import SettingError, TeacherError
 from llm2llm.teachers.pricing import prompt_bound
-from llm2llm.teachers.replies import PROBLEMS, Replies
+from llm2llm.teachers.replies import PROBLEMS
 from stub_server import Answering
 from test_teacher import PRICE, TASK, api, asked, attempts, make_run
 
@@ -77,7 +77,7 @@ def test_a_cap_and_a_provider_that_lies(liar, cap, tmp_path):
 
 
 def test_the_same_command_after_a_count_above_the_bound(tmp_path):
-    "goes on with as much reserved as the endpoint counts, and then the cap holds"
+    "resumes with as much reserved as the endpoint counts, and then the cap holds"
     reply = lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))
     with Answering(reply) as s:
         got, first = write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.5)
@@ -96,7 +96,7 @@ def test_without_a_cap_nothing_is_stopped(tmp_path):
 def test_hidden_thoughts_are_paid(tmp_path):
     "An endpoint that counts thoughts in the total alone"
     thoughts = dict(prompt_tokens=100, completion_tokens=20, total_tokens=400)
-    with Answering(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: got, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
+    with Answering(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: _, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
     assert spent.completion_tokens == 3*300
 
 
@@ -122,8 +122,8 @@ def test_a_key_that_cannot_be_sent(key, how, tmp_path, monkeypatch):
     if '\x00' in key and how == 'environment': pytest.skip('no environment holds it')
     monkeypatch.setenv('MY_KEY', key.replace('\x00', ''))
     with Answering(lambda body, n: (200, whole(row(n)))) as s:
-        with pytest.raises(SettingError, match='no HTTP header can carry') as e:
-            with api(s.url, price=PRICE, **given).open(tmp_path) as teacher: list(teacher.write(TASK, asked(3), []))
+        with pytest.raises(SettingError, match='no HTTP header can carry') as e, api(s.url, price=PRICE, **given).open(tmp_path) as teacher:
+            list(teacher.write(TASK, asked(3), []))
         assert not s.requests and not attempts(tmp_path) and 'secret' not in str(e.value) and 'schl' not in str(e.value)
 
 
@@ -147,7 +147,9 @@ def test_a_machine_too_busy_to_send(tmp_path, monkeypatch):
     with Answering(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
         real, late = teacher.client.api._build_request, []
         def build(*args, **kwargs):
-            if len(late) < 2: late.append(1); raise TimeoutError
+            if len(late) < 2:
+                late.append(1)
+                raise TimeoutError
             return real(*args, **kwargs)
         monkeypatch.setattr(teacher.client.api, '_build_request', build)
         got = [c for _,[c] in teacher.write(TASK, asked(3), [])]
@@ -192,11 +194,11 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
         if odd in words(body): return 200, SHAPES[shape]
         time.sleep(.005)
         return 200, whole(row(n+1), usage=usage(90, 40))
-    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, retries=3, concurrency=4)
+    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, max_retries=3, concurrency=4)
     assert not isinstance(got, TeacherError), got
     rejected = [c for c in got if not c.row]
     assert len(rejected) <= 1 and {c.reason for c in rejected} <= COUNTED
-    tried = [a for a in attempts(tmp_path/'r')]
+    tried = attempts(tmp_path/'r')
     assert all(a['outcome'] in ('reply', 'refused', 'lost') for a in tried) and spent.requests == len(tried) == len(s.requests) <= 24 + 3
     assert spent.unpriced == 0
 
@@ -204,7 +206,7 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_nothing_but_replies_of_this_shape(shape, tmp_path):
     "The run ends with a sentence, or with a reason for each row; never with the error of another layer"
-    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., retries=3, form='json')
+    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, _ = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., max_retries=3, response_format='json')
     if isinstance(got, TeacherError):
         assert 'gives no reply after' in str(got) or 'prompt tokens where' in str(got) or 'tokens where' in str(got) or 'answers' in str(got)
         assert len(str(got)) < 1500
@@ -216,8 +218,8 @@ def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     odd = asked(1)[0].row.question
     reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
     with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
-    assert run.final['stopped'] == 'rounds done'
-    assert sum(run.rounds[0]['rejected'].get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
+    assert run.final.stopped == 'rounds done'
+    assert sum(run.rounds[0].rejected.get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
 
 def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
@@ -239,9 +241,9 @@ class Raw:
             while True:
                 try: c, _ = self.socket.accept()
                 except OSError: return
-                with c:
-                    try: c.recv(65536), c.sendall(self.reply)
-                    except OSError: pass
+                with c, contextlib.suppress(OSError):
+                    c.recv(65536)
+                    c.sendall(self.reply)
         threading.Thread(target=serve, daemon=True).start()
         self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}/v1'
         return self
@@ -251,7 +253,7 @@ class Raw:
     b'HTTP/1.1 503 Busy\r\nretry-after: Fri, 31 Dec 99999999999999999999 23:59:59 GMT\r\ncontent-length: 0\r\n\r\n',
     b'HTTP/1.1 500 No\r\ncontent-type: text/plain; charset=hex\r\ncontent-length: 2\r\n\r\nzz'])
 def test_what_speaks_no_http(said, tmp_path):
-    with Raw(said) as s: got, spent = write(tmp_path/'r', s.url, 2, retries=2, price=PRICE)
+    with Raw(said) as s: got, _ = write(tmp_path/'r', s.url, 2, max_retries=2, price=PRICE)
     assert isinstance(got, TeacherError) and 'gives no reply after 3 attempts' in str(got)
 
 
@@ -259,7 +261,7 @@ def test_a_redirect_is_not_followed(tmp_path):
     "A key is not sent where nobody said it should be, and the new address is named"
     with Answering(lambda body, n: (200, whole(row(n)))) as other:
         with Raw(f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()) as s:
-            got, _ = write(tmp_path/'r', s.url, 2, headers={'api-key': 'secret-secret'})
+            got, _ = write(tmp_path/'r', s.url, 2, default_headers={'api-key': 'secret-secret'})
         assert isinstance(got, TeacherError) and f'it has moved to {other.url}' in str(got) and not other.requests
 
 
@@ -282,9 +284,8 @@ def test_the_books_agree_on_an_error_with_usage(tmp_path):
 def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
     "honestly counted: one stop, then as much is reserved, and the cap holds; the first of every process that knows nothing goes alone"
     reply = lambda body, n: (200, whole(row(n), usage=usage(5000 + len(words(body))//4, 40)))
-    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, retries=0)
+    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, max_retries=0)
     with Answering(reply) as s:
-        port = s.server.server_port
         got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
         assert isinstance(got, TeacherError) and len(s.requests) == 1
         got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
@@ -294,7 +295,7 @@ def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
 
 def test_a_text_longer_than_its_limit(tmp_path):
     "whatever is reported: left at once"
-    with Answering(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, spent = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
+    with Answering(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
     assert isinstance(got, TeacherError) and 'tokens where' in str(got) and len(s.requests) == 4
 
 
@@ -321,7 +322,7 @@ def test_a_reply_has_a_size(tmp_path):
 
 
 def test_a_long_error_is_cut(tmp_path):
-    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, form='text')
+    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, response_format='text')
     assert isinstance(got, TeacherError) and 'answers 400: no no' in str(got) and len(str(got)) < 1000
 
 
@@ -330,4 +331,4 @@ def test_a_question_that_does_not_end(tmp_path):
     longest = max(len(r.question) + len(r.answer) for r in TASK.seed_rows)
     long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
     with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
-    assert run.rounds[0]['rejected']['the question is too long'] >= 1
+    assert run.rounds[0].rejected['the question is too long'] >= 1

@@ -1,5 +1,5 @@
 """What a notebook cannot show of teachers that are language models: sockets that break, caps, kill -9, other processes, a real server."""
-import asyncio, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
+import asyncio, contextlib, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from llm2llm.teachers.replay import ReplayTeacher
 from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_chat, mini_student, mini_task
 from llm2llm.teachers.pricing import prompt_bound
-from llm2llm.teachers.prompts import messages, reply_schema
+from llm2llm.teachers.prompts import messages
 from llm2llm.teachers.replies import Replies
 from llm2llm.store.folder import read_jsonl
 from llm2llm.teachers.teacher import Request
@@ -30,7 +30,7 @@ DIFFERS = {'log.jsonl', 'report.md', 'report.html', 'report.svg', '.lock'}  # se
 def asked(n, task=TASK): return [Request(task.seed_rows[i%len(task.seed_rows)], None, 1, i//len(task.seed_rows)) for i in range(n)]
 
 
-def api(url, **settings): return APITeacher('stub', url, **dict(prompt=SHORT, form='json') | settings)
+def api(url, **settings): return APITeacher('stub', url, **dict(prompt=SHORT, response_format='json') | settings)
 
 
 def write(folder, url, n=24, task=TASK, **settings):
@@ -145,7 +145,7 @@ def said(text, finish='stop'):
 @pytest.mark.parametrize('status', ALWAYS)
 def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
     with Stub(always=status) as s:
-        with pytest.raises(TeacherError) as e: write(tmp_path/'r', s.url, 200, form=form, concurrency=8)
+        with pytest.raises(TeacherError) as e: write(tmp_path/'r', s.url, 200, response_format=form, concurrency=8)
         n = s.stats()['requests']
     assert ALWAYS[status][1] in str(e.value) and str(status) in str(e.value)
     keys = Counter(a['key'] for a in attempts(tmp_path/'r'))
@@ -154,13 +154,11 @@ def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
 
 
 def test_nothing_is_sent_after_a_fatal_error(tmp_path):
-    with Stub(always=401, latency=.02) as s:
-        with api(s.url, concurrency=8).open(tmp_path) as teacher:
-            try:
-                for q in asked(100): teacher.prefetch(TASK, q, [])
-            except TeacherError: pass
-            time.sleep(.8)  # the student answers
-            n = s.stats()['requests']
+    with Stub(always=401, latency=.02) as s, api(s.url, concurrency=8).open(tmp_path) as teacher:
+        with contextlib.suppress(TeacherError):
+            for q in asked(100): teacher.prefetch(TASK, q, [])
+        time.sleep(.8)  # the student answers
+        n = s.stats()['requests']
     assert n <= 8
 
 
@@ -181,10 +179,12 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
     "Not even where the endpoint repeats the headers that it was sent"
     caplog.set_level(logging.DEBUG)
     secret, given = 'Zq7-very-secret-8431xyz', {}
-    if how == 'environment': monkeypatch.setenv('MY_KEY', secret); given = dict(key_env='MY_KEY')
+    if how == 'environment':
+        monkeypatch.setenv('MY_KEY', secret)
+        given = dict(key_env='MY_KEY')
     if how == 'argument': given = dict(api_key=secret)
     if how == 'function': given = dict(api_key=lambda: secret)
-    if how == 'header': given = dict(headers={'X-Team': secret})
+    if how == 'header': given = dict(default_headers={'X-Team': secret})
     def refuse(body, n):
         headers = s.headers[n]
         return status, dict(error=dict(message=f'Refused: {headers["authorization"]} {headers["x-team"]}.', type='invalid_request_error', code=None))
@@ -216,7 +216,7 @@ def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
     def slow(self, statements): real(self, statements), time.sleep(.05)
     monkeypatch.setattr(Replies, '_commit', slow)
     with Stub(always=401) as s:
-        with pytest.raises(TeacherError): write(tmp_path/'r', s.url, 20, form='auto')
+        with pytest.raises(TeacherError): write(tmp_path/'r', s.url, 20, response_format='auto')
         n = s.stats()['requests']
     tried = attempts(tmp_path/'r')
     assert [a['outcome'] for a in tried] == ['refused']*n
@@ -265,32 +265,32 @@ def test_too_long_in_a_run(tmp_path):
     sizes = sorted(n_words(messages(TASK, Request(r, None, 1), [], parts, 'json')) for r in TASK.seed_rows)
     too_long = sum(x > sizes[16] for x in sizes)
     with Stub(context=sizes[16]) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, prompt=SHORT | dict(error=False)).fit(verbose=False)
-    assert 0 < too_long < 24 and run.rounds[0]['rejected']['too long for the teacher'] == too_long
-    assert run.final['stopped'] == 'rounds done' and run.rounds[0]['kept'] > 0
+    assert 0 < too_long < 24 and run.rounds[0].rejected['too long for the teacher'] == too_long
+    assert run.final.stopped == 'rounds done' and run.rounds[0].kept > 0
 
 
 @pytest.mark.parametrize('schema,form,more', [('yes', 'json', 0), ('no', 'text', 1), ('ignore', 'text', 1)])
 def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
     with Stub(schema=schema, jitter=.01) as s:
-        found, _ = write(tmp_path/'r', s.url, form='auto')
+        found, _ = write(tmp_path/'r', s.url, response_format='auto')
         stats = s.stats()
         assert stats['requests'] == 24 + more and stats['statuses'].get('400', 0) == (schema == 'no')
         assert all(c.row for c in found.values())
         assert form_of(tmp_path/'r') == form
-        again, _ = write(tmp_path/'r', s.url, form='auto')
+        again, _ = write(tmp_path/'r', s.url, response_format='auto')
         assert again == found and s.stats()['requests'] == 24 + more
-        write(tmp_path/'r', s.url, 30, form='auto')  # six new ones: the form is known
+        write(tmp_path/'r', s.url, 30, response_format='auto')  # six new ones: the form is known
         assert s.stats()['requests'] == 30 + more
         assert ('response_format' in s.stats()['seen']['body']) == (form == 'json')
 
 
 def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
-    with Stub(schema='no') as s, pytest.raises(SettingError, match="refuses a JSON schema.*use form='text'"): write(tmp_path/'r', s.url, form='json')
+    with Stub(schema='no') as s, pytest.raises(SettingError, match="refuses a JSON schema.*use response_format='text'"): write(tmp_path/'r', s.url, response_format='json')
 
 
 def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
     with Stub(odd=1, odd_only='empty') as s:
-        write(tmp_path/'r', s.url, form='auto')
+        write(tmp_path/'r', s.url, response_format='auto')
         assert s.stats()['requests'] == 24 and 'response_format' in s.stats()['seen']['body']
 
 
@@ -299,11 +299,11 @@ def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
     ('json', 16)])
 def test_the_name_of_max_tokens_is_found_out(form, concurrency, tmp_path):
     with Stub(max_tokens_field='max_completion_tokens', latency=.02) as s:
-        found, spent = write(tmp_path/'r', s.url, form=form, concurrency=concurrency)
+        found, spent = write(tmp_path/'r', s.url, response_format=form, concurrency=concurrency)
         n, seen = s.stats()['requests'], s.stats()['seen']['body']
         assert 24 < n <= 24 + concurrency and (n == 25 or form != 'auto')
         assert 'max_completion_tokens' in seen and 'max_tokens' not in seen
-        write(tmp_path/'r', s.url, 30, form=form, concurrency=concurrency)
+        write(tmp_path/'r', s.url, 30, response_format=form, concurrency=concurrency)
         assert s.stats()['requests'] == n + 6
     assert all(c.row for c in found.values()) and spent.lost_tokens == 0
 
@@ -316,19 +316,21 @@ REASONS = dict(empty='empty reply', refusal='refused', length='cut off at the to
 @pytest.mark.parametrize('form', ['json', 'text'])
 @pytest.mark.parametrize('odd', ODD)
 def test_each_odd_content(odd, form, tmp_path, request):
-    with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, form=form)
+    with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
     kept = kept_replies(tmp_path/'r')
-    reason = REASONS.get(odd) or odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
+    reason = REASONS.get(odd) or (odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply'))
     if reason: assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(c.row for c in found.values())
-    judge = Filter(TASK)
+    accepts = Filter(TASK)
     for c in found.values():
         assert c.cost['prompt_tokens'] > 0
-        if not c.row: assert c.text == kept_text(kept, c); continue
+        if not c.row:
+            assert c.text == kept_text(kept, c)
+            continue
         key = c.row.source.removeprefix('reply ')
         question, answer = new_row(kept[key][0]['messages'], rng_for('duplicate')) if odd == 'duplicate' else faultless(key, kept[key][0])
         ends = '<|im_end|>' if (odd, form) == ('token', 'json') else ''
         assert (c.row.question, c.row.answer) == (question, answer + ends)
-        if ends: assert judge(c.row) == 'chat template tokens: <|im_end|>'
+        if ends: assert accepts(c.row) == 'chat template tokens: <|im_end|>'
 
 
 def kept_text(kept, candidate): return next((r['text'] for _,r in kept.values() if r['text'] == candidate.text), None)
@@ -342,7 +344,7 @@ def test_a_run_with_odd_replies(form, tmp_path):
         run = make_run(tmp_path/'run', s.url, task, response_format=form, select='all', rounds=1, concurrency=32).fit(verbose=False)
         odd = s.stats()['odd']
     kept, lines = kept_replies(tmp_path/'run'), read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
-    assert len(lines) == 200 == len(kept) and set(odd) == set(ODD) and run.final['stopped'] == 'rounds done'
+    assert len(lines) == 200 == len(kept) and set(odd) == set(ODD) and run.final.stopped == 'rounds done'
     verdicts = Counter(c['verdict'].partition(':')[0] for c in lines)
     unread = 'wrong fields' if form == 'json' else 'no example in the reply'
     two = 'several examples in one reply'
@@ -361,7 +363,7 @@ ROW = json.dumps(dict(question='Ann has 3 pens and buys 4 more. How many pens ar
 
 @pytest.mark.parametrize('parts', [[dict(type='text', text=ROW)], [dict(type='thinking', thinking='…'), dict(type='text', text=ROW)], 5])
 def test_content_that_is_not_text(parts, tmp_path):
-    with Answering(lambda body, n: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, retries=0)
+    with Answering(lambda body, n: said(parts)) as s: found, _ = write(tmp_path/'r', s.url, 1, max_retries=0)
     [c] = found.values()
     assert c.row if isinstance(parts, list) else c.reason
 
@@ -399,7 +401,7 @@ def test_half_a_surrogate_pair(tmp_path):
     def reply(body, n):
         return said(json.dumps(dict(question=f'{next(names)} has 3 pens \ud83d and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7')))
     with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, rounds=1, select='all').fit(verbose=False)
-    assert run.final['stopped'] in ('nothing kept', 'rounds done')
+    assert run.final.stopped in ('nothing kept', 'rounds done')
 
 
 # Caps
@@ -417,7 +419,7 @@ def paid(stats): return dict(max_requests=stats['requests'], max_tokens=sum(stat
 @pytest.mark.parametrize('server', SERVERS)
 def test_a_cap_is_never_passed(server, cap, tmp_path, quick, monkeypatch):
     monkeypatch.setattr(failures, 'retry_after', lambda headers: .02)
-    how = dict(concurrency=32, price=PRICE, retries=30, timeout=10)
+    how = dict(concurrency=32, price=PRICE, max_retries=30, timeout=10)
     with Stub(**SERVERS[server] | dict(drip=.1)) as s:
         found, spent = write(tmp_path/'r', s.url, 60, **how, **{cap: CAPS[cap]})
         stats = s.stats()
@@ -447,7 +449,7 @@ def test_uncounted_tokens(tmp_path):
 
 def test_lost_before_the_price_was_known(tmp_path, quick):
     with Stub(fault_first=3, only='cut-body') as s:
-        with pytest.raises(TeacherError, match='no reply after 3'): write(tmp_path/'r', s.url, 3, retries=2)
+        with pytest.raises(TeacherError, match='no reply after 3'): write(tmp_path/'r', s.url, 3, max_retries=2)
         with api(s.url, price=PRICE).open(tmp_path/'r') as t: spent, held = t.spent(), t.client.budget.usd
     assert spent.lost_tokens > 0 and spent.lost_usd >= spent.lost_tokens*min(PRICE)/1e6 and held == spent.lost_usd
 
@@ -475,7 +477,7 @@ def test_max_seconds(tmp_path):
 def test_rate_limits(tmp_path, monkeypatch):
     "A server that admits 20 requests in 0.6 s: told by its 429, and with the client's own limit not even once"
     with Stub(requests_per_minute=20, window=.6) as s:
-        found, spent = write(tmp_path/'r', s.url, 60, retries=30, concurrency=32)
+        found, spent = write(tmp_path/'r', s.url, 60, max_retries=30, concurrency=32)
         stats = s.stats()
     assert all(c.row for c in found.values()) and stats['limited'] > 0 and stats['paid'] == stats['paid'] | dict(once=60, more=0)
     assert stats['times']['last'] - stats['times']['first'] >= 1.2 and spent.lost_tokens == 0
@@ -493,7 +495,7 @@ def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
         def __init__(self, most): super().__init__(most, 1.8)   # a busy machine may be a second late
     monkeypatch.setattr(client_module, 'RateLimiter', Quick)
     with Stub(requests_per_minute=20, window=.6, faults=.03, only='429-after-date') as s:
-        write(tmp_path/'s', s.url, 80, requests_per_minute=20, concurrency=64, retries=30)
+        write(tmp_path/'s', s.url, 80, requests_per_minute=20, concurrency=64, max_retries=30)
         assert s.stats()['faults']['429-after-date'] > 0
         assert s.stats()['limited'] == 0
 
@@ -512,14 +514,14 @@ def test_a_price_that_is_not_known_without_the_loop(tmp_path):
         assert s.stats()['requests'] == 0
 
 
-def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
+def test_a_run_that_reaches_its_cap_and_resumes(tmp_path):
     with Stub(latency=.01, jitter=.01) as s:
         make_run(tmp_path/'whole', s.url).fit(verbose=False)
         n = s.stats()['requests']
         s.reset()
         run = make_run(tmp_path/'run', s.url, max_requests=10).fit(verbose=False)
-        assert s.stats()['requests'] == 10 and run.final['stopped'] == 'cap on the teacher reached'
-        assert 'A cap on the teacher (max_requests=10) left' in run.final['notes'][0]
+        assert s.stats()['requests'] == 10 and run.final.stopped == 'cap on the teacher reached'
+        assert 'A cap on the teacher (max_requests=10) left' in run.final.notes[0]
         for cap in (30, 1000): run = make_run(tmp_path/'run', s.url, max_requests=cap).fit(verbose=False)
         # Round 1 is asked about other students after 10, 30 and all requests, so some requests are made that the whole run needs not
         assert s.stats()['paid']['more'] == 0 and n <= s.stats()['requests'] <= 2*n
@@ -527,10 +529,10 @@ def test_a_run_that_reaches_its_cap_and_goes_on(tmp_path):
     assert {k: v for k,v in content(tmp_path/'run').items() if k not in more} == {k: v for k,v in content(tmp_path/'whole').items() if k not in more}
 
 
-def test_verification_that_reaches_its_cap_and_goes_on(tmp_path):
+def test_verification_that_reaches_its_cap_and_resumes(tmp_path):
     with Stub() as s:
         for cap in (30, 45, 45, 500):
-            run = make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, dials=dict(num_verifications=2)).fit(verbose=False)
+            make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, loop=dict(num_verifications=2)).fit(verbose=False)
             verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
             assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
             assert (cap < 500) == (verdicts['not asked'] > 0)
@@ -555,9 +557,9 @@ class Late(APITeacher):
         finally: self.writing = False
 
 
-def make_run(folder, url, task=TASK, kind=APITeacher, rounds=2, select='wrong', dials={}, **settings):
-    teacher = kind('stub', url, **dict(prompt=SHORT, form='json') | settings)
-    return LLM2LLM(task, mini_student(**STUDENT), teacher, folder, rounds=rounds, select=select, **dials)
+def make_run(folder, url, task=TASK, kind=APITeacher, rounds=2, select='wrong', loop=None, **settings):
+    teacher = kind('stub', url, **dict(prompt=SHORT, response_format='json') | settings)
+    return LLM2LLM(task, mini_student(**STUDENT), teacher, folder, rounds=rounds, select=select, **(loop or {}))
 
 
 @pytest.fixture(scope='module')
@@ -568,9 +570,9 @@ def whole(tmp_path_factory):
         if (form, select) not in made:
             out = tmp_path_factory.mktemp('whole')/'run'
             with Stub(schema='yes' if form == 'json' else 'ignore') as s:
-                run = make_run(out, s.url, response_format=form, select=select, dials=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+                run = make_run(out, s.url, response_format=form, select=select, loop=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
                 made[form, select] = out, s.stats()
-            assert run.final['stopped'] == 'rounds done' and all(m['kept'] > 5 for m in run.rounds[:2])
+            assert run.final.stopped == 'rounds done' and all(m.kept > 5 for m in run.rounds[:2])
         return made[form, select]
     return _whole
 
@@ -607,7 +609,7 @@ def test_streaming_starts_before_the_student_has_answered(tmp_path, monkeypatch)
             return found
         monkeypatch.setattr(LLM2LLM, '_ask', ask)
         run.fit(verbose=False)
-        assert seen[0] == s.stats()['requests'] == run.rounds[0]['wrong'] > 5
+        assert seen[0] == s.stats()['requests'] == run.rounds[0].wrong > 5
 
 
 @pytest.mark.parametrize('select', ['crossfit', 'random', 'all'])
@@ -615,7 +617,7 @@ def test_other_rules(select, whole, tmp_path):
     out, stats = whole('json', select)
     with Stub(jitter=.02) as s:
         make_run(tmp_path/'run', s.url, select=select, concurrency=1, kind=Late if select == 'crossfit' else APITeacher,
-                 dials=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+                 loop=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
         assert s.stats()['requests'] == stats['requests'] and s.stats()['paid']['more'] == 0
     assert content(tmp_path/'run') == content(out)
 
@@ -680,10 +682,10 @@ CLIENT = '''
     real, asks = client_module.backoff, failures.retry_after
     client_module.backoff = lambda attempt: real(attempt)/20
     failures.retry_after = lambda headers: (asks(headers) or 0)/20
-    client_module.Slots.slower = lambda self: None  # a tenth of all attempts is a 429 here, which would leave a few requests in flight
+    client_module.AdaptiveSemaphore.slower = lambda self: None  # a tenth of all attempts is a 429 here, which would leave a few requests in flight
     if __name__ == '__main__':
         folder, url, n, concurrency = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-        found, _ = write(folder, url, n, form='json', concurrency=concurrency, retries=40, timeout=float(os.environ.get('CLIENT_TIMEOUT', 1.5)), price=PRICE)
+        found, _ = write(folder, url, n, response_format='json', concurrency=concurrency, max_retries=40, timeout=float(os.environ.get('CLIENT_TIMEOUT', 1.5)), price=PRICE)
         with open(folder/'rows.jsonl', 'w') as f:
             for q,c in found.items(): f.write(json.dumps([q.row.id, q.draw, c.row and c.row.question, c.row and c.row.answer, c.row and c.row.source, c.reason]) + '\\n')
 '''
@@ -742,7 +744,7 @@ def test_thousands_equal_a_faultless_server(tmp_path):
     "The words that the test above expects are those that come through a socket, for the first five hundred"
     with Stub() as s: found, spent = write(tmp_path/'r', s.url, 500, concurrency=64)
     kept = kept_replies(tmp_path/'r')
-    for q,c in found.items():
+    for c in found.values():
         key = c.row.source.removeprefix('reply ')
         assert kept[key][1]['text'] == completion(kept[key][0]['messages'], key, None, True)[0]
     assert spent.requests == 500
@@ -755,7 +757,9 @@ def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
     folder, moments = tmp_path/'r', random.Random(latency)
     with Stub(latency=latency, jitter=.1) as s:
         p = client_process(folder, s.url, 2000, 16, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='60'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        while s.stats()['requests'] < 40: assert p.poll() is None, p.stderr.read(); time.sleep(.02)
+        while s.stats()['requests'] < 40:
+            assert p.poll() is None, p.stderr.read()
+            time.sleep(.02)
         time.sleep(moments.uniform(0, .3))
         before = s.stats()
         p.send_signal(signal.SIGINT)
@@ -771,7 +775,9 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     "For replies that would take ten minutes; what was under way counts as lost"
     with Stub(latency=600) as s:
         p = client_process(tmp_path/'r', s.url, 40, 4, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='900'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        while s.stats()['requests'] < 4: assert p.poll() is None, p.stderr.read(); time.sleep(.05)
+        while s.stats()['requests'] < 4:
+            assert p.poll() is None, p.stderr.read()
+            time.sleep(.05)
         p.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired): p.wait(timeout=3)   # the first one waits
         p.send_signal(signal.SIGINT)
@@ -800,7 +806,7 @@ def test_replayed_without_a_server(form, whole, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')}
     run = LLM2LLM(TASK, mini_student(**STUDENT), ReplayTeacher(tmp_path/'copy'), tmp_path/'again', rounds=2).fit(verbose=False)
     assert [d.read_bytes() for d in sorted((tmp_path/'again').glob('round_*/train.jsonl'))] == [d.read_bytes() for d in sorted(out.glob('round_*/train.jsonl'))]
-    assert run.rounds[-1]['scores'] == json.loads((out/'round_02'/'metrics.json').read_text())['scores'] and len(dataset(out)) > 40
+    assert run.rounds[-1].as_dict()['scores'] == json.loads((out/'round_02'/'metrics.json').read_text())['scores'] and len(dataset(out)) > 40
     assert {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')} == before
 
 
@@ -814,7 +820,7 @@ def chat(tmp_path_factory): return mini_chat(tmp_path_factory.mktemp('chat')/'mi
 
 class Watched(LocalTeacher):
     def write(self, task, requests, have):
-        self.alone = getattr(self, 'alone', []) + [self.student.model is None]
+        self.alone = [*getattr(self, 'alone', []), self.student.model is None]
         yield from super().write(task, requests, have)
         self.alone.append(self.chat.model is None)
 
@@ -833,7 +839,7 @@ def _fit_local(folder, chat):
 
 def test_a_local_teacher(chat, tmp_path, other):
     run = local_run(tmp_path/'run', chat).fit(verbose=False)
-    assert run.teacher.alone == [True, True]*sum(m['requested'] > 0 for m in run.rounds) and len(run.teacher.alone) >= 2
+    assert run.teacher.alone == [True, True]*sum(m.requested > 0 for m in run.rounds) and len(run.teacher.alone) >= 2
     verdicts = Counter(c['verdict'].partition(':')[0] for f in (tmp_path/'run').glob('round_*/candidates.jsonl') for c in read_jsonl(f))
     assert verdicts['kept'] > 0 and len(verdicts) >= 2, verdicts
     want = content(tmp_path/'run')
@@ -849,13 +855,16 @@ def test_a_local_teacher(chat, tmp_path, other):
 
 def free_port():
     import socket
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 @pytest.fixture(scope='session')
 def served(chat, tmp_path_factory):
     "The address of `transformers serve` with the tiny chat model"
-    port, log = free_port(), open(tmp_path_factory.mktemp('serve')/'log', 'w+')
+    port = free_port()
+    log = open(tmp_path_factory.mktemp('serve')/'log', 'w+')   # noqa: SIM115 (closed with the server)
     program = Path(sys.executable).parent/'transformers'
     p = subprocess.Popen([program, 'serve', str(chat), '--host', '127.0.0.1', '--port', str(port), '--device', 'cpu'], stdout=log, stderr=log, start_new_session=True)
     def up():
@@ -872,7 +881,10 @@ def served(chat, tmp_path_factory):
     finally:
         p.terminate()
         try: p.wait(20)
-        except subprocess.TimeoutExpired: p.kill(), p.wait()
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+        log.close()
         log.close()
 
 
@@ -881,9 +893,9 @@ def test_a_real_server(served, chat, tmp_path):
     teacher = APITeacher(str(chat), served, prompt=WORDS, temperature=.7, max_completion_tokens=48, concurrency=4)
     run = LLM2LLM(INTENT, mini_student('mini-intent', **STUDENT), teacher, tmp_path/'run', rounds=1, select='all', near_duplicate_threshold=None).fit(verbose=False)
     lines = read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
-    assert run.final['stopped'] == 'rounds done' and len(lines) == 14
-    assert run.rounds[0]['kept'] > 3, Counter(c['verdict'] for c in lines)
-    assert run.rounds[0]['prompt_tokens'] > 0 and run.rounds[0]['completion_tokens'] > 0
+    assert run.final.stopped == 'rounds done' and len(lines) == 14
+    assert run.rounds[0].kept > 3, Counter(c['verdict'] for c in lines)
+    assert run.rounds[0].prompt_tokens > 0 and run.rounds[0].completion_tokens > 0
     assert form_of(tmp_path/'run') == 'text'
     assert {r.parent_id for r in run.rows() if r.round} <= {r.id for r in INTENT.seed_rows} and all(r.answer in INTENT.labels for r in run.rows())
     path = write_report(tmp_path/'run')

@@ -20,7 +20,7 @@ from .client import Client
 from .endpoint import check_body, find_key
 from .failures import Refused
 from .llm import LLMTeacher
-from .pricing import LimitReached, Limits, Price, check_price
+from .pricing import LimitReached, Limits, check_price
 from .prompts import without_thoughts
 from .replies import ChatRequest, Reply
 from .teacher import Request
@@ -42,18 +42,18 @@ class APITeacher(LLMTeacher):
         max_seconds:float|None=None, # cap on seconds with a request under way
         price:tuple[float,float]|None=None, # USD per million prompt and completion tokens; None: a table
         concurrency:int=16,      # requests in flight
-        requests_per_minute:int|None=None,       # requests per minute
-        tokens_per_minute:int|None=None,       # tokens per minute
+        requests_per_minute:int|None=None, # at most so many in any 60 seconds
+        tokens_per_minute:int|None=None,   # likewise, by their worst case
         timeout:float=120.,      # seconds for one attempt
-        max_retries:int=10,          # further attempts after a failed one
+        max_retries:int=10,      # further attempts after a failed one
         default_headers:dict[str,str]|None=None, # further HTTP headers, never recorded
         extra_body:dict[str,object]|None=None, # further fields of a request's body
         **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
         super().__init__(model, **kwargs)
         caps = Limits(max_usd, max_requests, max_tokens, max_seconds)
-        self.client = Client(model, base_url, api_key, key_env, default_headers, concurrency, requests_per_minute, tokens_per_minute, timeout,
-                             max_retries, price, caps)
+        self.client = Client(model, base_url, api_key, key_env, default_headers, concurrency,
+                             requests_per_minute, tokens_per_minute, timeout, max_retries, price, caps)
         self.extra_body,self.price,self._jobs = check_body(extra_body or {}),self.client.price,{}
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a810
@@ -70,7 +70,8 @@ def limits(self:APITeacher)->dict[str,float|None]: # name to number, None where 
 @patch
 def connection(self:APITeacher)->dict[str,str|float|None]: # name to value
     "Where and how fast it is asked"
-    names = ('base_url', 'key_env', 'concurrency', 'requests_per_minute', 'tokens_per_minute', 'timeout', 'max_retries')
+    names = ('base_url', 'key_env', 'concurrency', 'requests_per_minute', 'tokens_per_minute', 'timeout',
+             'max_retries')
     return {k: getattr(self.client, k) for k in names}
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a811
@@ -160,7 +161,7 @@ async def _form(self:APITeacher, task, q, have):
     "The form in which the endpoint is asked"
     if self.response_format != 'auto': return self.response_format
     async with self._first:
-        if known := self.client.noted('response_format'): return known
+        if known := self.client.noted('form'): return known
         form = 'json'
         try: reply,_ = await self._send(task, q, have, form)
         except Refused:
@@ -171,7 +172,7 @@ async def _form(self:APITeacher, task, q, have):
             if not text or reply.finish != 'stop' or reply.refusal or reply.problem:
                 return form  # says nothing of the form; the next one may
             if text[0] not in '{`': form = 'text'
-        self.client.note('response_format', form)
+        self.client.note('form', form)
         return form
 
 # %% ../../nbs/04_teachers/07_api.ipynb #2d3642ba
@@ -181,7 +182,8 @@ async def _obtain(self:APITeacher, task, q, have):
     if found := self.recorded(task, q, have): return found
     try: return await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
-        raise SettingError(f"{self.client.base_url} refuses a JSON schema: {e}; use form='text'") from None
+        mend = "use response_format='text'"
+        raise SettingError(f'{self.client.base_url} refuses a JSON schema: {e}; {mend}') from None
 
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch

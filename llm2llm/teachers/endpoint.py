@@ -48,10 +48,10 @@ def check_headers(
     "Headers that HTTP can carry, else a `SettingError`"
     for name,value in headers.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.A):
-            raise SettingError(f'headers: {name!r:.60} is not a name of an HTTP header')
+            raise SettingError(f'default_headers: {name!r:.60} is not a name of an HTTP header')
         if not isinstance(value, str) or re.search('[^\t -~]', value):
-            raise SettingError(f'headers: the value of {name!r} must be text of printable ASCII characters '
-                               '(it is not shown, since it may be a key)')
+            raise SettingError(f'default_headers: the value of {name!r} must be text of printable ASCII '
+                               'characters (it is not shown, since it may be a key)')
     return headers
 
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #77b8f946
@@ -63,7 +63,7 @@ def check_url(
         raise SettingError(f'base_url must be an address such as http://localhost:8000/v1, not {url!r}')
     if '@' in url.split('/')[2]:
         raise SettingError('base_url holds a user or a password; '
-                           'give them by api_key, headers or the environment')
+                           'give them by api_key, default_headers or the environment')
     return url
 
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #3404053e
@@ -75,8 +75,10 @@ def check_body(
 )->dict[str,object]:       # `body`
     "Fields that are JSON and that nobody else owns, else a `SettingError`"
     if owned := [k for k in body if k in OWNED]:
-        hint = '; use reply_tokens' if 'tokens' in owned[0] else ''
-        raise SettingError(f'body may not set {owned[0]!r}, on which the caps and the record rest{hint}')
+        hint = '; use max_completion_tokens' if 'tokens' in owned[0] else ''
+        why = f'on which the caps and the record rest{hint}'
+        raise SettingError(f'extra_body may not set {owned[0]!r}, {why}')
     try: json.dumps(body, allow_nan=False)
-    except (TypeError, ValueError) as e: raise SettingError(f'body must hold JSON values: {e}') from None
+    except (TypeError, ValueError) as e:
+        raise SettingError(f'extra_body must hold JSON values: {e}') from None
     return body

@@ -32,7 +32,7 @@ class LLMTeacher(Teacher):
         temperature:float=1.,     # of sampling, >= 0
         top_p:float=1.,           # share of the probability that is sampled from, above 0, at most 1
         max_completion_tokens:int|None=None, # most tokens of a reply; None: by the length of the seed rows
-        response_format:str='auto',          # how to reply: 'json' (by schema), 'text', or 'auto': found out
+        response_format:str='auto', # how to reply: 'json' (by schema), 'text', or 'auto': found out
     ):
         check_one_of('protocol', protocol, PROTOCOLS)
         check_one_of('response_format', response_format, ('auto', 'json', 'text'))
@@ -43,13 +43,15 @@ class LLMTeacher(Teacher):
         prompt_for(Task('any', 'text', '{question}'), protocol, **prompt)  # a misspelt part is an error now
         self.model = self.name = model
         self.protocol,self.prompt = protocol,json.loads(json.dumps(prompt))   # as a run's settings keep it
-        self.temperature,self.top_p,self.max_completion_tokens,self.response_format = temperature,top_p,max_completion_tokens,response_format
+        self.temperature,self.top_p = temperature,top_p
+        self.max_completion_tokens,self.response_format = max_completion_tokens,response_format
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #0e672a11
 @patch
 def settings(self:LLMTeacher)->dict[str,object]: # JSON-able
     "What makes its output"
-    names = ('name', 'kind', 'protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens', 'response_format')
+    names = ('name', 'kind', 'protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens',
+             'response_format')
     return {k: getattr(self, k) for k in names}
 
 @patch
@@ -99,7 +101,8 @@ def calls(self:LLMTeacher,
     demos = self.prompt_of(task).demos
     for n in dict.fromkeys((demos, demos//2, 0)):
         chat,schema,sampling = self.request(task, q, have, form, n)
-        yield ChatRequest(self.name, chat, sampling, [q.seed, q.round, q.draw], q.row.id, schema, self.extra_body)
+        draw = [q.seed, q.round, q.draw]
+        yield ChatRequest(self.name, chat, sampling, draw, q.row.id, schema, self.extra_body)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #ded61bec
 @patch
@@ -116,7 +119,8 @@ def recorded(self:LLMTeacher, task:Task, q:Request, have:Sequence[Example],
 )->tuple[Reply,str]|None: # with its key
     "The reply that is there already; of several, one that was not too long"
     noted = {v for k,v in self.replies.notes.items() if k.startswith('form of ')}   # about an endpoint
-    forms = sorted(('json', 'text'), key=lambda f: f not in noted) if self.response_format=='auto' else [self.response_format]
+    forms = [self.response_format]
+    if forms==['auto']: forms = sorted(('json', 'text'), key=lambda f: f not in noted)
     keys = [c.key for form in forms for c in self.calls(task, q, have, form)]
     kept = [(r, k) for k in keys if (r := self.replies.get(k))]
     return min(kept, key=lambda x: bool(x[0].problem), default=None)

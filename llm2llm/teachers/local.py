@@ -27,7 +27,7 @@ class LocalTeacher(LLMTeacher):
     @delegates(LLMTeacher)
     def __init__(self,
         model:str,               # folder of a chat model, or its name on the Hub
-        quantization:str|None=None,  # 'nf4': in 4 bits
+        quantization:str|None=None, # 'nf4': in 4 bits
         dtype:str|None=None,     # 'float32', 'bfloat16' or 'float16'; None: by device
         device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
         batch_size:int|None=None,# prompts at a time; None: by the free memory
@@ -36,10 +36,11 @@ class LocalTeacher(LLMTeacher):
         **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
         super().__init__(str(model), **kwargs)
-        if self.response_format=='json': raise SettingError("a local model is asked in text form; leave response_format out")
+        if self.response_format=='json':
+            raise SettingError('a local model is asked in text form; leave response_format out')
         from llm2llm.student.student import Student
-        self.chat = Student(model, quantization=quantization, dtype=dtype, device=device, per_device_eval_batch_size=batch_size,
-                            revision=revision)
+        self.chat = Student(model, quantization=quantization, dtype=dtype, device=device,
+                            per_device_eval_batch_size=batch_size, revision=revision)
         limit = getattr(self.chat.config.get_text_config(), 'max_position_embeddings', None) or 8192
         self.chat.max_length = min(max_length or 8192, limit)
         self.name = Path(model).name

@@ -29,7 +29,7 @@ class PoolTeacher(Teacher):
     help = 'real rows held back'
     def __init__(self,
         m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; None: any of them
-    ): self.m = m if m is None else check_int('m', m, 1, 'use None (--m 0) for any row of the label')
+    ): self.m = m if m is None else check_int('m', m, 1, 'use None (--teacher.m 0) for any row of the label')
 
     def settings(self)->dict[str,object]: # JSON-able
         "What makes its output"
@@ -39,7 +39,7 @@ class PoolTeacher(Teacher):
         "A `SettingError` where there is no pool"
         if task.pool: return
         raise SettingError(f"task {task.name!r} has no pool of further labelled rows to hand out; "
-                           "give it one (pool=, --pool FILE), or use another teacher")
+                           "give it one (pool=, --task.pool FILE), or use another teacher")
 
 # %% ../../nbs/04_teachers/10_pool.ipynb #63dbcd61
 @patch

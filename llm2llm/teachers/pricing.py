@@ -8,7 +8,7 @@ __all__ = ['Price', 'Limits', 'LimitReached', 'check_price', 'prompt_bound', 'Bu
 # %% ../../nbs/04_teachers/03_pricing.ipynb #ff834ef6
 import asyncio,json,time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 from importlib.metadata import version
 from fastcore.basics import patch
 from ..core import LLM2LLMError, SettingError, check_number, check_int, nearest
@@ -58,7 +58,7 @@ def __call__(self:Price,
 def _table(self:Price, prompt, completion, cached=0, when=None):
     from genai_prices import Usage, calc_price
     usage = Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=cached or None)
-    when = datetime.fromtimestamp(when, timezone.utc) if when else None
+    when = datetime.fromtimestamp(when, UTC) if when else None
     try: found = calc_price(usage, self.model, provider_api_url=self.base_url, genai_request_timestamp=when)
     except LookupError: return None
     half = None in (found.model_price.input_mtok, found.model_price.output_mtok)
@@ -101,8 +101,8 @@ def check_price(
     if limits.max_usd is None or price.known: return
     what = f'the price of {price.model!r} at {price.base_url} is not in the table (genai-prices)'
     instead = f'did you mean {price.meant!r}? If not, give it' if price.meant else 'give it'
-    raise SettingError(f'max_usd is set, but {what}; {instead}: price=(IN, OUT) (--teacher.price IN,OUT), USD per '
-                       'million prompt and completion tokens, 0,0 for your own machine')
+    raise SettingError(f'max_usd is set, but {what}; {instead}: price=(IN, OUT) (--teacher.price IN,OUT), '
+                       'USD per million prompt and completion tokens, 0,0 for your own machine')
 
 # %% ../../nbs/04_teachers/03_pricing.ipynb #fddf0a64
 def prompt_bound(

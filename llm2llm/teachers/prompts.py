@@ -167,7 +167,8 @@ def demonstrations(
 )->list[Example]:    # seed rows, without the row in question
     "Seed rows to show beside the row"
     row,r = request.row, rng_for('demos', request.seed, request.round, request.row.id, request.draw)
-    rest = [x for x in r.sample(list(task.seed_rows), len(task.seed_rows)) if x.id not in (row.id, row.parent_id)]
+    rows = r.sample(list(task.seed_rows), len(task.seed_rows))
+    rest = [x for x in rows if x.id not in (row.id, row.parent_id)]
     if not task.kind.stratified: return rest[:n]
     like,other = ([x for x in rest if (task.gold(x)==task.gold(row)) is same] for same in (True, False))
     k = min(len(like), (n+1)//2)

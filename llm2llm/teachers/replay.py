@@ -9,7 +9,7 @@ __all__ = ['ReplayTeacher']
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Example, SettingError, digest
+from ..core import RENAMED, Example, SettingError, digest
 from ..tasks.task import Task
 from .llm import LLMTeacher
 from .replies import ChatRequest, Replies, Reply
@@ -30,9 +30,11 @@ class ReplayTeacher(LLMTeacher):
         if not (made := record.notes.get('teacher')):
             raise SettingError(f"{record.path} does not say which teacher made it; "
                                "give the folder of a run that has written rows")
+        made = {RENAMED.get(k, k): v for k,v in made.items()}   # a record of version 0.4 is read too
         form = 'text' if made['kind']=='local' else made['response_format']
         super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form)
-        self.replies,self.made,self.extra_body,self._used,self.by_row = record,made,made['extra_body'] if 'extra_body' in made else {},set(),{}
+        self.replies,self.made,self.extra_body = record,made,made.get('extra_body', {})
+        self._used,self.by_row = set(),{}
         written = "select key, row from replies where row != '' and draw not like '%verify%' order by rowid"
         for key,row in record.db.execute(written): self.by_row.setdefault(row, []).append(key)
 

@@ -10,20 +10,21 @@ import inspect
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Prediction, Example
+from ..core import Example, Prediction, SettingError, unknown
 from ..tasks.task import Task
 
 # %% ../../nbs/04_teachers/00_teacher.ipynb #be1895c4
 @dataclass(frozen=True)
 class Request:
     "One new example, please, about this row"
-    row:Example         # the row that the student got wrong (or that another rule selected)
-    answer:Prediction|None  # what the student said; None where it was not asked
-    round:int           # the round that asks
-    draw:int = 0        # counts the requests for the same row in the same round
-    seed:int = 0        # the run's seed
+    row:Example            # the row that the student got wrong (or that another rule selected)
+    answer:Prediction|None # what the student said; None where it was not asked
+    round:int              # the round that asks
+    draw:int = 0           # counts the requests for the same row in the same round
+    seed:int = 0           # the run's seed
 
 # %% ../../nbs/04_teachers/00_teacher.ipynb #a5111b91
 Cost = dict[str,float] # 'usd' (left out where the price is unknown), 'prompt_tokens', 'completion_tokens'
@@ -61,17 +62,37 @@ class Spent:
         "All that may be billed"
         return self.prompt_tokens + self.completion_tokens + self.lost_tokens
 
+# %% ../../nbs/04_teachers/00_teacher.ipynb #5d0f3a12
+def _strict(init):
+    "`init`, which answers a keyword that it does not take with the one that it does"
+    parameters = [*inspect.signature(init).parameters.values()][1:]
+    names,takes_any = [p.name for p in parameters], any(p.kind is p.VAR_KEYWORD for p in parameters)
+    @wraps(init)
+    def strict(self, *args, **kwargs):
+        wrong = [] if takes_any else [name for name in kwargs if name not in names]
+        kind = type(self).__name__
+        if wrong and not names: raise SettingError(f'{kind} takes no arguments, so no {wrong[0]!r}')
+        if wrong: raise SettingError(f"{kind}: {unknown('argument', wrong[0], names)}")
+        init(self, *args, **kwargs)
+    return strict
+
 # %% ../../nbs/04_teachers/00_teacher.ipynb #e979f15e
 class Teacher:
     "Whoever writes new rows; a kind of teacher says what is different about it"
-    kind:str = ''             # the kind's short name, as `--augment` takes it; '': a base of other classes
+    kind:str = ''             # the kind's short name, as `--teacher` takes it; '': a base of other classes
     help:str = ''             # the kind in a line
     name:str = ''             # is in every row that it writes
     protocol:str|None = None  # protocol of its prompts, which the run has to share; None: it has none
-    near_duplicate_threshold:float|None = None    # ROUGE-L F1 from which its rows are near-duplicates; None: the task's
+    near_duplicate_threshold:float|None = None # ROUGE-L F1 of its near-duplicates; None: the task's
     default_for:tuple[str,...] = () # names of tasks for which it writes unless another teacher is named
     needs_gpu:bool = False    # does it need the memory that the student holds?
     price = None              # what its tokens cost, a `Price`; None: nothing
+
+    def __init_subclass__(cls):
+        if '__init__' in vars(cls): cls.__init__ = _strict(cls.__init__)
+
+    @_strict
+    def __init__(self): "A class that is made with settings has its own"
 
     def write(self,
         task:Task,                  # what kind of row is wanted
