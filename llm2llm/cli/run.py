@@ -10,9 +10,9 @@ __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settin
 import inspect,os,re,sys
 from collections.abc import Callable
 from pathlib import Path
-from .settings import Setting, check_names, check_values, flat_words, line_of, overlay, read_yaml, settings_of, split_flags
+from .settings import Setting, check_names, check_values, line_of, read_yaml, settings_of, split_flags
 from ..core import SettingError, check_int, plugins, unknown
-from ..loop.config import LoopConfig, as_flags
+from ..loop.config import LoopConfig, as_flags, flat_words, overlay
 from ..report.run import LLM2LLM
 from ..loop.rules import rules
 from ..student.config import StudentConfig
@@ -86,7 +86,7 @@ _PARTS = ('task', 'student', 'teacher')
 
 def _read_file(path, known_for):
     "The words of a file, checked; an error names its line"
-    below = flat_words(read_yaml(path))
+    below = overlay({}, flat_words(read_yaml(path)))
     known = known_for(below)
     for name,value in below.items():
         try:
@@ -118,7 +118,7 @@ def check_words(
     words:Words, # of a cell of a grid, nested or flat
 )->Words:        # flat, each of its type
     "The words of a run, checked before anything runs"
-    words = flat_words(words)
+    words = overlay({}, flat_words(words))
     known = run_settings(words, run_options)
     check_names(words, known, _chosen(words))
     out = {k: v if k in _PARTS else check_values({k: v}, known)[k] for k,v in words.items()}
