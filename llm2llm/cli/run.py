@@ -86,7 +86,7 @@ _PARTS = ('task', 'student', 'teacher')
 
 def _read_file(path, known_for):
     "The words of a file, checked; an error names its line"
-    below = overlay({}, flat_words(read_yaml(path)))
+    below = flat_words(read_yaml(path))
     known = known_for(below)
     for name,value in below.items():
         try:
@@ -118,7 +118,7 @@ def check_words(
     words:Words, # of a cell of a grid, nested or flat
 )->Words:        # flat, each of its type
     "The words of a run, checked before anything runs"
-    words = overlay({}, flat_words(words))
+    words = flat_words(words)
     known = run_settings(words, run_options)
     check_names(words, known, _chosen(words))
     out = {k: v if k in _PARTS else check_values({k: v}, known)[k] for k,v in words.items()}

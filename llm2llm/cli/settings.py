@@ -9,6 +9,7 @@ __all__ = ['plain_type', 'Setting', 'settings_of', 'split_flags', 'check_values'
 import inspect,json,re,types,typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from fastcore.docments import docments
 from ..core import SettingError, unknown
@@ -36,6 +37,7 @@ class Setting:
 
 _SECRET = ('api_key', 'default_headers')   # never in a file or a command
 
+@lru_cache   # a grid asks for each of its cells, and reading the comments takes milliseconds
 def settings_of(
     owner:Callable,  # a class or a function with documented parameters
     part:str='',     # the part of a run that it makes; '': the loop, or a command

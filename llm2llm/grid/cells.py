@@ -33,7 +33,7 @@ def _pairs(what, value):
     if not isinstance(value, dict): raise SettingError(f"{what} must be name: value pairs, not {value!r:.60}")
     return dict(value)
 
-def _settings(what, value): return flat_words(_pairs(what, value))
+def _settings(what, value): return flat_words(_pairs(what, value), nulls=True)
 
 # %% ../../nbs/07_grid/00_cells.ipynb #f883791c
 @dataclass
@@ -140,7 +140,7 @@ def cells(
     axes = {_short(k): _axis(k, v) for k,v in plan.vary.items()}
     if len(axes) < len(plan.vary): raise SettingError(_SAME_NAME)
     known = [str(label) for axis in axes.values() for label,*_ in axis]
-    out = []
+    out,check = [],_once(check)
     for values,seed in product(product(*axes.values()), plan.seeds):
         labels = {k:label for k,(label,*_) in zip(axes, values)}
         words = overlay(dict(threads=1), plan.common)
@@ -168,8 +168,17 @@ def _checked(name, words, seed, check):
     "The settings of a cell"
     for k in ('output_dir', 'seed', 'dry_run'):
         if k in words: raise SettingError(f"{k} is set by the grid; leave it out")
-    try: return check(words | dict(seed=seed))
+    try: return check(words, seed)
     except SettingError as e: raise SettingError(f"{name}: {e}") from e
+
+def _once(check):
+    "A check that is asked once for settings which differ in their random seed alone"
+    known = {}
+    def checked(words, seed):
+        key = repr(words)
+        if key not in known: known[key] = check(words | dict(seed=seed))
+        return known[key] | dict(seed=seed)
+    return checked
 
 # %% ../../nbs/07_grid/00_cells.ipynb #4add8525
 def _ordered(match):

@@ -96,6 +96,7 @@ _CHOICE = dict(task=('name', 'seed_rows'), student=('model_name_or_path',), teac
 
 def flat_words(
     words:dict[str,object], # nested or with dots
+    nulls:bool=False,       # keep settings that are None, which take one away in `overlay`
 )->dict[str,object]:        # with dots; what a part is stands under the part's name
     "One spelling of settings"
     out = {}
@@ -103,9 +104,10 @@ def flat_words(
         name = str(name).replace('-', '_')
         part,_,rest = name.partition('.')
         if rest in _CHOICE.get(part, ()): out[part] = value
-        elif name in _CHOICE and isinstance(value, dict): out |= flat_words({f'{name}.{k}': v for k,v in value.items()})
+        elif name in _CHOICE and isinstance(value, dict):
+            out |= flat_words({f'{name}.{k}': v for k,v in value.items()}, nulls=True)
         else: out[name] = value
-    return out
+    return {k: v for k,v in out.items() if nulls or v is not None}
 
 def overlay(
     below:dict[str,object], # flat words
