@@ -10,10 +10,10 @@ __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settin
 import inspect,os,sys
 from collections.abc import Callable
 from pathlib import Path
-from .settings import Setting, check_names, check_values, flat_words, line_of, overlay
+from .settings import Setting, check_names, check_values, line_of
 from .settings import read_yaml, settings_of, split_flags
 from ..core import SettingError, check_int, plugins, unknown
-from ..loop.config import LoopConfig, as_flags
+from ..loop.config import LoopConfig, as_flags, flat_words, overlay
 from ..report.run import LLM2LLM
 from ..student.config import StudentConfig
 from ..tasks.published import load_task
