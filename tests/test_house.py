@@ -203,3 +203,17 @@ def test_tasks_and_models_by_entry_point():
     models = {name: EntryPoint(name, value, 'llm2llm.models').load()() for name,value in points['llm2llm.models'].items()}
     assert [*points['llm2llm.tasks']] == ['mini-gsm', 'mini-intent'] and [*models] == ['mini']
     assert all((folder/'config.json').exists() for folder in models.values())
+
+
+RUN_FILES = re.compile(r'\b(run|final|metrics|training|stages)\.json\b|\b(answers|candidates|samples|likelihoods|log)\.jsonl\b'
+                       r'|replies\.sqlite|\bround_\d|\bround_\*|\bfold_')
+
+def test_only_the_store_knows_the_files_of_a_run():
+    wrong = []
+    for name, path in MODULES.items():
+        if package(name) == 'store': continue
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef) and isinstance(n.body[0], ast.Expr)}
+        strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs]
+        wrong += [f'{name}:{n.lineno} {n.value!r:.60}' for n in strings if RUN_FILES.search(n.value)]
+    assert not wrong

@@ -7,7 +7,7 @@ __all__ = ['Scorer', 'Splits', 'row_key', 'one_space', 'draw', 'without']
 
 # %% ../../nbs/02_tasks/04_splits.ipynb #ab8640bd
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Protocol
@@ -36,12 +36,12 @@ class Splits:
     ):
         self.task,self.rows,self.notes = task,rows,list(notes)
 
-    def note(self, done, n, name, rest, unit='row'):
+    def note(self, done:str, n:int, name:str, rest:str, unit:str='row'): # what was done to how many rows of which split
         "Write down what was done to `n` rows of a split"
         unit = unit if n==1 else unit + 's'
         if n: self.notes.append(f'{done} {n:,} {name} {unit} {rest}')
 
-    def drop(self, name, places, why):
+    def drop(self, name:str, places:Iterable[str], why:str): # split, places, for the note
         "Take the rows at some places out of a split"
         self.rows[name] = {place:row for place,row in self.rows[name].items() if place not in places}
         self.note('dropped', len(places), name, why)
@@ -143,7 +143,7 @@ def unique(self:Splits,
 
 # %% ../../nbs/02_tasks/04_splits.ipynb #ab17f003
 @patch
-def note_spellings(self:Splits, name):
+def note_spellings(self:Splits, name:str): # of a split
     "A note if questions that differ in case or punctuation only have different answers"
     clashes = self.clashes(name, question_key)
     rest = 'with two answers in spellings that differ in case or punctuation only, the first: '
@@ -212,7 +212,7 @@ def name_rows(self:Splits):
 
 # %% ../../nbs/02_tasks/04_splits.ipynb #990cb05c
 @patch
-def note_absent(self:Splits, seeds, hint=''):
+def note_absent(self:Splits, seeds:Iterable[Example], hint:str=''): # seed rows, what to do
     "A note on the labels that no seed row has"
     absent = sorted({*self.task.labels} - {*map(self.task.label, seeds)}, key=self.task.labels.index)
     if absent and self.task.kind.stratified:

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import Example, SettingError, check_number, check_one_of, check_int
+from ..store.records import RunFolder
 from ..tasks.task import Task
 from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply, reply_schema
 from .prompts import row_text, solve_messages, without_thoughts
@@ -214,7 +215,7 @@ def open(self:LLMTeacher,
     folder:str|Path, # the run's folder
 )->LLMTeacher:       # itself
     "Find the replies that are kept in `folder`"
-    self.replies = Replies(Path(folder)/'replies.sqlite')
+    self.replies = Replies(RunFolder(folder).replies)
     self.replies.note('teacher', self.settings())
     return self
 

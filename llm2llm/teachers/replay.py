@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import RENAMED, Example, SettingError, digest
+from ..store.records import RunFolder
 from ..tasks.task import Task
 from .llm import LLMTeacher
 from .replies import ChatRequest, Replies, Reply
@@ -26,7 +27,8 @@ class ReplayTeacher(LLMTeacher):
         folder:str|Path, # of a run that an API or a local model taught, or its replies.sqlite
     ):
         path = Path(folder)
-        record = Replies(path/'replies.sqlite' if path.is_dir() or not path.suffix else path, read_only=True)
+        if path.is_dir() or not path.suffix: path = RunFolder(path).replies
+        record = Replies(path, read_only=True)
         if not (made := record.notes.get('teacher')):
             raise SettingError(f"{record.path} does not say which teacher made it; "
                                "give the folder of a run that has written rows")
