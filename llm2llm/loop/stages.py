@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import Prediction, Example, answer, digest
 from .config import LoopConfig, deal, prompts
 from ..store.folder import content_digest, read_jsonl, write_jsonl
-from ..store.records import RunFolder, answers_part, stage_name, write_training
+from ..store.records import RunFolder, answers_part, fold_part, stage_name, write_training
 from ..tasks.task import Task
 if TYPE_CHECKING: from llm2llm.student.student import Completion, Student
 
@@ -176,7 +176,7 @@ def crossfit(self:StudentStages,
             write_jsonl(path, self.ask(held_out, rest, (round, 'fold'), on_answer=on_answer))
         inputs = dict(student=self.student.settings(), seed=config.seed, rest=digest(*rest),
                       asked=digest(*held_out))
-        path = self._stage(round, f'fold_{f}', 'crossfit', inputs, make)
+        path = self._stage(round, fold_part(f), 'crossfit', inputs, make)
         out |= {d['id']: answer(d) for d in read_jsonl(path)}
     return out
 
