@@ -352,8 +352,8 @@ def mini_student(
     from llm2llm.student.student import Student
     check_one_of('name', name, _tasks)
     batch_size = 8 if name=='mini-gsm' else 4
-    usual = dict(lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=batch_size,
-                 per_device_eval_batch_size=160)
+    usual = dict(lora_r=0, learning_rate=1e-3, batch_size=batch_size, per_device_eval_batch_size=160)
+    if not overrides.get('max_steps'): usual['num_train_epochs'] = 4
     return Student(mini_base(), **usual | overrides)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #e8dc2549
