@@ -71,7 +71,7 @@ def test_bars_and_interrupted_cells(kernel, tmp_path):
             shown = kernel.run("fit('cut'); None", interrupt=phase)
             assert shown[-1][0] == 'error', (phase, shown)
             tail = shown[-1][1]
-            assert 'KeyboardInterrupt: in round ' + phase[6] in tail and 'the same cell or command goes on' in tail and tail.count('\n') < 40, tail
+            assert 'KeyboardInterrupt: in round ' + phase[6] in tail and 'the same cell or command resumes there' in tail and tail.count('\n') < 40, tail
         assert not [x for x in kernel.run("fit('cut'); None") if x[0] != 'stdout']
         assert s.stats()['requests'] - paid <= paid + 3  # at most those that an interrupt caught on their way are sent again
     assert files(tmp_path/'cut') == files(tmp_path/'whole')

@@ -10,17 +10,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from ..core import Prediction, RunError, SettingError
 from ..loop.config import LoopConfig
 from .record import read_run
-from ..student.memory import Plan
 from ..tables import mark, markdown_table, text_table
 from ..tasks.task import Task
 from ..teachers.pricing import prompt_bound
 from ..teachers.prompts import row_text, solve_messages
 from ..teachers.teacher import Request, Teacher
+if TYPE_CHECKING: from llm2llm.student.memory import Plan
 
 # %% ../../nbs/06_report/04_estimate.ipynb #9ead0383
 def token_range(
@@ -196,7 +197,7 @@ def work(
 
 # %% ../../nbs/06_report/04_estimate.ipynb #812bf1ae
 def run_seconds(
-    plan:Plan, # of the student on a named GPU
+    plan:'Plan', # of the student on a named GPU
     todo:list[dict[str,list[int]]], # from `work`
     num_train_epochs:float|None=None, # passes over the rows; None: by their number, as the student does
 )->dict[str,Range]:         # seconds, fast, likely and slow: training, answers
