@@ -15,15 +15,14 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import product
 from pathlib import Path, PurePosixPath
 import pandas as pd
-from ..core import LLM2LLMError, RunError, SettingError, check_one_of, check_int, digest
-from ..loop.config import as_flags
+from ..core import LLM2LLMError, RunError, SettingError, check_int, check_one_of, digest
+from ..loop.config import as_flags, flat_words, overlay
 from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
-from ..store.folder import check_out, check_table, read_json
-from ..store.stages import CELL, ERROR
-from ..store.folder import write_json, write_jsonl, write_text
+from ..store.folder import check_out, check_table, read_json, write_json, write_jsonl, write_text
 from ..store.records import RunFolder
+from ..store.stages import CELL, ERROR
 
 # %% ../../nbs/07_grid/00_cells.ipynb #f8e92bef
 Settings = dict[str,object]   # of a run, by the names that `llm2llm run` knows
@@ -34,21 +33,24 @@ def _pairs(what, value):
     if not isinstance(value, dict): raise SettingError(f"{what} must be name: value pairs, not {value!r:.60}")
     return dict(value)
 
+def _settings(what, value): return flat_words(_pairs(what, value), nulls=True)
+
 # %% ../../nbs/07_grid/00_cells.ipynb #f883791c
 @dataclass
 class Plan:
     "Methods × what varies × random seeds: the runs of a study"
-    # name -> in what it differs; `match` names a method, `only` values of what varies
+    # name -> in what it differs; `match_run` names a method, `only` values of what varies
     methods:dict[str,Settings] = field(default_factory=dict)
     common:Settings = field(default_factory=dict) # of every run
     # setting -> its values, or a name -> values, each with the settings that it stands for
     vary:dict[str,list|dict[str,Settings]] = field(default_factory=dict)
-    seeds:int|list[int] = 1                       # how many random seeds, or which
+    seeds:int|list[int] = 1 # how many random seeds, or which
 
     def __post_init__(self):
         self.common,self.vary,methods = (_pairs(k, getattr(self, k)) for k in ('common', 'vary', 'methods'))
-        self.methods = {str(m): _pairs(f'method {m}', settings) for m,settings in methods.items()}
-        if not methods: raise SettingError("a plan needs methods, as in {plain: {augment: none}, LLM2LLM: }")
+        self.common = flat_words(self.common)
+        self.methods = {str(m): _settings(f'method {m}', settings) for m,settings in methods.items()}
+        if not methods: raise SettingError("a plan needs methods, as in {plain: {teacher: none}, LLM2LLM: }")
         if not isinstance(self.seeds, list): self.seeds = list(range(check_int('seeds', self.seeds, 1)))
         for seed in self.seeds: check_int('a seed', seed)
         if len({*self.seeds}) == max(1, len(self.seeds)): return
@@ -92,7 +94,7 @@ class Cell:
     axes:dict[str,object] # what varies -> its value here, as the plan names it
     method:str            # the arm
     seed:int              # of every random choice
-    words:Settings        # of the run; `match` names a method
+    words:Settings        # of the run; `match_run` names a method
     after:str|None = None # the cell whose first training it may share; runs before it
 
     @property
@@ -109,13 +111,18 @@ class Cell:
         return self.words | match | dict(output_dir=f'{root}/{self.name}')
 
 # %% ../../nbs/07_grid/00_cells.ipynb #3aa45b07
+def _short(name): return name.rpartition('.')[2]   # 'task.n_seed' is n_seed in folders and tables
+
 def _axis(name, values):
     "Of each value of something that varies: its label, its folder and its settings"
     if isinstance(values, dict) and values:
-        return [(str(k), _slug(k), _pairs(f'{name}: {k}', settings)) for k,settings in values.items()]
+        return [(str(k), _slug(k), _settings(f'{name}: {k}', its)) for k,its in values.items()]
     if isinstance(values, list) and values:
-        return [(v, _slug(v) if isinstance(v, str) else f'{name}_{_slug(v)}', {name: v}) for v in values]
+        folder = lambda v: _slug(v) if isinstance(v, str) else f'{_short(name)}_{_slug(v)}'
+        return [(v, folder(v), flat_words({name: v})) for v in values]
     raise SettingError(f"vary {name}: a list of values is wanted, or names with settings, not {values!r:.60}")
+
+_SAME_NAME = 'vary: two settings end in the same word; give one of them as name: {label: {setting: value}}'
 
 def _wanted(method, settings, labels, known):
     "Is a method run for these values of what varies?"
@@ -130,16 +137,17 @@ def cells(
     check:Callable[[Settings],Settings], # the same settings, each known and of its type
 )->list[Cell]:  # in the order of the plan, the methods of a seed together
     "The runs that a plan asks for"
-    axes = {k: _axis(k, v) for k,v in plan.vary.items()}
+    axes = {_short(k): _axis(k, v) for k,v in plan.vary.items()}
+    if len(axes) < len(plan.vary): raise SettingError(_SAME_NAME)
     known = [str(label) for axis in axes.values() for label,*_ in axis]
-    out = []
+    out,check = [],_once(check)
     for values,seed in product(product(*axes.values()), plan.seeds):
         labels = {k:label for k,(label,*_) in zip(axes, values)}
-        words = dict(threads=1) | plan.common
-        for *_,settings in values: words |= settings
+        words = overlay(dict(threads=1), plan.common)
+        for *_,settings in values: words = overlay(words, settings)
         place = '/'.join([*(folder for _,folder,_ in values), f'seed_{seed}'])
         texts = {*map(str, labels.values())}
-        here = {m: words | own for m,own in plan.methods.items() if _wanted(m, own, texts, known)}
+        here = {m: overlay(words, own) for m,own in plan.methods.items() if _wanted(m, own, texts, known)}
         out += _group(place, labels, seed, here, check)
     twice = [name for name,n in Counter(c.name for c in out).items() if n > 1]
     if not twice: return out
@@ -160,8 +168,17 @@ def _checked(name, words, seed, check):
     "The settings of a cell"
     for k in ('output_dir', 'seed', 'dry_run'):
         if k in words: raise SettingError(f"{k} is set by the grid; leave it out")
-    try: return check(words | dict(seed=seed))
+    try: return check(words, seed)
     except SettingError as e: raise SettingError(f"{name}: {e}") from e
+
+def _once(check):
+    "A check that is asked once for settings which differ in their random seed alone"
+    known = {}
+    def checked(words, seed):
+        key = repr(words)
+        if key not in known: known[key] = check(words | dict(seed=seed))
+        return known[key] | dict(seed=seed)
+    return checked
 
 # %% ../../nbs/07_grid/00_cells.ipynb #4add8525
 def _ordered(match):
@@ -180,10 +197,10 @@ def _ordered(match):
 # %% ../../nbs/07_grid/00_cells.ipynb #c18f9b85
 def command(
     cell:Cell,
-    out:str|Path, # the grid's folder
+    output_dir:str|Path, # the grid's folder
 )->str:
     "The command that makes this cell alone"
-    return shlex.join(['llm2llm', 'run', *as_flags(cell.settings(out))])
+    return shlex.join(['llm2llm', 'run', *as_flags(cell.settings(output_dir))])
 
 # %% ../../nbs/07_grid/00_cells.ipynb #4e17b6b5
 def _plain(text, root):
@@ -254,11 +271,11 @@ def _row(folder, root):
     return row | cell.axes | dict(command=command(cell, root))
 
 def read_grid(
-    out:str|Path,   # the grid's folder
-)->pd.DataFrame:    # a row a cell; accuracy in percent, everything else counts, seconds and USD
+    output_dir:str|Path, # the grid's folder
+)->pd.DataFrame:         # a row a cell; accuracy in percent, everything else counts, seconds and USD
     "What the cells of a grid say"
-    root = Path(out)
-    if not root.is_dir(): raise RunError(f"{root}: no such folder; give the folder of a grid (its `out`)")
+    root = Path(output_dir)
+    if not root.is_dir(): raise RunError(f"{root}: no such folder; give the folder of a grid (its `output_dir`)")
     names = [p.relative_to(root) for p in sorted(root.rglob(CELL))]
     folders = [root/name.parent for name in names if not re.search(r'(^|/)\.', str(name))]   # whole ones
     if not folders: raise RunError(f"{root} holds no cells of a grid")
@@ -280,7 +297,7 @@ def _rounds(folder):
         row |= {f'{k}_correct':m.scores[k].correct for k in ('seed', 'dev', 'test') if k in m.scores}
         row['seconds'] = round(sum(e.get('seconds', 0) for e in run.log if e.get('round')==m.round), 1)
         yield row
-        asked.update(line.row.parent for line in _kept(folder, m.round))
+        asked.update(line.row.parent_id for line in _kept(folder, m.round))
 
 # %% ../../nbs/07_grid/00_cells.ipynb #ee68c02e
 def _right(folder, picked):
@@ -295,13 +312,13 @@ def _write_table(path, rows):
 
 # %% ../../nbs/07_grid/00_cells.ipynb #dc83235d
 def record(
-    out:str|Path,       # the grid's folder
+    output_dir:str|Path, # the grid's folder
     raw:str|Path,       # where the tables go
     name:str='',        # what commands call the grid's folder; '': its own name below runs/
     rows:str|None=None, # a method: the rows that it added with its first seed go to rows.jsonl, to be read
 ):
     "Write cells.csv, rounds.csv and answers.csv: what a grid's numbers come from"
-    cells,raw,out = read_grid(out),Path(raw),Path(out)
+    cells,raw,out = read_grid(output_dir),Path(raw),Path(output_dir)
     cells['command'] = cells['command'].str.replace(str(out), name or f'runs/{out.name}', regex=False)
     done = cells[cells['state']=='done'].reindex(columns=['cell','method','round'])
     _write_table(raw/'cells.csv', cells)

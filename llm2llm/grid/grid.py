@@ -21,7 +21,7 @@ from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..report.stats import mean_interval
-from ..store.folder import check_table, check_target, holds, atomic_write, write_text
+from ..store.folder import atomic_write, check_table, check_target, holds, write_text
 from ..store.stages import CELL, hold
 from ..tables import one, span, text_table
 
@@ -217,7 +217,7 @@ class Ray:
 
 # %% ../../nbs/07_grid/01_grid.ipynb #b64b201b
 @patch
-def start(self:Ray,
+def start(self:Ray,   # noqa: F811, of another class than the one above
     cell:Cell,
 )->Future: # done when the cell's files are back
     "Give a cell to the cluster"
@@ -226,7 +226,7 @@ def start(self:Ray,
     return task.remote(cell, self.make, _builds_on(cell, self.root), os.getcwd()).future()
 
 @patch
-def end(self:Ray,
+def end(self:Ray,   # noqa: F811, as above
     cell:Cell,
     future:Future, # of `start`, done
 ):
@@ -240,7 +240,7 @@ def end(self:Ray,
 def _spent(cell, root):
     "USD that a cell has spent on its teacher; of one that is not done, what it may spend"
     folder = cell.folder(root)
-    return outcome(read_run(folder.path))['usd'] if folder.state=='done' else cell.words.get('max_usd') or 0.
+    return outcome(read_run(folder.path))['usd'] if folder.state=='done' else cell.words.get('teacher.max_usd') or 0.
 
 # %% ../../nbs/07_grid/01_grid.ipynb #d01174c5
 class _Work:
@@ -267,7 +267,7 @@ def _look_at(self:_Work, cell):
         return self._refuse(cell, f"{cell.needs}, whose budget this cell matches, failed")
     unfinished = {*self.waiting, *(c.name for c in self.running.values())}
     if len(self.running)==self.engine.count or unfinished & {cell.needs, cell.after}: return
-    may = cell.words.get('max_usd') or 0.
+    may = cell.words.get('teacher.max_usd') or 0.
     spent = sum(usd for name,usd in self.spent.items() if name != cell.name)
     if self.cap is None or not may or spent+may <= self.cap: return self._start(cell, may)
     if self.running: return   # what is running may end cheaper
@@ -308,7 +308,6 @@ def _check_money(todo, cap):
         raise SettingError("max_usd for the grid needs max_usd for each cell with an API teacher, "
                            f"and {c.name} has none; put teacher.max_usd into common")
 
-
 def _list(todo, left, out):
     "What would be run"
     for c in todo: print(command(c, out) + ('' if c in left else '   # done'))
@@ -317,7 +316,7 @@ def _list(todo, left, out):
 # %% ../../nbs/07_grid/01_grid.ipynb #ddbbd454
 def grid(
     plan:Plan,
-    out:str|Path,     # the grid's folder; the same plan on it resumes
+    output_dir:str|Path, # the grid's folder; the same plan on it resumes
     make:Make,
     check:Callable[[Settings],Settings]=dict, # see `cells`
     workers:int|None=None, # cells at a time; None: one a GPU, else 2, or with Ray one a CPU
@@ -326,11 +325,11 @@ def grid(
     max_usd:float|None=None, # cap on the teachers' money of all cells together, beside the cap of each
 )->pd.DataFrame|None: # see `read_grid`; None for a dry run
     "Run what a plan asks for and is still missing"
-    root,todo = Path(out),cells(plan, check)
+    root,todo = Path(output_dir),cells(plan, check)
     if max_usd is not None: _check_money(todo, max_usd)
     for c in todo: _check_place(c.folder(root))
     check_table(root/'cells.csv', 'cell', 'method', 'seed')
-    if dry_run: return _list(todo, missing(todo, root), out)
+    if dry_run: return _list(todo, missing(todo, root), output_dir)
     with hold(root):
         if left := missing(todo, root):
             with closing(Ray(root, make, ray, workers) if ray else Processes(root, make, workers)) as engine:

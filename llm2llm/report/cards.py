@@ -20,17 +20,17 @@ from .export import Contents
 from .record import RunRecord,accuracy,finished_run,summary,wilson
 from .report import shown_settings
 from ..store.folder import content_digest
-from ..tables import clean,mark,markdown_table
+from ..tables import mark,markdown_table
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
 from ..tasks.task import TASKS,Task
 from ..student.config import StudentConfig
-from ..teachers.kinds import teacher_kind
+from ..teachers.kinds import teacher_kind,teacher_kinds
 
 # %% ../../nbs/06_report/06a_cards.ipynb #677db1a7
 def shared_rows(
     folder:str|Path,         # of a finished run
-    without_seed:bool=False, # leave out the seed rows, and the column `cause`, which answers them
+    without_seed:bool=False, # leave out the seed rows, and the column `wrong_completion`, which answers them
 )->Dataset:                  # every column has a type
     "The training rows of a run's picked round"
     record = finished_run(folder)
@@ -166,7 +166,7 @@ def dataset_card(
     repo:str='OWNER/NAME',   # name on the Hub
     license:str|None=None,   # identifier, for instance cc-by-4.0; None: the card says that it is not set
     language:str|None=None,  # code of the rows' language, for instance en
-    without_seed:bool=False, # leave out the seed rows and the column `cause`
+    without_seed:bool=False, # leave out the seed rows and the column `wrong_completion`
 )->DatasetCard:
     "The card of a run's training rows"
     head,record,rows = _checked(license, language),finished_run(folder),shared_rows(folder, without_seed)

@@ -33,16 +33,16 @@ def token_range(
 
 # %% ../../nbs/06_report/04_estimate.ipynb #e5f0745b
 def requests_by_round(
-    n_seed:int,       # seed rows
-    dials:LoopConfig,      # rounds, select, per_round, each, cap, budget
-    rates:list[float],# share of wrong seed rows by round, 0 to 1
-)->list[int]:         # a number for each round, if every row is kept
+    n_seed:int,        # seed rows
+    config:LoopConfig, # rounds, select, per_round, per_row, max_per_seed_row, max_synthetic_rows
+    rates:list[float], # share of wrong seed rows by round, 0 to 1
+)->list[int]:          # a number for each round, if every row is kept
     "How many new rows the loop asks for, round by round"
-    limits = [dials.max_synthetic_rows, dials.max_per_seed_row and dials.max_per_seed_row*n_seed]
+    limits = [config.max_synthetic_rows, config.max_per_seed_row and config.max_per_seed_row*n_seed]
     most,out = min((x for x in limits if x is not None), default=math.inf),[]
-    for r in range(dials.rounds):
+    for r in range(config.rounds):
         rate,total = rates[min(r, len(rates)-1)],sum(out)
-        n = dials.per_round or dials.per_row*dials.rule.forecast(n_seed, total, rate)
+        n = config.per_round or config.per_row*config.rule.forecast(n_seed, total, rate)
         out.append(int(max(0, min(n, most-total))))
     return out
 
@@ -129,7 +129,7 @@ def _price_of(price, requests, prompt, completion):
 def cost(
     task:Task,       # with seed rows
     teacher:Teacher|None, # an `APITeacher`, or another language model
-    dials:LoopConfig=LoopConfig(), # the run's dials
+    config:LoopConfig=LoopConfig(), # of the run
     rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 throughout
     like:str|Path|None=None, # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
@@ -140,29 +140,29 @@ def cost(
     request,check = _request_tokens(task, teacher)
     measured,tokens = _measured(like) if like else (None, None)
     guesses = [rates or measured]*3 if rates or measured else [[.05], [.3], [1.]]
-    new = np.array([sum(requests_by_round(len(task.seed_rows), dials, r)) for r in guesses])
-    k,price = dials.num_verifications,teacher.price
+    new = np.array([sum(requests_by_round(len(task.seed_rows), config, r)) for r in guesses])
+    k,price = config.num_verifications,teacher.price
     requests = new*(1.+k)
     prompt,completion = (new*(a + k*b) for a,b in zip(tokens or request, check))
     usd = _price_of(price, requests, prompt, completion)
     ranges = [tuple(x.tolist()) for x in (requests, prompt, completion)]
     words = repr(price).partition(': ')[2] if price else 'on this machine'
-    notes = tuple(_notes(teacher, usd, rates, measured, tokens, dials))
+    notes = tuple(_notes(teacher, usd, rates, measured, tokens, config))
     return Estimate(teacher.name, *ranges, usd, words, notes)
 
 # %% ../../nbs/06_report/04_estimate.ipynb #e0caec87
-def _notes(teacher, usd, rates, measured, tokens, dials)->Iterator[str]:
-    cap,k = teacher.limits().get('max_usd'),dials.num_verifications
+def _notes(teacher, usd, rates, measured, tokens, config)->Iterator[str]:
+    cap,k = teacher.limits().get('max_usd'),config.num_verifications
     if usd is None: yield _unknown_price(teacher.price.meant)
     if not rates and not measured:
         yield ('Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every '
                'round. Give error_rate, or an earlier run (like).')
-    if dials.match_run: yield 'The budget of the matched run is not taken into account.'
-    if dials.rule.crossfit and not measured:
-        yield f'{dials.rule.name} finds more wrong rows than the student has among those it was trained on.'
+    if config.match_run: yield 'The budget of the matched run is not taken into account.'
+    if config.rule.crossfit and not measured:
+        yield f'{config.rule.name} finds more wrong rows than the student has among those it was trained on.'
     if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
     else: yield 'Tokens are counted by characters, about four to one; the high end has the longest replies.'
-    if k: yield f'Each new row is also solved by the teacher (verify={k}).'
+    if k: yield f'Each new row is also solved by the teacher (num_verifications={k}).'
     if usd and cap is None: yield 'No cap on money is set: max_usd (--teacher.max_usd) sets one.'
     elif usd:
         likely = '; that is likely to be reached' if usd[1] > cap else ''
@@ -174,23 +174,23 @@ def _unknown_price(meant):
 
 # %% ../../nbs/06_report/04_estimate.ipynb #543b3763
 def work(
-    rows:dict[str,int], # seed, dev and test: how many rows
-    dials:LoopConfig,        # select, folds, samples, only_wrong, shots, test_every_round
+    rows:dict[str,int],   # seed, dev and test: how many rows
+    config:LoopConfig,    # select, num_folds, num_return_sequences, only_wrong, num_fewshot, test_every_round
     new:Sequence[int]=(), # rows that join after each round; () trains once
     trained_as:int|None=None, # rows whose training has as many steps; None: the run's own
 )->list[dict[str,list[int]]]: # a round each: `trained`, rows of each training; `asked`, prompts of each pass
     "What a run has to do, round by round"
-    seed,folds,rule,out = rows['seed'],dials.num_folds,dials.rule,[]
+    seed,folds,rule,out = rows['seed'],config.num_folds,config.rule,[]
     for r in range(len(new)+1):
         have,more = seed+sum(new[:r]),r < len(new)
-        trained,asked = [trained_as or have]*(dials.num_fewshot is None),[seed, rows.get('dev', 0)]
+        trained,asked = [trained_as or have]*(config.num_fewshot is None),[seed, rows.get('dev', 0)]
         if more and rule.crossfit:
             trained += [have*(folds-1)//folds]*folds
             asked += [math.ceil(seed/folds)]*folds
         if more:
             asked += [rule.on_written*(have-seed), rule.likelihoods*seed]
-            asked += [dials.num_return_sequences*seed, dials.only_wrong*new[r]]
-        if not more or dials.test_every_round: asked.append(rows.get('test', 0))
+            asked += [config.num_return_sequences*seed, config.only_wrong*new[r]]
+        if not more or config.test_every_round: asked.append(rows.get('test', 0))
         out.append(dict(trained=trained, asked=[n for n in asked if n]))
     return out
 
@@ -198,11 +198,11 @@ def work(
 def run_seconds(
     plan:Plan, # of the student on a named GPU
     todo:list[dict[str,list[int]]], # from `work`
-    epochs:float|None=None, # passes over the rows; None: by their number, as the student does
+    num_train_epochs:float|None=None, # passes over the rows; None: by their number, as the student does
 )->dict[str,Range]:         # seconds, fast, likely and slow: training, answers
     "How long a run takes, without loading the student, filters and waiting for a teacher"
-    from llm2llm.student.student import default_epochs
-    passes = lambda n: default_epochs(n) if epochs is None else epochs
+    from llm2llm.student.settings import default_epochs
+    passes = lambda n: default_epochs(n) if num_train_epochs is None else num_train_epochs
     parts = [plan.seconds_for(n, passes(n)) for r in todo for n in r['trained']]
     parts += [plan.seconds_for(asked=n) for r in todo for n in r['asked']]
     return {k: tuple(map(sum, zip(*(p[k] for p in parts)))) for k in ('training', 'answers')}

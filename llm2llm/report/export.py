@@ -8,13 +8,13 @@ __all__ = ['merge', 'Rescored', 'Export', 'Contents', 'export', 'predict']
 # %% ../../nbs/06_report/06_export.ipynb #f6aa1d91
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict,dataclass,replace
+from dataclasses import dataclass,replace
 from pathlib import Path
 import pandas as pd
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
-from .record import RunRecord,finished_run
+from .record import finished_run
 from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json
 from ..store.records import Record,Score
 from ..student.models import disk_errors,generation,quiet
@@ -68,7 +68,7 @@ def _base(had, base):
     "Where the base of a run's student is: a folder, or a name on the Hub"
     if base is None and '/' not in had['model_name_or_path']:
         raise SettingError(f"the student's base was a folder named {had['model_name_or_path']!r}, and the run has no "
-                           "record of where it is; give it: base=FOLDER (--student FOLDER)")
+                           "record of where it is; give it: base=FOLDER (--base FOLDER)")
     folder = Path(base or had['model_name_or_path']).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(base or had['model_name_or_path'])
 
@@ -79,7 +79,7 @@ def _student(record, source, base, dtype, quantization=None, device='cpu'):
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
     place = _base(had, base)
     revision = had['base_digest'] if place==had['model_name_or_path'] else None
-    student = Student(place, revision=revision, quantization=quantization, **kwargs)
+    student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
         raise StudentError(f"{place} is not the base of this run: its digest is {its}, and the run's base "
                            f"{had['model_name_or_path']} had {had['base_digest']}; give the one that the run was given")
@@ -90,7 +90,7 @@ def _task(record, task):
     "The run's task: the one given, or what the folder holds of it"
     had = record.task
     if task is None:
-        rows = {s: tuple(record.folder.split_rows(s)) for s in ('seed', 'dev')}
+        rows = {'seed_rows': record.folder.split_rows('seed'), 'dev': record.folder.split_rows('dev')}
         return Task(had['name'], had['kind'], had['template'], tuple(had['labels']), **rows)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
                rows=digest(task.seed_rows, task.dev, task.test, task.pool))
@@ -115,16 +115,18 @@ class Rescored(Record):
                 f"{self.differ} of {n} answers differ")
 
 # %% ../../nbs/06_report/06_export.ipynb #8ec50deb
+_SPLITS = ('seed', 'dev', 'test')   # what a run asks, see `Task.splits`
+
 def _run(record, student, task):
-    return Run(task, student, out=record.path, protocol=record.settings['protocol'], seed=record.seed)
+    return Run(task, student, output_dir=record.path, protocol=record.settings['protocol'], seed=record.seed)
 
 def _ask_again(record, r, student, task):
     "A `Rescored` for each split at hand"
     run,folder,out = _run(record, student, task),record.folder,{}
-    for split in ('seed', 'dev', 'test'):
+    for split in _SPLITS:
         old = {a.id: a for a in folder.answers(r, split)}
-        if not (rows := getattr(task, split)) or not old: continue
-        new = run._ask(rows, folder.train_rows(r), names=(r, split))
+        if not (rows := task.splits[split]) or not old: continue
+        new = run.students.ask(rows, folder.train_rows(r), (r, split))
         differ = sum(a.completion != old[a.id].completion for a in new)
         out[split] = Rescored(run=Score.of(old.values()), exported=Score.of(new), differ=differ)
     return out
@@ -205,7 +207,7 @@ def _make(out, record, source, student, task, inputs, device):
     official = record.settings['protocol']=='official'
     completions = [task.completion(x) for x in rows]
     limit = OFFICIAL_DECODING['max_new_tokens'] if official else student.token_limit(completions)
-    greedy = generation(student.tokenizer, student.ends, do_sample=False, max_new_tokens=limit)
+    greedy = generation(student.tokenizer, student.eos_token_id, do_sample=False, max_new_tokens=limit)
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     whole_model = lambda: merge(student, source) if 'adapter' in parts else student._read()
     if 'model' in parts: _write_model(whole_model(), out/'model')
@@ -227,7 +229,7 @@ def _scored(out, record, student, task, made, splits, device):
             scores = _ask_again(record, inputs['round'], exported, task)
         except StudentError as e:
             raise StudentError(f"the exported model cannot be scored: {e}; "
-                               "give device='cpu' (--device cpu), or score=False (--no-score)") from e
+                               "give device='cpu' (--device cpu), or score=False (--score false)") from e
     made = Contents(inputs=inputs, content=made.content, scores=scores)
     write_json(out/_CONTENTS, made.as_dict())
     return made
@@ -235,16 +237,16 @@ def _scored(out, record, student, task, made, splits, device):
 # %% ../../nbs/06_report/06_export.ipynb #d79c44fb
 def _inputs(record, r, source, student, task, merge, onto, score):
     "What makes an export"
-    lora_r,bits = record.student['lora_r'] is not None,record.student['quantization']
-    splits = [s for s in ('seed', 'dev', 'test') if getattr(task, s)] if score and merge else []
-    parts,onto = ['adapter']*lora_r + ['model']*merge,onto if bits and merge else None
+    has_adapter,bits = record.student['lora_r'] > 0,record.student['quantization']
+    splits = [s for s in _SPLITS if task.splits[s]] if score and merge else []
+    parts,onto = ['adapter']*has_adapter + ['model']*merge,onto if bits and merge else None
     return dict(round=r, student=content_digest(source), parts=parts, dtype=student.dtype, onto=onto,
-                base=str(student.model_name_or_path) if lora_r else None, scored=splits)
+                base=str(student.model_name_or_path) if has_adapter else None, scored=splits)
 
 # %% ../../nbs/06_report/06_export.ipynb #5301cd92
 def export(
     folder:str|Path,         # of a finished run
-    out:str|Path,            # the folder to make
+    output_dir:str|Path,     # the folder to make
     base:str|Path|None=None, # the student's base: folder or name on the Hub; None: the run's, if on the Hub
     task:Task|None=None,     # the run's task, to score on its test rows; None: on seed and dev rows only
     round:int|None=None,     # whose student, from 0; None: the round that the run picked
@@ -256,10 +258,10 @@ def export(
 )->Export:                   # prints as a few lines
     "Write a run's student in the forms that other programs load"
     record,r,source = _picked(folder, round)
-    had,out,task = record.student,Path(out),_task(record, task)
+    had,out,task = record.student,Path(output_dir),_task(record, task)
     if not had['lora_r'] and not merge:
         raise SettingError("all weights of this run's student were trained, so it has no adapter to export "
-                           "alone; leave out merge=False (--no-merge)")
+                           "alone; leave out merge=False (--merge false)")
     check_one_of('onto', onto, ('trained', 'base'))
     dtype = check_one_of('dtype', dtype or had['dtype'], ('float32', 'bfloat16', 'float16'))
     student = _student(record, source, base, dtype, had['quantization'] if onto=='trained' and merge else None)
@@ -283,5 +285,5 @@ def predict(
     record,r,source = _picked(folder, round)
     student = _student(record, source, base, record.student['dtype'], record.student['quantization'], device)
     run = _run(record, student, _task(record, None))
-    run.final = asdict(replace(record.final, picked_round=r))
+    run.final = replace(record.final, picked_round=r)
     return run.predict(questions)

@@ -8,7 +8,6 @@ __all__ = ['STATUSES', 'SERIES', 'COLORS', 'status', 'Entry', 'entries', 'stream
 # %% ../../nbs/06_report/05_ledger.ipynb #8988d9d7
 import base64,hashlib,json,re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -78,7 +77,7 @@ def _made(record):
         if m.requested and not lines:
             path = record.folder.part(m.round, 'candidates')
             raise missing(path, f'round {m.round} asked for {m.requested} rows')
-        for x in lines: out.setdefault(x.row.parent, []).append(x)
+        for x in lines: out.setdefault(x.row.parent_id, []).append(x)
     return out
 
 # %% ../../nbs/06_report/05_ledger.ipynb #223105f8

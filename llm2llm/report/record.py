@@ -182,7 +182,7 @@ def method(
     if not teacher: return 'plain, step-matched' if s.get('match_run') else 'plain'
     if teacher.get('name')=='eda': return 'EDA'
     if (teacher.get('prompt') or {}).get('rephrase'): return 'AugGPT'
-    if s.get('init_from')=='continuous': return 'continuous'
+    if s.get('init_from')=='previous': return 'continuous'
     if (rule := s.get('select', LoopConfig.select)) != LoopConfig.select: return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
 

@@ -60,7 +60,7 @@ def candidates(
     rows = []
     for why,lines in _by_verdict(record):
         for x in lines[::max(1, len(lines)//each)][:0 if why in SILENT else each]:
-            rows.append([x.verdict, str(len(lines)), str(x.row.round), x.row.parent or '',
+            rows.append([x.verdict, str(len(lines)), str(x.row.round), x.row.parent_id or '',
                          clean(x.row.question or x.text, 300), clean(x.row.answer, 300)])
     return pd.DataFrame(rows, columns=['verdict','of','round','seed row','new question','new answer'])
 

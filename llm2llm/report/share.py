@@ -84,7 +84,7 @@ def _book(path):
     raise _foreign(path)
 
 def _foreign(path):
-    return RunError(f"{path} is there and share did not make it; give another folder (--out FOLDER)")
+    return RunError(f"{path} is there and share did not make it; give another folder (--output_dir FOLDER)")
 
 # %% ../../nbs/06_report/07_share.ipynb #41fcce52
 def _keep_or_fill(out, book, inputs, fill):
@@ -95,7 +95,7 @@ def _keep_or_fill(out, book, inputs, fill):
         if have['inputs']==inputs: return have['made']
         if content_digest(out) != have['made']:
             raise RunError(f"{out} was written for other settings, and was changed since; "
-                           "give another folder (--out FOLDER), or remove it if the change may go")
+                           "give another folder (--output_dir FOLDER), or remove it if the change may go")
     with atomic_write(out, ours=True) as p: fill(p)   # all that is there is as it was written
     made = content_digest(out)
     write_json(book, dict(inputs=inputs, made=made, listed=None))
@@ -204,15 +204,15 @@ def share(
     private:bool=True,       # only its owner can read it
     license:str|None=None,   # identifier, for instance cc-by-4.0; None: the card says that it is not set
     language:str|None=None,  # code of the rows' language, for instance en
-    without_seed:bool=False, # dataset: leave out the seed rows and the column `cause`
+    without_seed:bool=False, # dataset: leave out the seed rows and the column `wrong_completion`
     exported:str|Path|None=None, # adapter, model: the folder that `export` made; None: FOLDER/export
     base:str|None=None,      # adapter, model: the base's name on the Hub, where the run was given a folder
-    out:str|Path|None=None,  # the folder to make; None: FOLDER/share/KIND
+    output_dir:str|Path|None=None, # the folder to make; None: FOLDER/share/KIND
 )->Listing:                  # prints as a few lines; `str` of it has the card too
     "Write what would be sent into a folder and list it; with `yes`, send it"
     for name in filter(None, (repo, base)): _check_repo(name)
     record,kind = finished_run(folder),check_one_of('kind', kind, SHARED)
-    out = Path(out or record.path/'share'/kind).expanduser()
+    out = Path(output_dir or record.path/'share'/kind).expanduser()
     book = out.with_name(f'{out.name}.json')
     head = dict(license=license, language=language)
     card,content,fill = _contents(record, repo, kind, head, without_seed, exported, base)

@@ -28,8 +28,8 @@ class PoolTeacher(Teacher):
     kind = name = 'pool'
     help = 'real rows held back'
     def __init__(self,
-        m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; None: any of them
-    ): self.m = m if m is None else check_int('m', m, 1, 'use None (--m 0) for any row of the label')
+        m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; 0 or None: any of them
+    ): self.m = check_int('m', m or 0, 0) or None
 
     def settings(self)->dict[str,object]: # JSON-able
         "What makes its output"

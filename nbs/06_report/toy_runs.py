@@ -47,7 +47,7 @@ def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n
     "A run folder whose test accuracy follows `curve`, in percent"
     folder, r = RunFolder(path), rng_for('toy run', str(seed), select, list(curve))
     seeds = [toy_row(i) for i in range(n_seed)]
-    settings = dict(rounds=len(curve)-1, select=select, max_per_seed_row=None, init_from='scratch', seed=seed, match_run=match, teacher=teacher and dict(name=teacher, noise=0.0),
+    settings = dict(rounds=len(curve)-1, select=select, max_per_seed_row=None, init_from='base', seed=seed, match_run=match, teacher=teacher and dict(name=teacher, noise=0.0),
                     student=dict(model_name_or_path='mini', lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=8)) | kw
     task = dict(name='numbers (made up)', kind='number', seed=n_seed, dev=n_dev, test=n_test, pool=0, labels=[], digest='0'*16,
                 notes=['2 training rows left out: their question is also in test'])

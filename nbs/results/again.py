@@ -28,7 +28,7 @@ def main():
     plan, raw = OUT.parent/f'{OUT.name}.yaml', OUT.parent/f'{OUT.name}_raw'
     OUT.mkdir(parents=True, exist_ok=True)
     plan.write_text(yaml.safe_dump(yaml.safe_load((HERE/'what.yaml').read_text()) | dict(seeds=[0]), sort_keys=False))
-    subprocess.run([sys.executable, '-m', 'llm2llm', 'grid', '--config', str(plan), '--out', str(OUT)], check=True)
+    subprocess.run([sys.executable, '-m', 'llm2llm', 'grid', '--config', str(plan), '--output_dir', str(OUT)], check=True)
     record(OUT, raw)
     both = tables(raw).join(tables(HERE/'raw/what').add_suffix(' before'))
     both['rows that differ'] = [sum(a != b for a, b in zip(new, old, strict=True)) for new, old in both[['right', 'right before']].values]
