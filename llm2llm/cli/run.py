@@ -10,8 +10,8 @@ __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settin
 import inspect,os,sys
 from collections.abc import Callable
 from pathlib import Path
-from .settings import Setting, check_names, check_values, line_of
-from .settings import read_yaml, settings_of, split_flags
+from .settings import Setting, check_names, check_values, line_of, read_yaml
+from .settings import settings_of, split_flags
 from ..core import SettingError, check_int, plugins, unknown
 from ..loop.config import LoopConfig, as_flags, flat_words, overlay
 from ..report.run import LLM2LLM
@@ -49,8 +49,8 @@ def default_teacher(
     if own: return own[0]
     if task is None or task.pool: return 'pool'
     raise SettingError("who writes the new rows? --teacher api --teacher.model MODEL "
-                       "(with --teacher.base_url your own server), local, eda (words of the questions are changed), replay or pool; "
-                       "--teacher none is plain fine-tuning")
+                       "(with --teacher.base_url your own server), local, eda (words of the questions "
+                       "are changed), replay or pool; --teacher none is plain fine-tuning")
 
 # %% ../../nbs/09_cli/01_run.ipynb #22a2ffd2
 def run_options(
