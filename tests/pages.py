@@ -77,18 +77,24 @@ def write_pictures(pictures, folder):
 
 # ---- the site
 
-def keep_unknown_annotations():
-    "nbdev evaluates quoted annotations; one whose name only type checkers import is shown as it stands"
+def mend_nbdev():
+    """What nbdev cannot show by itself: a quoted annotation whose name only type checkers import, which is left as it stands,
+    and the class of a decorated method, which `@patch` tells the decorator's function alone"""
     import inspect
     import fastcore.docments
+    unwrap = fastcore.docments._unwrap_sym
     def signature(sym, eval_str=False):
         try: return inspect.signature(sym, eval_str=eval_str)
         except NameError: return inspect.signature(sym)
-    fastcore.docments.signature = signature
+    def unwrap_named(sym):
+        inner = unwrap(sym)
+        if inner is not sym and inspect.isfunction(sym): inner.__qualname__ = sym.__qualname__
+        return inner
+    fastcore.docments.signature, fastcore.docments._unwrap_sym = signature, unwrap_named
 
 def by_nbdev(what):
-    "nbdev's processing of the project in this folder, or with 'quarto' its whole site; one process, which holds the change above"
-    keep_unknown_annotations()
+    "nbdev's processing of the project in this folder, or with 'quarto' its whole site; in one process, for `mend_nbdev`"
+    mend_nbdev()
     if what == 'process':
         from nbdev.serve import proc_nbs
         proc_nbs(n_workers=0)
