@@ -1,6 +1,5 @@
 "What nbs/06_report/06_export.ipynb cannot show: that programs which know nothing of llm2llm give the student's answers."
-import json, os, shutil, subprocess, sys
-from pathlib import Path
+import json, shutil, sys
 
 import pytest
 import torch
@@ -118,7 +117,7 @@ def test_a_4_bit_student_is_exported_as_it_was_trained_or_onto_its_base(task, tm
 
 def test_nothing_is_left_of_an_export_that_fails(exported, tmp_path, monkeypatch):
     run = exported[0].parent/'run'
-    monkeypatch.setattr(Student, 'answer', lambda *a, **k: (_ for _ in ()).throw(StudentError('no memory')))
+    monkeypatch.setattr(Student, 'generate', lambda *a, **k: (_ for _ in ()).throw(StudentError('no memory')))
     with pytest.raises(StudentError, match='cannot be scored: no memory; give device='): export(run, tmp_path/'out', base=mini_base())
     assert not list(tmp_path.iterdir())
     found = export(run, tmp_path/'out', base=mini_base(), score=False)  # which does not need it
@@ -135,7 +134,7 @@ from llm2llm import LLM2LLM
 from llm2llm.mini.mini import mini_task
 from llm2llm.student.student import Student
 at = Path(sys.argv[1])
-if not (at/'run').exists(): LLM2LLM(mini_task(n_seed=8, n_test=4), Student('some/mini', lora_r=4, steps=2), out=at/'run').fit(verbose=False)
+if not (at/'run').exists(): LLM2LLM(mini_task(n_seed=8, n_test=4), Student('some/mini', lora_r=4, max_steps=2), output_dir=at/'run').fit(verbose=False)
 print(export(at/'run', at/sys.argv[2]))
 '''
 

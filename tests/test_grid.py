@@ -5,8 +5,9 @@ import pandas as pd
 import psutil
 import pytest
 
-PLAN = dict(common=dict(student='mini', rounds=1, num_train_epochs=2., n_seed=12, select_round_by='last'), vary=dict(task=['mini-gsm']), seeds=2,
-            methods={'plain': dict(augment='none'), 'LLM2LLM': None, 'random': dict(select='random', match_run='LLM2LLM')})
+PLAN = dict(common={'student': 'mini', 'student.num_train_epochs': 2., 'task.n_seed': 12, 'rounds': 1, 'select_round_by': 'last'},
+            vary=dict(task=['mini-gsm']), seeds=2,
+            methods={'plain': dict(teacher='none'), 'LLM2LLM': None, 'random': dict(select='random', match_run='LLM2LLM')})
 CELLS = {f'mini-gsm/seed_{s}/{m}' for s in (0, 1) for m in ('plain', 'LLM2LLM', 'random')}
 DIFFERS = {'log.jsonl', '.lock'}   # seconds are in the first
 DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid.cells import read_plan\nfrom llm2llm.grid.grid import grid\n"
@@ -14,7 +15,7 @@ DRIVER = ("import sys,json,importlib\nfrom llm2llm.grid.cells import read_plan\n
           "grid(read_plan(json.loads(plan)), out, getattr(importlib.import_module(module), name), **json.loads(how))\n")
 
 
-def call(plan, out, make='llm2llm.cli:make_run', **how):
+def call(plan, out, make='llm2llm.cli.run:make_run', **how):
     return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=2) | how)]
 
 
@@ -63,7 +64,7 @@ def test_a_cell_is_what_the_command_makes(whole, tmp_path, run):
     cell = 'mini-gsm/seed_1/LLM2LLM'
     line = pd.read_csv(out/'cells.csv').set_index('cell').loc[cell, 'command']
     words = line.split()
-    words[words.index('--out')+1] = str(tmp_path/cell)
+    words[words.index('--output_dir')+1] = str(tmp_path/cell)
     run(*words)
     a, b = content(out, [cell])[cell], content(tmp_path, [cell])[cell]
     assert {k: v for k, v in a.items() if k != 'cell.json'} == {k: v for k, v in b.items() if not k.startswith('report.')}
@@ -78,7 +79,7 @@ def test_the_same_call_does_nothing(whole, run):
 
 def test_more_seeds_run_only_what_is_new(whole, tmp_path, run):
     subprocess.run(['cp', '-r', whole[0], tmp_path/'study'], check=True)
-    res = run(*call(PLAN | dict(seeds=[0, 1, 2], methods=dict(plain=dict(augment='none'))), tmp_path/'study'))
+    res = run(*call(PLAN | dict(seeds=[0, 1, 2], methods=dict(plain=dict(teacher='none'))), tmp_path/'study'))
     assert res.stdout.splitlines()[0].startswith('3/3 mini-gsm/seed_2/plain done') and len(res.stdout.splitlines()) == 1
 
 
@@ -86,9 +87,9 @@ def test_ray_gives_the_same_bytes(whole, tmp_path, run):
     "And a task that dies takes only its own cell with it"
     pytest.importorskip('ray', reason='the package ray is not installed')
     out = tmp_path/'study'
-    (tmp_path/'dies.py').write_text('import os\nfrom llm2llm import cli\n'
-                                    'def make(words):\n    if words["out"].endswith("dies"): os.kill(os.getpid(), 9)\n    return cli.make_run(words)\n')
-    plan = PLAN | dict(seeds=1, methods=dict(dies=dict(augment='none', match_run='plain')) | PLAN['methods'])
+    (tmp_path/'dies.py').write_text('import os\nfrom llm2llm.cli.run import make_run\n'
+                                    'def make(words):\n    if words["output_dir"].endswith("dies"): os.kill(os.getpid(), 9)\n    return make_run(words)\n')
+    plan = PLAN | dict(seeds=1, methods=dict(dies=dict(teacher='none', match_run='plain')) | PLAN['methods'])
     res = run(*call(plan, out, 'dies:make', ray='local'), PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
     cells = {c for c in CELLS if 'seed_0' in c}
     assert content(out, cells) == content(whole[0], cells)
@@ -118,11 +119,12 @@ def test_killed_and_called_again(whole, tmp_path):
     assert all(made <= 1 for made, _ in base_trainings(out).values())   # a line of the log may be what the kill cost
 
 
-def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path, run):
+def test_what_fails_is_kept_and_the_rest_is_run(tmp_path, run):
     "A file that is missing, a student that is none, and a cell that matches a failed one; tried again when that is mended"
     (tmp_path/'student').mkdir()
-    own = dict(task='own', question='q', answer='a', dev='none')
-    plan = dict(common=dict(num_train_epochs=1, augment='none'), vary=dict(rows={'good': own | dict(data='good.csv'), 'gone': own | dict(data='gone.csv')}),
+    own = dict(question='q', answer='a', dev=False)
+    rows = {name: dict(task=own | dict(seed_rows=f'{name}.csv')) for name in ('good', 'gone')}
+    plan = dict(common=dict(student=dict(num_train_epochs=1), teacher='none'), vary=dict(rows=rows),
                 methods=dict(plain=dict(), broken=dict(student=str(tmp_path/'student')), matched=dict(match_run='broken')))
     table = 'q,a\nhow much?,price\nhow many?,number\nwhat cost?,price\nwhat count?,number\n'
     (tmp_path/'good.csv').write_text(table)
@@ -143,7 +145,7 @@ def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path, run):
 def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
     "The next cell is run by another; here it only says so, to save loading torch"
     (tmp_path/'dies.py').write_text('import os\ndef make(words):\n    if words["seed"] == 0: os.kill(os.getpid(), 9)\n    raise RuntimeError("alive")\n')
-    plan = dict(common=dict(task='mini-gsm', augment='none'), seeds=2, methods=dict(plain=None))
+    plan = dict(common=dict(task='mini-gsm', teacher='none'), seeds=2, methods=dict(plain=None))
     res = run(*call(plan, tmp_path/'out', 'dies:make', workers=1), PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
     first, second = res.stdout.splitlines()
     assert first.startswith('1/2 seed_0/plain failed: its process ended') and second == '2/2 seed_1/plain failed: RuntimeError: alive'
@@ -165,43 +167,47 @@ def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
     while not (tmp_path/'out/.lock').exists(): time.sleep(.02)
     time.sleep(.5)
     res = run(*call(PLAN, tmp_path/'out'), status=1)
-    first.kill(), first.wait()
+    first.kill()
+    first.wait()
     assert 'another process is working in this folder' in res.stderr
 
 
 def test_from_the_shell(tmp_path, run):
-    (tmp_path/'g.yaml').write_text('common: {student: mini, n-seed: 4, epochs: 1, augment: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n')
+    (tmp_path/'g.yaml').write_text('common: {student: {num-train-epochs: 1}, task.n-seed: 4, teacher: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n')
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
-    assert '--seed 3 --out runs/g/mini-gsm/seed_3/plain' in res.stdout and '1 cells, 1 to run' in res.stdout and not (tmp_path/'runs').exists()
+    assert '--seed 3 --output_dir runs/g/mini-gsm/seed_3/plain' in res.stdout and '1 cells, 1 to run' in res.stdout and not (tmp_path/'runs').exists()
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--workers', '1', cwd=tmp_path)
     assert '1 of 1' in res.stdout and 'runs/g/cells.csv' in res.stdout and (tmp_path/'runs/g/mini-gsm/seed_3/plain/final.json').exists()
     for bad, says in (('plain: {selct: random}', "mini-gsm/seed_3/plain: unknown setting 'selct'; did you mean 'select'?"), ('plain: {select: radom}', "did you mean 'random'?"),
-                      ('plain: {match: plane}', "unknown method (match) 'plane'; did you mean 'plain'?")):
+                      ('plain: {match_run: plane}', "unknown method (match_run) 'plane'; did you mean 'plain'?"),
+                      ('plain: {student: {lr: 1}}', 'it is called learning_rate')):
         (tmp_path/'bad.yaml').write_text((tmp_path/'g.yaml').read_text().replace('plain:', bad))
         err = run('llm2llm', 'grid', '--config', 'bad.yaml', cwd=tmp_path, status=2).stderr
         assert says in err and len(err.splitlines()) == 1
-    (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: snips, data: gone}}'))
+    (tmp_path/'g.yaml').write_text((tmp_path/'g.yaml').read_text().replace('[mini-gsm]', '{gone: {task: {name: snips, data: gone}}}'))
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
-    assert '1 cells, 1 to run' in res.stdout and 'data: gone is not there (gone/seed_3/plain)' in res.stdout
+    assert '1 cells, 1 to run' in res.stdout and 'task.data: gone is not there (gone/seed_3/plain)' in res.stdout
     err = run('llm2llm', 'grid', '--config', 'g.yaml', cwd=tmp_path, status=2).stderr
     assert '1 of 2 cells failed' in err
 
 
 def test_a_dry_run_says_what_the_cells_lack(tmp_path, run):
-    (tmp_path/'g.yaml').write_text('common: {task: mini-gsm, n-seed: 4}\nseeds: 2\nmethods:\n  taught: {teacher: some-model, key-env: SURELY_UNSET}\n  big: {student: ./nowhere, augment: none}\n')
+    (tmp_path/'g.yaml').write_text('common: {task: {name: mini-gsm, n-seed: 4}}\nseeds: 2\nmethods:\n'
+                                   '  taught: {teacher: {kind: api, model: some-model, key-env: SURELY_UNSET}}\n  big: {student: ./nowhere, teacher: none}\n')
     said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path).stdout
     assert 'set SURELY_UNSET in the environment' in said and '(seed_0/taught and 1 more cells)' in said and 'student: ./nowhere is not there' in said
-    (tmp_path/'g.yaml').write_text('common: {task: mini-gsm}\nmethods:\n  taught: {teacher: m, api_key: sk-abcdefgh12345678}\n')
+    (tmp_path/'g.yaml').write_text('common: {task: mini-gsm}\nmethods:\n  taught: {teacher: {kind: api, model: m, api_key: sk-abcdefgh12345678}}\n')
     said = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path, status=2).stderr
     assert 'a key never stands in a file' in said and 'sk-abc' not in said
 
 
 def test_the_money_of_all_cells_has_a_cap(tmp_path, run):
     from stub_server import Stub
-    teach = dict(teacher='stub', form='text', price='1000,1000', max_usd=100, concurrency=1)
+    teach = dict(kind='api', model='stub', response_format='text', price=(1000, 1000), max_usd=100, concurrency=1)
     with Stub() as s:
-        plan = dict(common=dict(task='mini-gsm', student='mini', rounds=1, num_train_epochs=1., n_seed=4, select='all', select_round_by='last', near_duplicate_threshold=0), seeds=3,
-                    methods={'plain': dict(augment='none'), 'LLM2LLM': teach | dict(base_url=s.url)})
+        plan = dict(common=dict(task=dict(name='mini-gsm', n_seed=4), student=dict(num_train_epochs=1.), rounds=1, select='all', select_round_by='last',
+                                near_duplicate_threshold=0), seeds=3,
+                    methods={'plain': dict(teacher='none'), 'LLM2LLM': dict(teacher=teach | dict(base_url=s.url))})
         go = lambda cap: run(*call(plan, tmp_path/'g', max_usd=cap, workers=1), OPENAI_API_KEY='none')
         read = lambda: pd.read_csv(tmp_path/'g/cells.csv').set_index('cell')
         go(100)

@@ -22,7 +22,7 @@ def a_run(path, n=60, rounds=4, each=2, final=True):
     words = 'sun moon star lamp road tree door wind rain stone'.split()
     seeds = [Example(f'seed {i}/ü', f'{" ".join(r.choices(words, k=14))} number {i}?', r.choice(LABELS)) for i in range(n)]
     seeds[3] = Example('rude', RUDE, 'red')
-    write_json(path/'run.json', dict(versions={}, settings=dict(seed=0, rounds=rounds, select='wrong', teacher=dict(name='<i>made up</i>'), student=dict(base='none'),
+    write_json(path/'run.json', dict(versions={}, settings=dict(seed=0, rounds=rounds, select='wrong', teacher=dict(name='<i>made up</i>'), student=dict(model_name_or_path='none'),
                task=dict(name='colours', kind='label', labels=LABELS, template='{question}', seed=n, notes=[]))))
     write_jsonl(path/'seed.jsonl', seeds)
     for k in range(rounds + 1):
@@ -85,7 +85,8 @@ def test_filters_agree_with_each_other(page):
     page.js("document.querySelector('#clear').click()")
     choose(page, 'label', 'blue')
     assert page.js("[...document.querySelectorAll('.row .gold')].every(g => g.textContent==='blue')") and 0 < page.js(N) < 60
-    choose(page, 'verdict', 'near-duplicate of a seed question'); choose(page, 'round', '2')
+    choose(page, 'verdict', 'near-duplicate of a seed question')
+    choose(page, 'round', '2')
     assert page.js("shown.length && shown.every(r => r.label==='blue' && r.made.some(c => c.round===2 && c.why.startsWith('near')))")
 
 
@@ -156,7 +157,7 @@ def test_keys(page):
     page.key('/', 'Slash')
     assert page.js('document.activeElement.id') == 'search'
     page.js("document.querySelector('.toggle').focus()")
-    page.key('ArrowDown'); page.key('ArrowDown')
+    for _ in range(2): page.key('ArrowDown')
     page.key('Enter', text='\r')
     assert page.js("document.querySelector('.row.open').at") == 2 and page.js("document.activeElement.getAttribute('aria-expanded')") == 'true'
     page.key('Escape')

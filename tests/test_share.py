@@ -8,7 +8,7 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 
 from conftest import ROOT
-from llm2llm import cli
+from llm2llm.cli.run import make_teacher, read_words, run_options
 from llm2llm.core import Example, RunError, SettingError
 from llm2llm.report.export import export
 from llm2llm import LLM2LLM
@@ -31,8 +31,8 @@ class Hub:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = 'HTTP/1.1'
             def log_message(self, *a): pass
-            def do_GET(self): hub.generate(self, b'')
-            def do_POST(self): hub.generate(self, self.rfile.read(int(self.headers.get('Content-Length', 0))))
+            def do_GET(self): hub.answer(self, b'')
+            def do_POST(self): hub.answer(self, self.rfile.read(int(self.headers.get('Content-Length', 0))))
 
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self.server.server_port}'
@@ -43,7 +43,9 @@ class Hub:
         self.asked.append(path)
         if h.headers.get('Authorization') != f'Bearer {TOKEN}': return self.say(h, 401, dict(error=f"bad token {h.headers.get('Authorization')}"))
         if self.fault and self.fault[0] in path:
-            if self.fault[1] == 'cut': h.close_connection = True; return h.connection.close()
+            if self.fault[1] == 'cut':
+                h.close_connection = True
+                return h.connection.close()
             return self.say(h, self.fault[1], dict(error=f"no, and your header was {h.headers['Authorization']}"))
         self.say(h, *self.at(path, body))
 
@@ -99,8 +101,8 @@ def on_disk(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() fo
 
 @pytest.mark.parametrize('kind', ['dataset', 'adapter', 'model'])
 def test_exactly_what_was_listed_arrives(made, hub, tmp_path, kind):
-    folder, run = made
-    found = share(folder, 'me/mine', kind, license='mit', out=tmp_path/'out')
+    folder, _ = made
+    found = share(folder, 'me/mine', kind, license='mit', output_dir=tmp_path/'out')
     assert not hub.asked, 'a listing asks nobody'
     (tmp_path/'out.json').write_text((tmp_path/'out.json').read_text())  # beside the folder, so not in it
     sent = push(found, HfApi(hub.url, token=TOKEN))
@@ -111,7 +113,7 @@ def test_exactly_what_was_listed_arrives(made, hub, tmp_path, kind):
 
 def test_the_repository_is_the_folder_and_loads(made, hub, tmp_path):
     folder, run = made
-    push(share(folder, 'me/mine', out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    push(share(folder, 'me/mine', output_dir=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
     for name, content in hub.files['me/mine'].items():
         (tmp_path/'clone'/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/'clone'/name).write_bytes(content)
@@ -122,7 +124,7 @@ def test_the_repository_is_the_folder_and_loads(made, hub, tmp_path):
 @pytest.mark.parametrize('step', ['/repos/create', '/datasets/me/mine', '/validate-yaml', '/preupload', '/commit', '/tree'])
 @pytest.mark.parametrize('how', ['cut', 403, 500])
 def test_a_fault_at_any_step_says_so_and_the_same_call_goes_on(made, hub, tmp_path, step, how):
-    found = share(made[0], 'me/mine', out=tmp_path/'out')
+    found = share(made[0], 'me/mine', output_dir=tmp_path/'out')
     before = on_disk(tmp_path)
     hub.fault = step, how
     with pytest.raises(RunError) as e: push(found, HfApi(hub.url, token=TOKEN))
@@ -135,7 +137,7 @@ def test_a_fault_at_any_step_says_so_and_the_same_call_goes_on(made, hub, tmp_pa
 
 
 def test_a_wrong_token_no_token_no_network(made, hub, tmp_path, monkeypatch):
-    found = share(made[0], 'me/mine', out=tmp_path/'out')
+    found = share(made[0], 'me/mine', output_dir=tmp_path/'out')
     with pytest.raises(RunError, match='does not accept the token') as e: push(found, HfApi(hub.url, token=TOKEN[:-4]))
     assert TOKEN[:-4] not in str(e.value)
     with pytest.raises(RunError, match='not reached to the end'): push(found, HfApi('http://127.0.0.1:9', token=TOKEN))  # nobody listens there
@@ -148,9 +150,9 @@ def test_a_wrong_token_no_token_no_network(made, hub, tmp_path, monkeypatch):
 
 def test_not_into_a_repository_that_all_can_read(made, hub, tmp_path):
     hub.public = True
-    with pytest.raises(SettingError, match='me/mine exists and is public; nothing was sent'): push(share(made[0], 'me/mine', out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    with pytest.raises(SettingError, match='me/mine exists and is public; nothing was sent'): push(share(made[0], 'me/mine', output_dir=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
     assert not hub.files and not any('commit' in a for a in hub.asked)
-    push(share(made[0], 'me/mine', private=False, out=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    push(share(made[0], 'me/mine', private=False, output_dir=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
     assert hub.files
 
 
@@ -158,7 +160,7 @@ YES = '''
 import sys
 from llm2llm.core import LLM2LLMError
 from llm2llm.report.share import share
-try: print(share(sys.argv[1], 'me/mine', out=sys.argv[2], yes=sys.argv[3]=='yes', without_seed=sys.argv[4]=='less'))
+try: print(share(sys.argv[1], 'me/mine', output_dir=sys.argv[2], yes=sys.argv[3]=='yes', without_seed=sys.argv[4]=='less'))
 except LLM2LLMError as e: print('ERROR', e)
 '''
 
@@ -182,11 +184,11 @@ def test_nothing_goes_before_it_was_listed(made, hub, tmp_path, run):
 def test_no_secret_and_no_path_in_what_is_shared(made, tmp_path, monkeypatch):
     folder, _ = made
     for kind in ('dataset', 'adapter', 'model'):
-        text = b''.join(on_disk(share(folder, 'me/mine', kind, out=tmp_path/kind).path).values())
+        text = b''.join(on_disk(share(folder, 'me/mine', kind, output_dir=tmp_path/kind).path).values())
         for place in (str(folder.parent), str(mini_base()), str(Path.home()) + '/', os.getcwd()): assert place.encode() not in text
     monkeypatch.setenv('SOME_API_KEY', 'the-very-secret-value')
     (tmp_path/'dataset'/'README.md').open('a').write('the-very-secret-value')
-    with pytest.raises(ValueError, match='holds what looks like a key') as e: share(folder, 'me/mine', out=tmp_path/'dataset')
+    with pytest.raises(ValueError, match='holds what looks like a key') as e: share(folder, 'me/mine', output_dir=tmp_path/'dataset')
     assert 'secret-value' not in str(e.value)
 
 
@@ -194,7 +196,7 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
     "The code in the cards is run as it stands there, with the folder in the place of the repository"
     folder, run = made
     for kind in ('adapter', 'model'):
-        out = share(folder, 'me/mine', kind, license='mit', language='en', out=tmp_path/kind, base='me/base').path
+        out = share(folder, 'me/mine', kind, license='mit', language='en', output_dir=tmp_path/kind, base='me/base').path
         card = ModelCard.load(out/'README.md')
         assert (card.data.license, card.data.base_model, card.data.language) == ('mit', 'me/base', 'en')
         code = card.text.split('```python\n')[1].split('\n```')[0]
@@ -219,20 +221,20 @@ def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
 
 
 TEACHERS = dict(
-    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., max_completion_tokens=None, form='json', body=dict(user='someone private')),
+    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., max_completion_tokens=None, response_format='json', extra_body=dict(user='someone private')),
     local=dict(name='Chat-4B', kind='local', protocol='corrected', prompt=dict(about='Own words'), temperature=1., top_p=1., max_completion_tokens=64, response_format='auto', base_digest='0', quantization='nf4', dtype='bfloat16'),
-    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., max_completion_tokens=None, form='auto', replies='0'),
+    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., max_completion_tokens=None, response_format='auto', replies='0'),
     pool=dict(name='pool', m=None), eda=dict(name='eda', alpha=.2, wordnet='3.0'))
 
 
 @pytest.mark.parametrize('who', TEACHERS)
-def test_cards_of_other_runs(made, tmp_path, who):
+def test_cards_of_other_runs(made, tmp_path, who, monkeypatch):
     "An own label task on a base of the Hub: what the folder would say, its card, and a command that the command line knows"
     folder, _ = made
     head = json.loads((folder/'run.json').read_text())
     head['settings'] |= dict(teacher=TEACHERS[who], select='random', num_verifications=3 if who=='api' else 0, near_duplicate_threshold=.8)
     head['settings']['task'] |= dict(name='intents', kind='label', labels=['Play', 'Book'], template='{question}\nIntent:', test=0)
-    head['settings']['student'] |= dict(base='some/base', base_digest='c'*40, quantization='nf4', chat=True)
+    head['settings']['student'] |= dict(model_name_or_path='some/base', base_digest='c'*40, quantization='nf4', chat=True)
     write_json(tmp_path/'run'/'run.json', head)
     for name in ('final.json', 'seed.jsonl', *(f'round_0{r}/{f}' for r in (0, 1) for f in ('metrics.json', 'train.jsonl'))):
         (tmp_path/'run'/name).parent.mkdir(exist_ok=True)
@@ -242,11 +244,19 @@ def test_cards_of_other_runs(made, tmp_path, who):
     assert 'someone private' not in text and ('the fields user' in text) == (who == 'api')
     assert 'There were **no test rows** to filter against' in text and ('ROUGE-L F1 of 0.8' in text) and ('solved its question 3 times' in text) == (who == 'api')
     line = shlex.split(command_line(RunFolder(tmp_path/'run').settings()))
-    words = cli._parser('run').parse(line[2:])
-    assert (words['augment'], words['revision'], words['labels'], words['chat'], words['select'], words['lora_r']) == (who, 'c'*40, 'Play,Book', True, 'random', 8)
-    if who == 'api': assert (words['teacher'], words['show_error'], words['demos'], words['temperature'], words['form'], words['verify']) == ('gpt-x', False, 1, .7, 'json', 3)
-    if who == 'local': assert (words['teacher_quantize'], words['prompt'], words['max_completion_tokens']) == ('nf4', 'PROMPT.yaml', 64)
-    if who in ('pool', 'eda'): assert cli.call(cli.find_teacher, words).settings() == TEACHERS[who]
+    (tmp_path/'EXTRA_BODY.yaml').write_text('user: me')   # what is in capitals is to be filled in
+    monkeypatch.chdir(tmp_path)
+    words = read_words(line[2:], run_options)
+    student = {k: words[f'student.{k}'] for k in ('revision', 'chat', 'lora_r', 'quantization')}
+    assert student == dict(revision='c'*40, chat=True, lora_r=8, quantization='nf4') and words['student'] == 'some/base'
+    assert (words['teacher'], words['task.labels'], words['select']) == (who, ['Play', 'Book'], 'random')
+    teacher = {k.partition('.')[2]: v for k, v in words.items() if k.startswith('teacher.')}
+    if who == 'api':
+        assert teacher == dict(model='gpt-x', prompt=dict(error=False, demos=1), temperature=.7, response_format='json', extra_body=dict(user='me'))
+        assert words['num_verifications'] == 3
+    if who == 'local':
+        assert teacher == dict(model='FOLDER_OF/Chat-4B', prompt=dict(about='Own words'), max_completion_tokens=64, quantization='nf4', dtype='bfloat16')
+    if who in ('pool', 'eda'): assert make_teacher(words).settings() == TEACHERS[who]
 
 
 def test_every_rule_of_selection_has_words():

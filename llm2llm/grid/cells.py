@@ -275,7 +275,8 @@ def read_grid(
 )->pd.DataFrame:         # a row a cell; accuracy in percent, everything else counts, seconds and USD
     "What the cells of a grid say"
     root = Path(output_dir)
-    if not root.is_dir(): raise RunError(f"{root}: no such folder; give the folder of a grid (its `output_dir`)")
+    if not root.is_dir():
+        raise RunError(f"{root}: no such folder; give the folder of a grid (its `output_dir`)")
     names = [p.relative_to(root) for p in sorted(root.rglob(CELL))]
     folders = [root/name.parent for name in names if not re.search(r'(^|/)\.', str(name))]   # whole ones
     if not folders: raise RunError(f"{root} holds no cells of a grid")
@@ -313,9 +314,9 @@ def _write_table(path, rows):
 # %% ../../nbs/07_grid/00_cells.ipynb #dc83235d
 def record(
     output_dir:str|Path, # the grid's folder
-    raw:str|Path,       # where the tables go
-    name:str='',        # what commands call the grid's folder; '': its own name below runs/
-    rows:str|None=None, # a method: the rows that it added with its first seed go to rows.jsonl, to be read
+    raw:str|Path,        # where the tables go
+    name:str='',         # what commands call the grid's folder; '': its own name below runs/
+    rows:str|None=None,  # a method: the rows that it added with its first seed go to rows.jsonl, to be read
 ):
     "Write cells.csv, rounds.csv and answers.csv: what a grid's numbers come from"
     cells,raw,out = read_grid(output_dir),Path(raw),Path(output_dir)

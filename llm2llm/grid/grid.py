@@ -237,10 +237,12 @@ def end(self:Ray,   # noqa: F811, as above
     with atomic_write(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #cf3dfc68
+def _most(cell): return cell.words.get('teacher.max_usd') or 0.   # USD that it may spend
+
 def _spent(cell, root):
     "USD that a cell has spent on its teacher; of one that is not done, what it may spend"
     folder = cell.folder(root)
-    return outcome(read_run(folder.path))['usd'] if folder.state=='done' else cell.words.get('teacher.max_usd') or 0.
+    return outcome(read_run(folder.path))['usd'] if folder.state=='done' else _most(cell)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #d01174c5
 class _Work:
@@ -267,7 +269,7 @@ def _look_at(self:_Work, cell):
         return self._refuse(cell, f"{cell.needs}, whose budget this cell matches, failed")
     unfinished = {*self.waiting, *(c.name for c in self.running.values())}
     if len(self.running)==self.engine.count or unfinished & {cell.needs, cell.after}: return
-    may = cell.words.get('teacher.max_usd') or 0.
+    may = _most(cell)
     spent = sum(usd for name,usd in self.spent.items() if name != cell.name)
     if self.cap is None or not may or spent+may <= self.cap: return self._start(cell, may)
     if self.running: return   # what is running may end cheaper
@@ -297,7 +299,7 @@ def _end(self:_Work, cell):
 def _check_place(folder):
     "A cell's folder is new, or was made by a grid or by a run"
     cell = (folder/CELL).is_file() and holds(folder/CELL, {'axes', 'method', 'seed', 'words'})
-    check_target(folder.path, 'folder', ours=cell or folder.started and bool(folder.settings()))
+    check_target(folder.path, 'folder', ours=cell or (folder.started and bool(folder.settings())))
 
 def _check_money(todo, cap):
     "A cap on the whole needs one on each cell that costs money"
@@ -319,9 +321,9 @@ def grid(
     output_dir:str|Path, # the grid's folder; the same plan on it resumes
     make:Make,
     check:Callable[[Settings],Settings]=dict, # see `cells`
-    workers:int|None=None, # cells at a time; None: one a GPU, else 2, or with Ray one a CPU
-    ray:str|None=None,     # address of a Ray cluster; 'local' starts one on this machine; None: processes
-    dry_run:bool=False,    # print the cells and run nothing
+    workers:int|None=None,   # cells at a time; None: one a GPU, else 2, or with Ray one a CPU
+    ray:str|None=None,       # address of a Ray cluster; 'local' starts one on this machine; None: processes
+    dry_run:bool=False,      # print the cells and run nothing
     max_usd:float|None=None, # cap on the teachers' money of all cells together, beside the cap of each
 )->pd.DataFrame|None: # see `read_grid`; None for a dry run
     "Run what a plan asks for and is still missing"

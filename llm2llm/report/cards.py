@@ -82,8 +82,8 @@ def _task_words(t):
 def _changed(part, owner, settings):
     "The settings of a part that are not its owner's defaults"
     known = inspect.signature(owner).parameters
-    its = {k: settings[k] for k,p in known.items() if k in settings and settings[k] not in (None, p.default, {})}
-    return {f'{part}.{k}': v for k,v in its.items()}
+    its = {k: settings.get(k) for k in known}
+    return {f'{part}.{k}': v for k,v in its.items() if v not in (None, known[k].default, {})}
 
 def _student_words(s):
     "The settings of a student; a base that was a folder is in capitals"
@@ -101,6 +101,7 @@ def _teacher_words(t):
     kind = t.get('kind') or t['name']
     if kind=='replay': return {'teacher': kind, 'teacher.folder': 'FOLDER_OF_THE_RECORDED_RUN'}
     words = {'teacher': kind} | _changed('teacher', teacher_kind(kind), t)
+    if kind=='pool': words['teacher.m'] = t['m'] or 0   # no limit is 0 on the command line
     if kind=='api': words['teacher.model'] = t['name']
     if kind=='local': words['teacher.model'] = f"FOLDER_OF/{t['name']}"
     if 'teacher.extra_body' in words: words['teacher.extra_body'] = 'EXTRA_BODY.yaml'   # may be private
@@ -201,7 +202,8 @@ def base_on_hub(
     base:str|None,     # name on the Hub, where the run was given a folder
 )->str|None:           # None if nobody has said
     "The name by which others find the base"
-    return base or (record.student['model_name_or_path'] if '/' in record.student['model_name_or_path'] else None)
+    name = record.student['model_name_or_path']
+    return base or (name if '/' in name else None)
 
 def _results(record, scores):
     "The score on test rows for the metadata"

@@ -168,7 +168,7 @@ def _against(comparison, arm):
 
 # %% ../../nbs/06_report/03_compare.ipynb #76ba5cf3
 def compare_table(
-    comparison:Comparison, # from `compare` or `recorded`
+    comparison:Comparison, # from `compare` or `load_grid`
 )->pd.DataFrame:           # one row an arm; accuracies in percent, differences and what is visible in points
     "The numbers of a comparison by arm"
     rows,reference = {},comparison.reference
@@ -185,7 +185,7 @@ def compare_table(
 def _p_text(p): return f'{p:.3f}' if p >= .0005 else f'{p:.5f}'
 
 def compare_summary(
-    comparison:Comparison, # from `compare` or `recorded`
+    comparison:Comparison, # from `compare` or `load_grid`
 )->pd.DataFrame:           # one row an arm, all cells text
     "The table of a comparison as it is printed"
     df = compare_table(comparison)
@@ -214,7 +214,7 @@ def _over(comparison, table):
 
 # %% ../../nbs/06_report/03_compare.ipynb #55687a88
 def about(
-    comparison:Comparison, # from `compare` or `recorded`
+    comparison:Comparison, # from `compare` or `load_grid`
 )->str:                    # a few sentences; empty without paired runs
     "How the differences of a comparison were judged"
     table = compare_table(comparison)
@@ -255,7 +255,7 @@ def _reached(comparison, ends):
 
 # %% ../../nbs/06_report/03_compare.ipynb #fcfa5e38
 def sentence(
-    comparison:Comparison, # from `compare` or `recorded`
+    comparison:Comparison, # from `compare` or `load_grid`
 )->str:                    # one sentence, no claim stronger than its interval
     "What a comparison shows, in words"
     main,ref,ends = comparison.main, comparison.reference, comparison.ends
@@ -341,7 +341,7 @@ def _draw_arm(ax, comparison, arm, last, band):
 
 # %% ../../nbs/06_report/03_compare.ipynb #f6a1c9f9
 def plot_compare(
-    comparison:Comparison,   # from `compare` or `recorded`
+    comparison:Comparison,   # from `compare` or `load_grid`
     arms:Iterable[str]|None=None, # arms to draw; None: all
     size:tuple[float,float]=(5.6,3.1), # inches
 )->Picture:
@@ -372,7 +372,7 @@ def _draw_differences(ax, table):
 
 # %% ../../nbs/06_report/03_compare.ipynb #b27715d6
 def plot_differences(
-    comparison:Comparison,   # from `compare` or `recorded`; with a reference
+    comparison:Comparison,   # from `compare` or `load_grid`; with a reference
     arms:Iterable[str]|None=None, # arms to draw, from the top; None: all but the reference
     width:float=5.6,         # inches
 )->Picture:

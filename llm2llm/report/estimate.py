@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from ..core import Prediction, RunError, SettingError
 from ..loop.config import LoopConfig
 from .record import read_run
@@ -73,12 +74,17 @@ class Estimate:
         rows = [[name, *map('{:,.0f}'.format, n)] for name,n in counts.items()]
         return pd.DataFrame([*rows, ['USD', *map(_usd, self.usd or [None]*3)]], columns=['', *_ENDS])
 
-    def __repr__(self):
-        notes = [f'- {n}' for n in self.notes]
-        return '\n'.join([f'{self.teacher} ({self.price})', '', text_table(self._table()), '', *notes])
-    def _repr_markdown_(self):
-        notes = '\n'.join(f'- {mark(n)}' for n in self.notes)
-        return f'**{mark(self.teacher)}** ({mark(self.price)})\n\n{markdown_table(self._table())}\n\n{notes}'
+
+# %% ../../nbs/06_report/04_estimate.ipynb #834abd8b
+@patch
+def __repr__(self:Estimate):
+    notes = [f'- {n}' for n in self.notes]
+    return '\n'.join([f'{self.teacher} ({self.price})', '', text_table(self._table()), '', *notes])
+
+@patch
+def _repr_markdown_(self:Estimate):
+    notes = '\n'.join(f'- {mark(n)}' for n in self.notes)
+    return f'**{mark(self.teacher)}** ({mark(self.price)})\n\n{markdown_table(self._table())}\n\n{notes}'
 
 def _usd(x):
     if x is None: return 'unknown'
@@ -128,11 +134,11 @@ def _price_of(price, requests, prompt, completion):
 
 # %% ../../nbs/06_report/04_estimate.ipynb #99b90d5c
 def cost(
-    task:Task,       # with seed rows
-    teacher:Teacher|None, # an `APITeacher`, or another language model
+    task:Task,                     # with seed rows
+    teacher:Teacher|None,          # an `APITeacher`, or another language model
     config:LoopConfig=LoopConfig(), # of the run
-    rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 throughout
-    like:str|Path|None=None, # folder of an earlier run whose error rates and tokens are taken
+    rates:list[float]|None=None,   # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 throughout
+    like:str|Path|None=None,       # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"
     _check_teacher(teacher)
@@ -171,7 +177,8 @@ def _notes(teacher, usd, rates, measured, tokens, config)->Iterator[str]:
 
 def _unknown_price(meant):
     hint = f' Or did you mean the model {meant!r}?' if meant else ''
-    return 'The price is unknown: give price=(IN, OUT) (--teacher.price IN,OUT), USD per million tokens.' + hint
+    return ('The price is unknown: give price=(IN, OUT) (--teacher.price IN,OUT), '
+            f'USD per million tokens.{hint}')
 
 # %% ../../nbs/06_report/04_estimate.ipynb #543b3763
 def work(

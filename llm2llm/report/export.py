@@ -29,8 +29,8 @@ def merge(
 ):                   # a transformers model without adapter
     "The base with an adapter's changes in its own weights"
     if getattr(student.config, 'quantization_config', None):
-        raise StudentError(f"{student.model_name_or_path} holds quantised weights, and an adapter is merged into "
-                           "full-precision ones only; export the adapter alone (merge=False)")
+        raise StudentError(f"{student.model_name_or_path} holds quantised weights, and an adapter is merged "
+                           "into full-precision ones only; export the adapter alone (merge=False)")
     student.load_base()
     if student.quantization: student.model = student._plain = student.model.dequantize()
     student.load(adapter)
@@ -66,23 +66,24 @@ def _picked(folder, r):
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _base(had, base):
     "Where the base of a run's student is: a folder, or a name on the Hub"
-    if base is None and '/' not in had['model_name_or_path']:
-        raise SettingError(f"the student's base was a folder named {had['model_name_or_path']!r}, and the run has no "
+    name = had['model_name_or_path']
+    if base is None and '/' not in name:
+        raise SettingError(f"the student's base was a folder named {name!r}, and the run has no "
                            "record of where it is; give it: base=FOLDER (--base FOLDER)")
-    folder = Path(base or had['model_name_or_path']).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base or had['model_name_or_path'])
+    folder = Path(base or name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(base or name)
 
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
-    had = record.student
+    had,name = record.student,record.student['model_name_or_path']
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
     place = _base(had, base)
-    revision = had['base_digest'] if place==had['model_name_or_path'] else None
+    revision = had['base_digest'] if place==name else None
     student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
         raise StudentError(f"{place} is not the base of this run: its digest is {its}, and the run's base "
-                           f"{had['model_name_or_path']} had {had['base_digest']}; give the one that the run was given")
+                           f"{name} had {had['base_digest']}; give the one that the run was given")
     return student
 
 # %% ../../nbs/06_report/06_export.ipynb #29bfec41
@@ -264,7 +265,8 @@ def export(
                            "alone; leave out merge=False (--merge false)")
     check_one_of('onto', onto, ('trained', 'base'))
     dtype = check_one_of('dtype', dtype or had['dtype'], ('float32', 'bfloat16', 'float16'))
-    student = _student(record, source, base, dtype, had['quantization'] if onto=='trained' and merge else None)
+    quantization = had['quantization'] if onto=='trained' and merge else None
+    student = _student(record, source, base, dtype, quantization)
     inputs = _inputs(record, r, source, student, task, merge, onto, score)
     if not (made := _done(out, inputs)):
         with atomic_write(out) as p: made = _make(p, record, source, student, task, inputs, device)

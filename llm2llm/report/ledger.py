@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
@@ -87,7 +88,8 @@ def entries(
     "Everything that the folder of a run says about each seed row"
     seeds,made = record.folder.split_rows('seed'),_made(record)
     if lost := {*made} - {s.id for s in seeds}:
-        raise RunError(f"{record.path}: new rows name the seed row {min(map(str, lost))!r}, which is not there")
+        first = min(map(str, lost))
+        raise RunError(f"{record.path}: new rows name the seed row {first!r}, which is not there")
     rounds = [_series(record.folder, m.round) for m in record.rounds]
     names = [s for s in SERIES if any(s in r for r in rounds)] or ['student']
     end = None if record.picked is None else record.picked+1
@@ -104,7 +106,7 @@ def streams(
     last = max(map(len, marks), default=0)
     asked = [k for k in range(last) if any(m[k] != '-' for m in marks)]   # crossfit: not in a last round
     out = []
-    for a,b in zip(asked, asked[1:]):
+    for a,b in pairwise(asked):
         n = Counter(m[a]+m[b] for m in marks)
         moved = {'stayed right':n['11'], 'fixed':n['01'], 'unfixed':n['10'], 'stayed wrong':n['00']}
         out.append({'from':a, 'to':b} | moved)
@@ -135,7 +137,8 @@ def _candidate(entry, line, texts):
     "What came of a request, for the page"
     row,cost,about = line.row,line.cost,line.row.id.rsplit('.r', 1)[0]
     tokens = cost['prompt_tokens'] + (cost.get('completion_tokens') or 0) if 'prompt_tokens' in cost else None
-    shown = dict(question=row.question, answer=row.answer, text=line.text, wrong_completion=row.wrong_completion)
+    shown = dict(question=row.question, answer=row.answer, text=line.text,
+                 wrong_completion=row.wrong_completion)
     return _filled(dict(id=row.id, round=row.round, teacher=row.teacher, verdict=clean(line.verdict),
                         why=clean(reason(line.verdict)), wrong=_was_wrong(entry, row), usd=cost.get('usd'),
                         about=about if about!=row.parent_id else None, tokens=tokens,

@@ -6,6 +6,7 @@
 __all__ = ['FIXED', 'UNFIXED', 'REJECTED', 'transitions', 'panels_of', 'plot_run']
 
 # %% ../../nbs/06_report/02a_plots.ipynb #6657a4a6
+from itertools import pairwise
 import pandas as pd
 from matplotlib import rc_context
 from ..core import RunError, check_one_of
@@ -61,7 +62,7 @@ def transitions(
 )->pd.DataFrame:      # by round from 1: seed rows fixed, seed rows unfixed
     "How many seed rows changed sides between a round and the one before it"
     right = [{a.id for a in record.folder.answers(m.round) if a.correct} for m in record.rounds]
-    lines = [(k, len(now-before), len(before-now)) for k,(before,now) in enumerate(zip(right, right[1:]), 1)]
+    lines = [(k, len(now-before), len(before-now)) for k,(before,now) in enumerate(pairwise(right), 1)]
     return pd.DataFrame(lines, columns=['round','fixed','unfixed']).set_index('round')
 
 def _name_bars(ax, rounds, what, label='round'):

@@ -103,7 +103,8 @@ def finished_run(
     if not record.final:
         raise RunError(f"{folder}: the run is not finished; resume it with the command that started it")
     if record.settings.get('num_fewshot') is not None:
-        raise SettingError(f"{folder}: this run asked its base {record.student['model_name_or_path']} as it is, "
+        name = record.student['model_name_or_path']
+        raise SettingError(f"{folder}: this run asked its base {name} as it is, "
                            "so it has neither training rows nor a student of its own")
     return record
 

@@ -107,7 +107,8 @@ def blocks(
     out = [('title', f"{about['task']}: {about['method']}"), ('para', headline(record))]
     out += [('list', notes(record)), ('pairs', about)]
     ledger = record.folder.page('ledger')
-    if ledger.exists(): out.append(('link', (ledger.name, 'The error ledger: every seed row and its answers')))
+    if ledger.exists():
+        out.append(('link', (ledger.name, 'The error ledger: every seed row and its answers')))
     out += _part('By round', summary(record)) + [('plots', [(record, p) for p in panels_of(record)])]
     first = f', the first {most}' if len(wrong) > most else ''
     out += _part(f'Seed rows still wrong after round {record.picked}: {len(wrong)}{first}', wrong.head(most))
@@ -115,7 +116,8 @@ def blocks(
     out += _part('New rows: kept and rejected', candidates(record))
     out += _part('Time and memory by phase', phases(record))
     out += [('head', 'Settings'), ('pairs', shown_settings(record.settings))]
-    return out + [('head', 'What made it'), ('pairs', record.versions | record.made)]*bool(record.versions)
+    made_by = [('head', 'What made it'), ('pairs', record.versions | record.made)]
+    return out + made_by*bool(record.versions)
 
 def _part(head, table): return [('head', head), ('table', table)] if len(table) else []
 

@@ -26,4 +26,5 @@ class LLM2LLM(Run):
         return Ledger(read_run(self.folder.path))
 
     def _repr_html_(self):
-        return brief(read_run(self.folder.path)) if self.folder.started else f'<code>{escape(repr(self))}</code>'
+        if not self.folder.started: return f'<code>{escape(repr(self))}</code>'
+        return brief(read_run(self.folder.path))

@@ -7,7 +7,8 @@ from llm2llm.store.folder import write_json, write_jsonl
 from llm2llm.store.records import Final, Line, Round, RunFolder, Score, answers_part, write_lines
 from llm2llm.teachers.replies import Replies
 
-NAMES, THINGS = ['Ana','Ben','Chen','Dara','Emil','Fay','Gita','Hugo'], ['pens','eggs','coins','shells','cards','nuts']
+NAMES = ['Ana','Ben','Chen','Dara','Emil','Fay','Gita','Hugo']
+THINGS = ['pens','eggs','coins','shells','cards','nuts']
 
 
 def toy_row(i, kind='s', n=0, **lineage):
@@ -15,7 +16,8 @@ def toy_row(i, kind='s', n=0, **lineage):
     a, b = r.randint(2, 60), r.randint(2, 39)
     name, thing = r.choice(NAMES), r.choice(THINGS)
     question = f'{name} has {a} {thing} and buys {b} more {thing}. How many {thing} does {name} have now?'
-    return Example(f'{kind}-{i:03d}' + (f'-{n}' if n else ''), question, f'{a} + {b} = {a+b}\n#### {a+b}', **lineage)
+    id = f'{kind}-{i:03d}' + (f'-{n}' if n else '')
+    return Example(id, question, f'{a} + {b} = {a+b}\n#### {a+b}', **lineage)
 
 
 def toy_answer(row, right, i=0, strange=None):
@@ -29,34 +31,60 @@ def toy_answer(row, right, i=0, strange=None):
 
 
 def toy_line(i, row, answer, round, teacher, cost):
-    new = toy_row(int(row.id[2:]), 'new', round, parent_id=row.id, round=round, teacher=teacher, wrong_completion=answer.completion)
-    verdict = 'duplicate of a train question' if i%13 == 5 else 'wrong sum: 3 + 4 is not 8' if i%17 == 9 else 'kept'
+    new = toy_row(int(row.id[2:]), 'new', round, parent_id=row.id, round=round, teacher=teacher,
+                  wrong_completion=answer.completion)
+    verdict = 'wrong sum: 3 + 4 is not 8' if i%17 == 9 else 'kept'
+    if i%13 == 5: verdict = 'duplicate of a train question'
     return Line(row=new, verdict=verdict, cost=cost)
 
 
 def toy_replies(path):
     path.unlink(missing_ok=True)
     record = Replies(path)
-    record._commit([('insert into attempts values(?,?,?,?,?,?,?,?,?,?,?)', (i, str(i), i, i+1, 'reply' if i else 'lost', 600, 100, .0004, 3000, 1000, .002))
-                    for i in range(211)])
+    insert = 'insert into attempts values(?,?,?,?,?,?,?,?,?,?,?)'
+    cost = (600, 100, .0004, 3000, 1000, .002)
+    record._commit([(insert, (i, str(i), i, i+1, 'reply' if i else 'lost', *cost)) for i in range(211)])
     record.close()
 
 
-def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n_seed=64, n_test=320, n_dev=0, finish=True, teacher='mini rules',
-            match=None, every=True, stopped='rounds done', learnt=(.30,.09), strange=None, said=(), silent=0, paid={}, **kw):
+def toy_settings(curve, select, seed, match, teacher):
+    "What made a toy run"
+    return dict(rounds=len(curve)-1, select=select, max_per_seed_row=None, init_from='base', seed=seed,
+                match_run=match, teacher=teacher and dict(name=teacher, noise=0.0),
+                student=dict(model_name_or_path='mini', lora_r=0, learning_rate=1e-3, num_train_epochs=4,
+                             batch_size=8))
+
+
+def toy_task(n_seed, n_dev, n_test):
+    return dict(name='numbers (made up)', kind='number', seed=n_seed, dev=n_dev, test=n_test, pool=0,
+                labels=[], digest='0'*16, notes=['2 training rows left out: their question is also in test'])
+
+
+def toy_lines(wrong, round, teacher, paid):
+    "What a teacher wrote about the wrong rows"
+    lines = [toy_line(i, s, a, round, teacher, paid) for i, (s, a) in enumerate(wrong)]
+    unread = Example('unread', '', '', parent_id='s-000', round=round, teacher=teacher)
+    text = 'I cannot <b>write</b> that.'
+    if paid: lines.append(Line(row=unread, text=text, verdict='no example in the reply', cost=paid))
+    return lines
+
+
+def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n_seed=64, n_test=320,
+            n_dev=0, finish=True, teacher='mini rules', match=None, every=True, stopped='rounds done', learnt=(.30,.09),
+            strange=None, said=(), silent=0, paid=None, **kw):
     "A run folder whose test accuracy follows `curve`, in percent"
-    folder, r = RunFolder(path), rng_for('toy run', str(seed), select, list(curve))
+    folder, r, paid = RunFolder(path), rng_for('toy run', str(seed), select, list(curve)), paid or {}
     seeds = [toy_row(i) for i in range(n_seed)]
-    settings = dict(rounds=len(curve)-1, select=select, max_per_seed_row=None, init_from='base', seed=seed, match_run=match, teacher=teacher and dict(name=teacher, noise=0.0),
-                    student=dict(model_name_or_path='mini', lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=8)) | kw
-    task = dict(name='numbers (made up)', kind='number', seed=n_seed, dev=n_dev, test=n_test, pool=0, labels=[], digest='0'*16,
-                notes=['2 training rows left out: their question is also in test'])
-    write_json(folder/'run.json', dict(versions={'llm2llm':'0.5.0', 'torch':'2.13.0'}, settings=settings | dict(task=task)))
+    task = toy_task(n_seed, n_dev, n_test)
+    settings = toy_settings(curve, select, seed, match, teacher) | kw | dict(task=task)
+    write_json(folder/'run.json', dict(versions={'llm2llm':'0.5.0', 'torch':'2.13.0'}, settings=settings))
     folder.write_split('seed', seeds)
     train, log = list(seeds), []
     for k, accuracy in enumerate(curve):
         hard, last = learnt[0]+learnt[1]*k, k == len(curve)-1
-        answers = dict(seed=[toy_answer(s, r.random() < hard and (i%8 != 3 or hard > 1), i, strange if i == 3 else None) for i, s in enumerate(seeds)])
+        said_of = [(s, r.random() < hard and (i%8 != 3 or hard > 1)) for i, s in enumerate(seeds)]
+        answers = dict(seed=[toy_answer(s, right, i, strange if i == 3 else None)
+                             for i, (s, right) in enumerate(said_of)])
         answers['test'] = [toy_answer(toy_row(i, 't'), r.random()*100 < accuracy, i) for i in range(n_test)]
         answers['dev'] = [toy_answer(toy_row(i, 'd'), r.random()*100 < accuracy+1, i) for i in range(n_dev)]
         if not (every or last): del answers['test']
@@ -65,19 +93,23 @@ def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n
         folder.write_train(k, train)
         wrong, lines = [(s, a) for s, a in zip(seeds, answers['seed']) if not a.correct], []
         if teacher and not last:
-            lines = [toy_line(i, s, a, k+1, teacher, paid) for i, (s, a) in enumerate(wrong)]
-            unread = Example('unread', '', '', parent_id='s-000', round=k+1, teacher=teacher)
-            if paid: lines.append(Line(row=unread, text='I cannot <b>write</b> that.', verdict='no example in the reply', cost=paid))
+            lines = toy_lines(wrong, k+1, teacher, paid)
             write_lines(folder.part(k, 'candidates'), lines)
-        kept, rejected = [x.row for x in lines if x.verdict == 'kept'], Counter(x.verdict.split(':')[0] for x in lines if x.verdict != 'kept')
+        kept = [x.row for x in lines if x.verdict == 'kept']
+        rejected = Counter(x.verdict.split(':')[0] for x in lines if x.verdict != 'kept')
         if silent and lines: rejected['nothing written'] = silent
         scores = {split: Score.of(its) for split, its in answers.items()}
-        folder.write_round(Round(round=k, train_rows=len(train), synthetic=len(train)-n_seed, steps=max(steps, len(train)//2), epochs=4., loss=.9-.1*k, tokens=2900+40*k,
-                                 padding=.08, select=select, wrong=len(wrong), requested=len(lines)+(silent if lines else 0), candidates=len(lines), kept=len(kept),
-                                 rejected=dict(rejected), scores=scores, **{name: v*len(lines) for name, v in paid.items()}))
-        log += [dict(round=k, stage='train', seconds=2.+len(train)/50), dict(round=k, stage='answers', seconds=1.25)]
+        folder.write_round(Round(
+            round=k, train_rows=len(train), synthetic=len(train)-n_seed, steps=max(steps, len(train)//2),
+            epochs=4., loss=.9-.1*k, tokens=2900+40*k, padding=.08, select=select, wrong=len(wrong),
+            requested=len(lines)+(silent if lines else 0), candidates=len(lines), kept=len(kept),
+            rejected=dict(rejected), scores=scores, **{name: v*len(lines) for name, v in paid.items()}))
+        log += [dict(round=k, stage='train', seconds=2.+len(train)/50),
+                dict(round=k, stage='answers', seconds=1.25)]
         train += kept
     if paid: toy_replies(folder.replies)
     write_jsonl(folder/'log.jsonl', log)
-    if finish: folder.write_final(Final(picked_round=len(curve)-1, pick='dev' if n_dev else 'last', stopped=stopped, scores=scores, notes=tuple(said)))
+    pick = 'dev' if n_dev else 'last'
+    final = Final(picked_round=len(curve)-1, pick=pick, stopped=stopped, scores=scores, notes=tuple(said))
+    if finish: folder.write_final(final)
     return Path(path)
