@@ -5,21 +5,45 @@ from pathlib import Path
 import pytest
 
 # Set before anything imports torch. Child processes inherit it, so that `pytest` alone does what `make test` does.
-for name, value in dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', HF_HUB_OFFLINE='1', HF_HUB_DISABLE_TELEMETRY='1',
-                        MPLBACKEND='agg', PYTHONUTF8='1').items(): os.environ.setdefault(name, value)
+for name, value in dict(
+    OMP_NUM_THREADS='1',
+    TOKENIZERS_PARALLELISM='false',
+    HF_HUB_OFFLINE='1',
+    HF_HUB_DISABLE_TELEMETRY='1',
+    MPLBACKEND='agg',
+    PYTHONUTF8='1',
+).items():
+    os.environ.setdefault(name, value)
 os.environ.pop('IN_TEST', None)  # nbdev's own mark: with it set, its commands do nothing
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-os.environ['PATH'] = f'{BIN}{os.pathsep}{os.environ["PATH"]}'  # `llm2llm` and nbdev's commands are those of this environment
+os.environ['PATH'] = (
+    f'{BIN}{os.pathsep}{os.environ["PATH"]}'  # `llm2llm` and nbdev's commands are those of this environment
+)
 
 
 # The files that take longest come first, so that two processes end at about the same time.
-LONGEST = ('test_notebooks', 'test_teacher', 'test_resume', 'test_grid', 'test_odd_replies', 'test_ranks', 'test_plan', 'test_export', 'test_docs', 'test_main_job')
+LONGEST = (
+    'test_notebooks',
+    'test_teacher',
+    'test_resume',
+    'test_grid',
+    'test_odd_replies',
+    'test_ranks',
+    'test_plan',
+    'test_export',
+    'test_docs',
+    'test_main_job',
+)
 
 
 def pytest_addoption(parser):
-    parser.addoption('--nb-workers', type=int, help='how many notebooks run at the same time (default 2, or 1 beside other tests)')
+    parser.addoption(
+        '--nb-workers',
+        type=int,
+        help='how many notebooks run at the same time (default 2, or 1 beside other tests)',
+    )
 
 
 def pytest_collection_modifyitems(items):
@@ -35,8 +59,12 @@ def pytest_unconfigure(config):
     skipped = reporter.stats.get('skipped', []) if reporter else []
     files = [report.nodeid.split('::')[0] for report in skipped if BROWSERLESS in str(report.longrepr)]
     if not files: return
-    reporter.write_line(f'{len(files)} tests of {", ".join(sorted(set(files)))} were skipped: they open pages in Chromium or Chrome.')
-    reporter.write_line('To run them, install it (on Debian and Ubuntu: apt-get install chromium), and run `make test` again.')
+    reporter.write_line(
+        f'{len(files)} tests of {", ".join(sorted(set(files)))} were skipped: they open pages in Chromium or Chrome.'
+    )
+    reporter.write_line(
+        'To run them, install it (on Debian and Ubuntu: apt-get install chromium), and run `make test` again.'
+    )
 
 
 @pytest.fixture(scope='session')
@@ -46,10 +74,21 @@ def root(): return ROOT
 @pytest.fixture(scope='session')
 def run():
     "A command's finished process; the test fails, showing its output, if it ends with another status than `status`."
+
     def _run(*cmd, status=0, cwd=ROOT, timeout=600, **env):
-        res = subprocess.run([str(c) for c in cmd], cwd=cwd, timeout=timeout, stdin=subprocess.DEVNULL, capture_output=True,
-                             text=True, encoding='utf-8', env={**os.environ, **env})
-        assert res.returncode == status, f'{cmd} ended with {res.returncode}:\n{res.stdout[-3000:]}\n{res.stderr[-6000:]}'
+        res = subprocess.run(
+            [str(c) for c in cmd],
+            cwd=cwd,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding='utf-8',
+            env={**os.environ, **env},
+        )
+        assert res.returncode == status, (
+            f'{cmd} ended with {res.returncode}:\n{res.stdout[-3000:]}\n{res.stderr[-6000:]}'
+        )
         return res
     return _run
 
@@ -59,7 +98,9 @@ def project(tmp_path_factory):
     "A function that copies the project's sources to a fresh folder, where a test may change them."
     def _copy(name):
         dest = tmp_path_factory.mktemp(name)
-        skip = shutil.ignore_patterns('.*', '_docs', '_proc', 'runs', 'build', 'dist', '*.egg-info', '__pycache__', 'shared')
+        skip = shutil.ignore_patterns(
+            '.*', '_docs', '_proc', 'runs', 'build', 'dist', '*.egg-info', '__pycache__', 'shared'
+        )
         shutil.copytree(ROOT, dest, dirs_exist_ok=True, symlinks=True, ignore=skip)
         return dest
     return _copy

@@ -4,6 +4,7 @@ nbdev's site is built by Quarto, which is not on PyPI; its engine, pandoc, is (`
 notebooks that nbdev has processed to plain pages with the same sidebar, follows every link within them and those of
 README.md, and writes README.md from the index and the old names in CHANGELOG.md from the code. Both ways share `_quarto.yml`, `nbs/site.lua` and `nbs/styles.css`.
 """
+
 import ast, base64, html, json, os, posixpath, re, shutil, subprocess, sys, tempfile
 from configparser import ConfigParser
 from html.parser import HTMLParser
@@ -40,7 +41,10 @@ def output(out, name, alt):
     for kind, ending in PICTURES.items():
         if kind not in data: continue
         raw = text(data[kind])
-        return f'![{alt}]({name}.{ending})', (f'{name}.{ending}', raw.encode() if ending == 'svg' else base64.b64decode(raw))
+        return f'![{alt}]({name}.{ending})', (
+            f'{name}.{ending}',
+            raw.encode() if ending == 'svg' else base64.b64decode(raw),
+        )
     if 'text/html' in data: return f"```{{=html}}\n{text(data['text/html'])}\n```", None
     if 'text/markdown' in data: return text(data['text/markdown']), None
     return block(text(data.get('text/plain', ''))), None
@@ -50,7 +54,8 @@ def markdown(nb, files):
     front, parts, pictures = {}, [], {}
     for i, cell in enumerate(nb['cells'], 1):
         source = text(cell['source'])
-        if cell['cell_type'] == 'raw' and (m := re.fullmatch(r'\s*---\n(.*?)\n---\s*', source, re.S)): front |= yaml.safe_load(m[1])
+        if cell['cell_type'] == 'raw' and (m := re.fullmatch(r'\s*---\n(.*?)\n---\s*', source, re.S)):
+            front |= yaml.safe_load(m[1])
         elif cell['cell_type'] == 'markdown': parts.append(source)
         elif cell['cell_type'] == 'code':
             opts, code = options(source)
@@ -58,17 +63,32 @@ def markdown(nb, files):
             if code and opts.get('echo') != 'false': parts.append(f'````python\n{code}\n````')
             if opts.get('output') == 'false': continue
             for j, out in enumerate(cell['outputs'], 1):
-                md, picture = output(out, f'{files}/cell-{i}-output-{j}', opts.get('fig-alt', '').strip('"\''))
+                md, picture = output(
+                    out, f'{files}/cell-{i}-output-{j}', opts.get('fig-alt', '').strip('"\'')
+                )
                 parts.append(md)
                 if picture: pictures |= [picture]
     return front, '\n\n'.join(parts), pictures
 
-def pandoc(source, *args, reader='markdown-implicit_figures+autolink_bare_uris+lists_without_preceding_blankline', **kw):
+def pandoc(
+    source,
+    *args,
+    reader='markdown-implicit_figures+autolink_bare_uris+lists_without_preceding_blankline',
+    **kw,
+):
     "What pandoc makes of `source`, as Quarto would call it; its warnings count as errors"
-    run = subprocess.run([pypandoc.get_pandoc_path(), '-f', reader, '--fail-if-warnings', *map(str, args)],
-                         input=source, text=True, encoding='utf-8', capture_output=True, **kw)
-    if run.returncode: raise ValueError(run.stderr.strip())
+    run = subprocess.run(
+        [pypandoc.get_pandoc_path(), '-f', reader, '--fail-if-warnings', *map(str, args)],
+        input=source,
+        text=True,
+        encoding='utf-8',
+        capture_output=True,
+        **kw,
+    )
+    if run.returncode:
+        raise ValueError(run.stderr.strip())
     return run.stdout
+
 
 def write_pictures(pictures, folder):
     for name, data in pictures.items():
@@ -113,7 +133,11 @@ def copy_project(work):
     "What nbdev needs of this project, copied to `work`"
     for name in ('pyproject.toml', '_quarto.yml', 'CHANGELOG.md', 'CONTRIBUTING.md', 'llm2llm', 'nbs'):
         copy = shutil.copytree if (ROOT/name).is_dir() else shutil.copy
-        kw = dict(symlinks=True, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')) if copy is shutil.copytree else {}
+        kw = (
+            dict(symlinks=True, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+            if copy is shutil.copytree
+            else {}
+        )
         copy(ROOT/name, Path(work)/name, **kw)
     return Path(work)
 
@@ -122,7 +146,9 @@ def versions():
     settings = ConfigParser(delimiters=['='], interpolation=None)
     settings.read(ROOT/'settings.ini', encoding='utf-8')
     pinned = dict(re.findall(r'^([\w-]+)==(\S+)', (ROOT/'constraints.txt').read_text(encoding='utf-8'), re.M))
-    libraries = ', '.join(f'{name} {pinned[name]}' for name in ('torch', 'transformers', 'trl', 'peft', 'datasets'))
+    libraries = ', '.join(
+        f'{name} {pinned[name]}' for name in ('torch', 'transformers', 'trl', 'peft', 'datasets')
+    )
     return f"Tested with llm2llm {settings['DEFAULT']['version']}, {libraries}."
 
 def versions_yml():
@@ -144,19 +170,34 @@ def plain(s): return html.unescape(re.sub(r'<[^>]+>', '', s)).strip()
 
 def menu(pages, sections, here, up):
     "The sidebar as HTML, with the section of the page `here` open, or the first one"
-    def item(rel): return f'<li><a href="{up}{pages[rel][0].as_posix()}"{" aria-current=page" * (rel == here)}>{html.escape(pages[rel][1]["title"])}</a></li>'
-    shown = next((name for name, rels in sections if name and here in rels), next(name for name, _ in sections if name))
+
+    def item(rel):
+        return f'<li><a href="{up}{pages[rel][0].as_posix()}"{" aria-current=page" * (rel == here)}>{html.escape(pages[rel][1]["title"])}</a></li>'
+
+    shown = next(
+        (name for name, rels in sections if name and here in rels), next(name for name, _ in sections if name)
+    )
     parts = []
     for name, rels in sections:
         items = ''.join(map(item, rels))
-        parts.append(items if not name else f'<li><details{" open" * (name == shown)}><summary>{name}</summary><ul>{items}</ul></details></li>')
+        parts.append(
+            items
+            if not name
+            else f'<li><details{" open" * (name == shown)}><summary>{name}</summary><ul>{items}</ul></details></li>'
+        )
     return f'<ul>{"".join(parts)}</ul>'
 
 def turn(pages, order, here, up):
     "Links to the page before `here` and the one after it"
     at = order.index(here)
-    def link(rel, before, after): return f'<a href="{up}{pages[rel][0].as_posix()}">{before}{html.escape(pages[rel][1]["title"])}{after}</a>'
-    return (link(order[at-1], '← ', '') if at else '<span></span>') + (link(order[at+1], '', ' →') if at+1 < len(order) else '')
+
+    def link(rel, before, after):
+        return f'<a href="{up}{pages[rel][0].as_posix()}">{before}{html.escape(pages[rel][1]["title"])}{after}</a>'
+
+    return (link(order[at - 1], '← ', '') if at else '<span></span>') + (
+        link(order[at + 1], '', ' →') if at + 1 < len(order) else ''
+    )
+
 
 def names(work):
     "Where the documentation of each name stands, from the index that nbdev keeps: {'core.html#example'}"
@@ -165,11 +206,15 @@ def names(work):
 
 def resolve(body, rel, pages):
     "`body` with its links to notebooks made links to their pages, and those that begin at the site's top made relative"
+
     def to_page(m):
         path, anchor = unquote(m[1]), m[2] or ''
         if path.startswith('/'): return f'href="{posixpath.relpath(path.lstrip("/"), rel.parent)}{anchor}"'
         target = Path(posixpath.normpath((rel.parent/path).as_posix()))
-        return f'href="{posixpath.relpath(pages[target][0], rel.parent)}{anchor}"' if target in pages else m[0]
+        return (
+            f'href="{posixpath.relpath(pages[target][0], rel.parent)}{anchor}"' if target in pages else m[0]
+        )
+
     return re.sub(r'href="([^"#:?]+)(#[^"]*)?"', to_page, body)
 
 def fill(frame, parts):
@@ -179,7 +224,11 @@ def fill(frame, parts):
 def render(proc, site):
     "Processed notebooks in `proc` -> plain pages in `site`; the list of pages"
     pages, index, known = {}, [], names(proc.parent)
-    files = sorted(f for f in proc.rglob('*') if f.suffix in ('.ipynb', '.qmd') and not any(p[0] in '._' for p in f.relative_to(proc).parts))
+    files = sorted(
+        f
+        for f in proc.rglob('*')
+        if f.suffix in ('.ipynb', '.qmd') and not any(p[0] in '._' for p in f.relative_to(proc).parts)
+    )
     for file in files:
         rel = file.relative_to(proc)
         front, md, pictures = source(file, f'{rel.stem}_files')
@@ -189,10 +238,18 @@ def render(proc, site):
         write_pictures(pictures, (site/rel).parent)
     for file in proc.rglob('*'):
         rel = file.relative_to(proc)
-        if file.is_file() and rel not in pages and file.suffix not in ('.yml', '.lua') and not any(p[0] in '._' for p in rel.parts):
-            (site/rel).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, site/rel)
-    sections = [(name, [Path(r) for r in rels if Path(r) in pages]) for name, rels in sidebar((proc/'_quarto.yml').read_text(encoding='utf-8'))]
+        if (
+            file.is_file()
+            and rel not in pages
+            and file.suffix not in ('.yml', '.lua')
+            and not any(p[0] in '._' for p in rel.parts)
+        ):
+            (site / rel).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, site / rel)
+    sections = [
+        (name, [Path(r) for r in rels if Path(r) in pages])
+        for name, rels in sidebar((proc / '_quarto.yml').read_text(encoding='utf-8'))
+    ]
     order = [rel for _, rels in sections for rel in rels]
     order += [rel for rel in pages if rel not in order]
     frame, said = (PARTS/'page.html').read_text(encoding='utf-8'), versions()
@@ -200,19 +257,43 @@ def render(proc, site):
         page, front, md = pages[rel]
         up = '../' * len(rel.parent.parts)
         meta = json.dumps({k: front[k] for k in ('title', 'description') if front.get(k)})
-        made = pandoc(f'---\n{meta}\n---\n\n{md}', '-t', 'html5', '-s', '--toc', '--toc-depth=3', '--mathml', '--wrap=none',
-                      '--template', PARTS/'parts.html', '--lua-filter', proc/'site.lua', cwd=(site/rel).parent)
+        made = pandoc(
+            f'---\n{meta}\n---\n\n{md}',
+            '-t',
+            'html5',
+            '-s',
+            '--toc',
+            '--toc-depth=3',
+            '--mathml',
+            '--wrap=none',
+            '--template',
+            PARTS / 'parts.html',
+            '--lua-filter',
+            proc / 'site.lua',
+            cwd=(site / rel).parent,
+        )
         title, subtitle, toc, body = made.split('<!--part-->')
         name = plain(title)
         index.append([name, page.as_posix(), '', 'page'])
         for anchor, heading in re.findall(r'<h[23][^>]* id="([^"]+)"[^>]*>(.*?)</h[23]>', body, re.S):
             where = f'{page.as_posix()}#{anchor}'
             index.append([plain(heading), where, name, 'name' if where in known else 'heading'])
-        parts = dict(name=html.escape(name if name == 'llm2llm' else f'{name} – llm2llm'), up=up, title=title.strip(), subtitle=subtitle.strip(),
-                     toc=toc.strip(), body=resolve(body, rel, pages), menu=menu(pages, sections, rel, up), turn=turn(pages, order, rel, up), versions=said)
+        parts = dict(
+            name=html.escape(name if name == 'llm2llm' else f'{name} – llm2llm'),
+            up=up,
+            title=title.strip(),
+            subtitle=subtitle.strip(),
+            toc=toc.strip(),
+            body=resolve(body, rel, pages),
+            menu=menu(pages, sections, rel, up),
+            turn=turn(pages, order, rel, up),
+            versions=said,
+        )
         (site/page).write_text(fill(frame, parts), encoding='utf-8')
     for file in ('site.css', 'site.js'): shutil.copy(PARTS/file, site/file)
-    (site/'search-index.js').write_text(f'const INDEX = {json.dumps(index, ensure_ascii=False)}\n', encoding='utf-8')
+    (site / 'search-index.js').write_text(
+        f'const INDEX = {json.dumps(index, ensure_ascii=False)}\n', encoding='utf-8'
+    )
     return [pages[rel][0] for rel in order]
 
 class Page(HTMLParser):
@@ -229,14 +310,23 @@ class Page(HTMLParser):
 def address(ref):
     "Whether `ref` has the form of an address outside the site; nobody is asked whether it is there"
     url = urlsplit(ref)
-    if url.scheme in ('http', 'https'): return bool(re.fullmatch(r'[\w-]+(\.[\w-]+)+(:\d+)?', url.netloc)) and not re.search(r'[\s<>]', ref)
+    if url.scheme in ('http', 'https'):
+        return bool(re.fullmatch(r'[\w-]+(\.[\w-]+)+(:\d+)?', url.netloc)) and not re.search(r'[\s<>]', ref)
     return url.scheme in ('mailto', 'data')
 
 def lost(ref, file, top, pages, folders=False):
     "What is wrong with the reference `ref` in `file`, or None; `top` is where /x begins, `pages` are those whose anchors are known"
     url = urlsplit(ref)
     if url.scheme or url.netloc: return None if address(ref) else 'is no address'
-    target = Path(os.path.normpath((top if url.path.startswith('/') else file.parent)/unquote(url.path).lstrip('/'))) if url.path else file
+    target = (
+        Path(
+            os.path.normpath(
+                (top if url.path.startswith('/') else file.parent) / unquote(url.path).lstrip('/')
+            )
+        )
+        if url.path
+        else file
+    )
     if target.is_dir() and not folders: target = target/'index.html'
     if not ref or not target.exists(): return 'is not there'
     if target in pages and unquote(url.fragment) not in pages[target].ids: return 'has no such anchor'
@@ -246,14 +336,28 @@ def inside(ref): return not (urlsplit(ref).scheme or urlsplit(ref).netloc)
 def broken(site):
     "Every reference in `site` that leads nowhere, as 'page: reference'; the number of references within it"
     pages = {file: Page(file.read_text(encoding='utf-8')) for file in site.rglob('*.html')}
-    bad = [f'{file.relative_to(site)}: {ref} {why}' for file, page in pages.items() for ref in page.refs if (why := lost(ref, file, site, pages))]
+    bad = [
+        f'{file.relative_to(site)}: {ref} {why}'
+        for file, page in pages.items()
+        for ref in page.refs
+        if (why := lost(ref, file, site, pages))
+    ]
     return bad, sum(inside(ref) for page in pages.values() for ref in page.refs)
 
 def broken_in_repository(root):
     "The same for the Markdown files at the top of the repository, as a code host shows them"
     files = [root/name for name in ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md')]
-    pages = {file: Page(pandoc(file.read_text(encoding='utf-8'), '-t', 'html5', '--wrap=none', reader='gfm')) for file in files}
-    return [f'{file.name}: {ref} {why}' for file, page in pages.items() for ref in page.refs if (why := lost(ref, file, root, pages, folders=True))]
+    pages = {
+        file: Page(pandoc(file.read_text(encoding='utf-8'), '-t', 'html5', '--wrap=none', reader='gfm'))
+        for file in files
+    }
+    return [
+        f'{file.name}: {ref} {why}'
+        for file, page in pages.items()
+        for ref in page.refs
+        if (why := lost(ref, file, root, pages, folders=True))
+    ]
+
 
 # ---- README.md
 
@@ -266,7 +370,10 @@ def readme():
     "README.md as `nbs/index.ipynb` has it, and its pictures"
     _, md, pictures = markdown(json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')), README_FILES)
     title, _, rest = re.fullmatch(r'(# .*?)\n+(> .*?\n)?(.*)', md, re.S).groups()
-    return repository_links(pandoc(f'{title}\n\n{WARNING}\n\n{rest}', '-t', 'gfm', '--wrap=preserve')), pictures
+    return repository_links(
+        pandoc(f'{title}\n\n{WARNING}\n\n{rest}', '-t', 'gfm', '--wrap=preserve')
+    ), pictures
+
 
 def write_readme():
     "Writes README.md by nbdev where Quarto is installed, else by `readme`"
@@ -288,9 +395,15 @@ def flags():
     from llm2llm.cli.run import run_options, run_settings
     from llm2llm.cli.settings import flat_words
     from llm2llm.teachers.kinds import teacher_kinds
-    names = [name for kind in teacher_kinds() for name in run_settings(dict(task='seed.jsonl', teacher=kind), run_options)]
+
+    names = [
+        name
+        for kind in teacher_kinds()
+        for name in run_settings(dict(task='seed.jsonl', teacher=kind), run_options)
+    ]
     found = {}
-    for name in dict.fromkeys(['teacher', *names]): found.setdefault(name.rpartition('.')[2], []).append(f'--{name}')
+    for name in dict.fromkeys(['teacher', *names]):
+        found.setdefault(name.rpartition('.')[2], []).append(f'--{name}')
     for part, name in dict(task='seed_rows', student='model_name_or_path').items():
         assert flat_words({f'{part}.{name}': 'x'}) == {part: 'x'}
         found[name] = [f'--{part}']
@@ -323,7 +436,9 @@ def main(what, *args):
         write_readme()
         write_names()
         (ROOT/'nbs/versions.yml').write_text(versions_yml(), encoding='utf-8')
-        return print('Written: README.md from nbs/index.ipynb, nbs/versions.yml from the versions, old names in CHANGELOG.md.')
+        return print(
+            'Written: README.md from nbs/index.ipynb, nbs/versions.yml from the versions, old names in CHANGELOG.md.'
+        )
     with tempfile.TemporaryDirectory() as tmp:
         site = Path(args[0]) if what == 'site' else Path(tmp)/'site'
         if what == 'site': shutil.rmtree(site, ignore_errors=True)

@@ -6,6 +6,7 @@
 POST /v1/chat/completions and GET /v1/models as the API has them, GET /stats for what happened so far, POST /reset to forget it.
 What a request gets depends on its key (its Idempotency-Key, else the digest of its body), and whether it fails on the key and on
 how often this server saw it, so a request that is sent again and again succeeds in the end."""
+
 import argparse, asyncio, http.client, json, math, os, re, resource, signal, subprocess, sys, threading, time, traceback
 from collections import Counter, deque
 from email.utils import formatdate
@@ -15,12 +16,18 @@ from llm2llm.core import digest, rng_for
 from llm2llm.mini.mini import FAMILIES, HE, HOLDERS, SHE, THINGS, problem
 
 UNPAID = '429 429-after 429-after-ms 429-after-date 500 503 html cut-head'.split()  # nothing was generated
-PAID = 'drip cut-body half-json no-choices'.split()                                 # generated, but perhaps not received
+PAID = 'drip cut-body half-json no-choices'.split()  # generated, but perhaps not received
 ODD = 'prose duplicate empty refusal length keys two token'.split()
-ALWAYS = {400: ('invalid_request_error', 'Invalid request.'), 401: ('invalid_api_key', 'Incorrect API key provided.'),
-          403: ('unsupported_country_region_territory', 'Country, region, or territory not supported.'),
-          404: ('model_not_found', 'The model does not exist or you do not have access to it.'),
-          429: ('insufficient_quota', 'You exceeded your current quota, please check your plan and billing details.')}
+ALWAYS = {
+    400: ('invalid_request_error', 'Invalid request.'),
+    401: ('invalid_api_key', 'Incorrect API key provided.'),
+    403: ('unsupported_country_region_territory', 'Country, region, or territory not supported.'),
+    404: ('model_not_found', 'The model does not exist or you do not have access to it.'),
+    429: (
+        'insufficient_quota',
+        'You exceeded your current quota, please check your plan and billing details.',
+    ),
+}
 
 
 def text_of(message):
@@ -29,8 +36,10 @@ def text_of(message):
 
 
 def sentence(r):
-    return (f"{r.choice(HE+SHE)} {r.choice('took hid sold found lost broke painted counted'.split())} {r.randint(2, 99)} {r.choice(THINGS)} "
-            f"{r.choice('near behind under beside'.split())} the {r.choice(list(HOLDERS))} {r.choice('today again early alone'.split())}.")
+    return (
+        f"{r.choice(HE + SHE)} {r.choice('took hid sold found lost broke painted counted'.split())} {r.randint(2, 99)} {r.choice(THINGS)} "
+        f"{r.choice('near behind under beside'.split())} the {r.choice(list(HOLDERS))} {r.choice('today again early alone'.split())}."
+    )
 
 
 def new_row(messages, r):
@@ -45,7 +54,11 @@ def new_row(messages, r):
 
 def written(question, answer, as_json, names=('question', 'answer')):
     pairs = list(zip(names, (question, answer)))
-    return json.dumps(dict(pairs)) if as_json else '\n'.join(f'{name.capitalize()}: {text}' for name,text in pairs)
+    return (
+        json.dumps(dict(pairs))
+        if as_json
+        else '\n'.join(f'{name.capitalize()}: {text}' for name, text in pairs)
+    )
 
 
 def completion(messages, key, odd, as_json):
@@ -62,7 +75,11 @@ def completion(messages, key, odd, as_json):
     elif odd == 'token': text = written(question, f'{answer}<|im_end|>', as_json)
     elif odd == 'two':
         rows = [(question, answer), new_row(messages, r)]
-        if as_json: text = written(*('\n'.join(f'{i}. {part}' for i,part in enumerate(parts, 1)) for parts in zip(*rows)), as_json)
+        if as_json:
+            text = written(
+                *('\n'.join(f'{i}. {part}' for i, part in enumerate(parts, 1)) for parts in zip(*rows)),
+                as_json,
+            )
         else: text = '\n\n'.join(f'{i}. {written(*row, as_json)}' for i,row in enumerate(rows, 1))
     return text, None, finish
 
@@ -70,14 +87,22 @@ def completion(messages, key, odd, as_json):
 class Refused(Exception):
     "An error reply in the API's form"
     def __init__(self, status, message, code=None, param=None, **headers):
-        kind = {429: 'requests', 500: 'server_error', 503: 'server_error'}.get(status, 'invalid_request_error')
-        self.status, self.reply = status, as_http(status, dict(error=dict(message=message, type=kind, param=param, code=code)), **headers)
+        kind = {429: 'requests', 500: 'server_error', 503: 'server_error'}.get(
+            status, 'invalid_request_error'
+        )
+        self.status, self.reply = (
+            status,
+            as_http(status, dict(error=dict(message=message, type=kind, param=param, code=code)), **headers),
+        )
 
 
 def as_http(status, body, kind='application/json', **headers):
     if not isinstance(body, bytes): body = json.dumps(body).encode()
     more = ''.join(f'{name.replace("_", "-")}: {value}\r\n' for name,value in headers.items())
-    return f'HTTP/1.1 {status} {http.client.responses[status]}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{more}\r\n'.encode() + body
+    return (
+        f'HTTP/1.1 {status} {http.client.responses[status]}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{more}\r\n'.encode()
+        + body
+    )
 
 
 async def next_request(reader):
@@ -86,8 +111,14 @@ async def next_request(reader):
         line, *lines = (await reader.readuntil(b'\r\n\r\n')).decode('latin-1').split('\r\n')
         headers = {name.lower(): value.strip() for name,_,value in (l.partition(':') for l in lines if l)}
         method, target, _ = line.split(' ')
-        return method, target.partition('?')[0], headers, await reader.readexactly(int(headers.get('content-length', 0)))
-    except asyncio.IncompleteReadError: return None
+        return (
+            method,
+            target.partition('?')[0],
+            headers,
+            await reader.readexactly(int(headers.get('content-length', 0))),
+        )
+    except asyncio.IncompleteReadError:
+        return None
 
 
 class Server:
@@ -99,15 +130,37 @@ class Server:
     def reset(self):
         self.n, self.faults, self.statuses, self.odd, self.tokens = (Counter() for _ in range(5))
         self.attempts, self.paid, self.written = Counter(), Counter(), set()
-        self.peak, self.first, self.last, self.seen, self.admitted, self.cpu = 0, None, None, None, deque(), time.process_time()
+        self.peak, self.first, self.last, self.seen, self.admitted, self.cpu = (
+            0,
+            None,
+            None,
+            None,
+            deque(),
+            time.process_time(),
+        )
 
     def stats(self):
         more = [key for key,times in self.paid.items() if times > 1]
-        paid = dict(once=len(self.paid) - len(more), more=len(more), more_keys=more[:1000], times=self.paid.total(), written=len(self.written))
+        paid = dict(
+            once=len(self.paid) - len(more),
+            more=len(more),
+            more_keys=more[:1000],
+            times=self.paid.total(),
+            written=len(self.written),
+        )
         names = 'requests ok limited with_key served_again left errors'.split()
-        return dict({name: self.n[name] for name in names}, statuses=self.statuses, faults=self.faults, odd=self.odd, peak=self.peak, paid=paid,
-                    tokens=dict(prompt=self.tokens['prompt'], completion=self.tokens['completion']),
-                    times=dict(first=self.first, last=self.last), cpu=time.process_time() - self.cpu, seen=self.seen)
+        return dict(
+            {name: self.n[name] for name in names},
+            statuses=self.statuses,
+            faults=self.faults,
+            odd=self.odd,
+            peak=self.peak,
+            paid=paid,
+            tokens=dict(prompt=self.tokens['prompt'], completion=self.tokens['completion']),
+            times=dict(first=self.first, last=self.last),
+            cpu=time.process_time() - self.cpu,
+            seen=self.seen,
+        )
 
     async def connection(self, reader, writer):
         try:
@@ -126,16 +179,27 @@ class Server:
         try:
             if path == '/stats': return writer.write(as_http(200, self.stats()))
             if path == '/reset': return writer.write(as_http(200, dict(reset=self.reset() is None)))
-            if (method, path) == ('POST', '/v1/chat/completions'): return await self.chat(reader, writer, headers, data)
+            if (method, path) == ('POST', '/v1/chat/completions'):
+                return await self.chat(reader, writer, headers, data)
             self.admit(headers)
             if path != '/v1/models': raise Refused(404, f'Invalid URL ({method} {path})')
-            writer.write(as_http(200, dict(object='list', data=[dict(id=self.o.model, object='model', created=0, owned_by='stub')])))
+            writer.write(
+                as_http(
+                    200,
+                    dict(
+                        object='list',
+                        data=[dict(id=self.o.model, object='model', created=0, owned_by='stub')],
+                    ),
+                )
+            )
         except Refused as e:
             self.statuses[e.status] += 1
             writer.write(e.reply)
         except Exception:
             self.failed()
-            writer.write(Refused(500, 'The stub server itself failed; its stderr says why.', 'stub_failed').reply)
+            writer.write(
+                Refused(500, 'The stub server itself failed; its stderr says why.', 'stub_failed').reply
+            )
 
     def admit(self, headers):
         "Refuse whoever has not the key, or everybody"
@@ -143,7 +207,8 @@ class Server:
         if not self.o.key: return
         given = headers.get('authorization', '').removeprefix('Bearer ')
         if not given: raise Refused(401, "You didn't provide an API key.")
-        if given != self.o.key: raise Refused(401, f'Incorrect API key provided: {given[:5]}***{given[-4:]}.', 'invalid_api_key')
+        if given != self.o.key:
+            raise Refused(401, f'Incorrect API key provided: {given[:5]}***{given[-4:]}.', 'invalid_api_key')
 
     def check(self, data):
         "The request's body and its token limit, or the refusal that it deserves"
@@ -151,14 +216,29 @@ class Server:
         except ValueError: raise Refused(400, 'We could not parse the JSON body of your request.') from None
         if not isinstance(body, dict): raise Refused(400, 'The body of a request must be a JSON object.')
         for name in ('model', 'messages'):
-            if not body.get(name): raise Refused(400, f"Missing required parameter: '{name}'.", 'missing_required_parameter', name)
-        if body.get('stream'): raise Refused(400, "Unsupported value: 'stream' is not supported here.", 'unsupported_value', 'stream')
+            if not body.get(name):
+                raise Refused(
+                    400, f"Missing required parameter: '{name}'.", 'missing_required_parameter', name
+                )
+        if body.get('stream'):
+            raise Refused(
+                400, "Unsupported value: 'stream' is not supported here.", 'unsupported_value', 'stream'
+            )
         if self.o.schema == 'no' and 'response_format' in body:
-            raise Refused(400, "Invalid parameter: 'response_format' is not supported with this model.", 'unsupported_parameter', 'response_format')
-        limits = {name: body[name] for name in ('max_tokens', 'max_completion_tokens') if body.get(name) is not None}
+            raise Refused(
+                400,
+                "Invalid parameter: 'response_format' is not supported with this model.",
+                'unsupported_parameter',
+                'response_format',
+            )
+        limits = {
+            name: body[name] for name in ('max_tokens', 'max_completion_tokens') if body.get(name) is not None
+        }
         right = self.o.max_tokens_field
         if right and (wrong := next((name for name in limits if name != right), None)):
-            what = f"Unsupported parameter: '{wrong}' is not supported with this model. Use '{right}' instead."
+            what = (
+                f"Unsupported parameter: '{wrong}' is not supported with this model. Use '{right}' instead."
+            )
             raise Refused(400, what, 'unsupported_parameter', wrong)
         return body, min(limits.values(), default=None)
 
@@ -169,8 +249,12 @@ class Server:
         if len(self.admitted) >= self.o.requests_per_minute:
             self.n['limited'] += 1
             wait = self.admitted[0] + self.o.window - now
-            raise Refused(429, f'Rate limit reached: {self.o.requests_per_minute} requests in {self.o.window:g} s. Please try again in {wait:.3f}s.',
-                          'rate_limit_exceeded', retry_after=f'{wait:.3f}')
+            raise Refused(
+                429,
+                f'Rate limit reached: {self.o.requests_per_minute} requests in {self.o.window:g} s. Please try again in {wait:.3f}s.',
+                'rate_limit_exceeded',
+                retry_after=f'{wait:.3f}',
+            )
         self.admitted.append(now)
 
     async def chat(self, reader, writer, headers, data):
@@ -186,13 +270,22 @@ class Server:
             self.seen = dict(body=body, headers={k: v for k,v in headers.items() if k != 'authorization'})
             n_prompt = max(1, sum(len(text_of(m).split()) for m in body['messages']))
             if self.o.context and n_prompt > self.o.context:
-                raise Refused(400, f"This model's maximum context length is {self.o.context} tokens. However, your messages resulted in {n_prompt} tokens. "
-                                   'Please reduce the length of the messages.', 'context_length_exceeded', 'messages')
+                raise Refused(
+                    400,
+                    f"This model's maximum context length is {self.o.context} tokens. However, your messages resulted in {n_prompt} tokens. "
+                    'Please reduce the length of the messages.',
+                    'context_length_exceeded',
+                    'messages',
+                )
             self.limit_rate()
             key = headers.get('idempotency-key') or digest(body)
             self.attempts[key] += 1
             r = rng_for('transport', self.o.seed, key, self.attempts[key])
-            fault = r.choice(self.kinds) if self.attempts[key] <= self.o.fault_first or r.random() < self.o.faults else None
+            fault = (
+                r.choice(self.kinds)
+                if self.attempts[key] <= self.o.fault_first or r.random() < self.o.faults
+                else None
+            )
             if (wait := self.o.latency + self.o.jitter*r.uniform(-1, 1)) > 0: await asyncio.sleep(wait)
             if fault: self.faults[fault] += 1
             if fault in UNPAID: return self.fail(writer, fault, r)
@@ -205,32 +298,65 @@ class Server:
         if fault == 'cut-head': return writer.close()
         if fault == 'html':
             self.statuses[200] += 1
-            return writer.write(as_http(200, b'<html><head><title>Gateway</title></head><body>Please wait.</body></html>', 'text/html'))
-        if fault in ('500', '503'): raise Refused(int(fault), 'The server had an error while processing your request.')
+            return writer.write(
+                as_http(
+                    200,
+                    b'<html><head><title>Gateway</title></head><body>Please wait.</body></html>',
+                    'text/html',
+                )
+            )
+        if fault in ('500', '503'):
+            raise Refused(int(fault), 'The server had an error while processing your request.')
         wait = r.uniform(.05, .2)
         soon = formatdate(math.ceil(time.time() + 1), usegmt=True)  # a date has whole seconds only
-        header = {'429': {}, '429-after': dict(retry_after=f'{wait:.3f}'), '429-after-ms': dict(retry_after_ms=f'{wait*1000:.0f}'),
-                  '429-after-date': dict(retry_after=soon)}[fault]
+        header = {
+            '429': {},
+            '429-after': dict(retry_after=f'{wait:.3f}'),
+            '429-after-ms': dict(retry_after_ms=f'{wait * 1000:.0f}'),
+            '429-after-date': dict(retry_after=soon),
+        }[fault]
         raise Refused(429, 'Rate limit reached for requests.', 'rate_limit_exceeded', **header)
 
     def generate(self, body, n_prompt, limit, key, has_key):
         "The reply, paid unless the API honours the Idempotency-Key of one that it has made before"
         odds = rng_for('odd', key) if self.o.odd or self.o.overrun else None
         odd = (self.o.odd_only or odds.choice(ODD)) if odds and odds.random() < self.o.odd else None
-        as_json = self.o.schema == 'yes' and (body.get('response_format') or {}).get('type') in ('json_schema', 'json_object')
+        as_json = self.o.schema == 'yes' and (body.get('response_format') or {}).get('type') in (
+            'json_schema',
+            'json_object',
+        )
         text, refusal, finish = completion(body['messages'], key, odd, as_json)
         n_words = len((text or refusal or '').split())
         if limit and n_words > limit:
-            text, finish, n_words = re.match(rf'(?:\s*\S+){{{limit}}}', text or '')[0] if text else text, 'length', limit
+            text, finish, n_words = (
+                re.match(rf'(?:\s*\S+){{{limit}}}', text or '')[0] if text else text,
+                'length',
+                limit,
+            )
         if limit and odds and odds.random() < self.o.overrun: n_words = limit + odds.randint(1, 50)
         if self.o.idempotent and has_key and self.paid[key]: self.n['served_again'] += 1
         else:
             self.paid[key] += 1
             self.tokens.update(prompt=n_prompt, completion=n_words)
             if odd: self.odd[odd] += 1
-        reply = dict(id=f'chatcmpl-{digest(key)}-{self.paid[key]}', object='chat.completion', created=int(time.time()), model=body['model'],
-                     choices=[dict(index=0, message=dict(role='assistant', content=text, refusal=refusal), logprobs=None, finish_reason=finish)])
-        if not self.o.no_usage: reply['usage'] = dict(prompt_tokens=n_prompt, completion_tokens=n_words, total_tokens=n_prompt + n_words)
+        reply = dict(
+            id=f'chatcmpl-{digest(key)}-{self.paid[key]}',
+            object='chat.completion',
+            created=int(time.time()),
+            model=body['model'],
+            choices=[
+                dict(
+                    index=0,
+                    message=dict(role='assistant', content=text, refusal=refusal),
+                    logprobs=None,
+                    finish_reason=finish,
+                )
+            ],
+        )
+        if not self.o.no_usage:
+            reply['usage'] = dict(
+                prompt_tokens=n_prompt, completion_tokens=n_words, total_tokens=n_prompt + n_words
+            )
         return reply
 
     async def deliver(self, reader, writer, fault, reply, key):
@@ -259,7 +385,9 @@ class Server:
 
 
 def parser():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add = p.add_argument
     add('--port', type=int, default=0, help='0: any free one')
     add('--model', default='stub', help='what /v1/models lists; every name is answered')
@@ -274,14 +402,28 @@ def parser():
     add('--requests-per-minute', type=int, help='requests admitted in any --window')
     add('--window', type=float, default=60, help='seconds')
     add('--always', type=int, choices=ALWAYS, help='the status of every reply')
-    add('--schema', choices=['yes', 'no', 'ignore'], default='yes', help='is response_format obeyed, refused or overlooked?')
+    add(
+        '--schema',
+        choices=['yes', 'no', 'ignore'],
+        default='yes',
+        help='is response_format obeyed, refused or overlooked?',
+    )
     add('--max-tokens-field', choices=['max_tokens', 'max_completion_tokens'], help='the only name allowed')
     add('--context', type=int, help='words a prompt may have')
     add('--odd', type=float, default=0, help='share of replies with odd content, 0 to 1')
     add('--odd-only', choices=ODD, help='the one kind of odd content')
-    add('--overrun', type=float, nargs='?', const=.25, default=0, help='share of replies with more tokens than the limit; .25 if no number follows')
+    add(
+        '--overrun',
+        type=float,
+        nargs='?',
+        const=0.25,
+        default=0,
+        help='share of replies with more tokens than the limit; .25 if no number follows',
+    )
     add('--no-usage', action='store_true', help='replies do not say how many tokens they cost')
-    add('--idempotent', action='store_true', help='a known Idempotency-Key is served again and not paid again')
+    add(
+        '--idempotent', action='store_true', help='a known Idempotency-Key is served again and not paid again'
+    )
     return p
 
 
@@ -301,6 +443,7 @@ async def serve(settings):
 
 class Answering:
     "A server in a thread: `reply(body, n)` gives the status and the bytes (or JSON) for the n-th request, from 0; `headers[n]` are its headers"
+
     def __init__(self, reply): self.reply = reply
 
     def __enter__(self):
@@ -317,12 +460,18 @@ class Answering:
                 status, said = self.reply(body, n)
                 data = said if isinstance(said, bytes) else json.dumps(said).encode()
                 try:
-                    handler.send_response(status), handler.send_header('content-type', 'application/json'), handler.send_header('content-length', str(len(data)))
+                    (
+                        handler.send_response(status),
+                        handler.send_header('content-type', 'application/json'),
+                        handler.send_header('content-length', str(len(data))),
+                    )
                     handler.end_headers(), handler.wfile.write(data)
                 except ConnectionError: handler.close_connection = True   # the client has read enough
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(.01,), daemon=True).start()   # how soon it hears that it ends
+        threading.Thread(
+            target=self.server.serve_forever, args=(0.01,), daemon=True
+        ).start()  # how soon it hears that it ends
         self.url = f'http://127.0.0.1:{self.server.server_port}/v1'
         return self
 
@@ -331,13 +480,25 @@ class Answering:
 
 class Stub:
     "The server in a process of its own, which neither a client's end nor a Ctrl-C at the client ends"
-    def __init__(self, **settings): self.settings = settings # the program's flags: `fault_first=2`, `idempotent=True`
+
+    def __init__(self, **settings):
+        self.settings = settings  # the program's flags: `fault_first=2`, `idempotent=True`
 
     def __enter__(self):
-        given = {'--' + name.replace('_', '-'): value for name,value in self.settings.items() if value is not None and value is not False}
+        given = {
+            '--' + name.replace('_', '-'): value
+            for name, value in self.settings.items()
+            if value is not None and value is not False
+        }
         flags = [flag if value is True else f'{flag}={value}' for flag,value in given.items()]
-        self.process = subprocess.Popen([sys.executable, __file__, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        if not (line := self.process.stdout.readline()): raise RuntimeError(f'the stub server did not start (status {self.process.wait()})')
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if not (line := self.process.stdout.readline()):
+            raise RuntimeError(f'the stub server did not start (status {self.process.wait()})')
         self.port = json.loads(line)['port']
         self.url = f'http://127.0.0.1:{self.port}/v1'
         return self
@@ -362,5 +523,7 @@ class Stub:
 if __name__ == '__main__':
     settings = parser().parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a client with a thousand requests in flight has as many sockets
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # a client with a thousand requests in flight has as many sockets
     asyncio.run(serve(settings))

@@ -21,29 +21,67 @@ files = {
     'empty file': ('f.jsonl', b'', ['no rows', 'empty']),
     'only blank lines': ('f.jsonl', b'\n  \n', ['no rows']),
     'only a header': ('f.csv', b'question,answer\n', ['no rows', 'header']),
-    'not JSON on one line': ('f.jsonl', good + b'{"question": "half\n' + good, [':2', 'not JSON', '{"question": "half']),
+    'not JSON on one line': (
+        'f.jsonl',
+        good + b'{"question": "half\n' + good,
+        [':2', 'not JSON', '{"question": "half'],
+    ),
     'a JSON list in lines': ('f.jsonl', b'[\n' + good + b']', [':1', 'one object on each line']),
     'a line that is no object': ('f.jsonl', good + b'"text"\n', [':2', "'text'", 'not an object']),
-    'missing column': ('f.jsonl', good + b'{"question": "q", "label": "x"}', [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--answer NAME)']),
-    'missing column in CSV': ('f.csv', b'Question,answer\nq,a\n', [':2', "no column 'question'", "did you mean 'Question'?"]),
+    'missing column': (
+        'f.jsonl',
+        good + b'{"question": "q", "label": "x"}',
+        [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--answer NAME)'],
+    ),
+    'missing column in CSV': (
+        'f.csv',
+        b'Question,answer\nq,a\n',
+        [':2', "no column 'question'", "did you mean 'Question'?"],
+    ),
     'a column twice': ('f.csv', b'question,answer,answer\nq,a,b\n', [':1', "'answer'"]),
-    'duplicate ids': ('f.jsonl', b'{"id":"r7","question":"a","answer":"x"}\n{"id":"r7","question":"b","answer":"y"}\n', [":2", "'r7'", "f.jsonl:1;"]),
-    'an answer that is a number': ('f.jsonl', good + b'{"question": "2+2?", "answer": 4}', [':2', 'answer is 4 (int)', 'in quotes']),
+    'duplicate ids': (
+        'f.jsonl',
+        b'{"id":"r7","question":"a","answer":"x"}\n{"id":"r7","question":"b","answer":"y"}\n',
+        [":2", "'r7'", "f.jsonl:1;"],
+    ),
+    'an answer that is a number': (
+        'f.jsonl',
+        good + b'{"question": "2+2?", "answer": 4}',
+        [':2', 'answer is 4 (int)', 'in quotes'],
+    ),
     'an answer that is a list': ('f.jsonl', b'{"question": "q", "answer": ["x"]}', [':1', "['x'] (list)"]),
     'an answer that is true': ('f.jsonl', b'{"question": "q", "answer": true}', [':1', 'True (bool)']),
     'no answer': ('f.jsonl', good + b'{"question": "q", "answer": null}', [':2', 'answer is empty']),
     'empty question': ('f.csv', b'question,answer\n  ,x\n', [':2', 'question is empty']),
-    'a 100 kB row': ('f.jsonl', good + json.dumps(row('x'*100_000, 'y')).encode(), [':2', '100,001 characters', '50,000', "'xxx"]),
-    'a 100 kB row in CSV': ('f.csv', b'question,answer\nq,a\n' + b'x'*100_000 + b',y\n', [':3', '100,001 characters']),
-    'a 200 kB cell': ('f.csv', b'question,answer\n' + b'x'*200_000 + b',y\n', [':2', 'not CSV']),
+    'a 100 kB row': (
+        'f.jsonl',
+        good + json.dumps(row('x' * 100_000, 'y')).encode(),
+        [':2', '100,001 characters', '50,000', "'xxx"],
+    ),
+    'a 100 kB row in CSV': (
+        'f.csv',
+        b'question,answer\nq,a\n' + b'x' * 100_000 + b',y\n',
+        [':3', '100,001 characters'],
+    ),
+    'a 200 kB cell': ('f.csv', b'question,answer\n' + b'x' * 200_000 + b',y\n', [':2', 'not CSV']),
     'a quote never closed': ('f.csv', b'question,answer\nq,a\n"half,b\nq,c\n', [':3', 'not CSV']),
-    'a comma not quoted': ('f.csv', b'question,answer\nsun, or rain,GetWeather\n', [':2', '3 cells', 'double quotes']),
-    'invalid UTF-8': ('f.jsonl', good + b'{"question": "caf\xe9", "answer": "x"}', [':2', 'byte 18', '0xe9', 'UTF-8']),
+    'a comma not quoted': (
+        'f.csv',
+        b'question,answer\nsun, or rain,GetWeather\n',
+        [':2', '3 cells', 'double quotes'],
+    ),
+    'invalid UTF-8': (
+        'f.jsonl',
+        good + b'{"question": "caf\xe9", "answer": "x"}',
+        [':2', 'byte 18', '0xe9', 'UTF-8'],
+    ),
     'invalid UTF-8 in CSV': ('f.csv', b'question,answer\nq,a\ncaf\xe9,x\n', [':3', 'byte 4', '0xe9']),
     'UTF-16': ('f.csv', 'question,answer\nq,a\n'.encode('utf-16'), [':1', 'byte 1', 'UTF-8']),
     'half a character': ('f.jsonl', b'{"question": "\\ud83d", "answer": "x"}', [':1', 'surrogate']),
     'not Parquet': ('f.parquet', good, ['not a Parquet file']),
-    'not a known type': ('f.xlsx', b'PK', ["'.xlsx'"])}
+    'not a known type': ('f.xlsx', b'PK', ["'.xlsx'"]),
+}
+
 
 @pytest.mark.parametrize('what', files)
 def test_file(tmp_path, what):
@@ -66,53 +104,105 @@ def test_mark_of_excel_is_accepted(tmp_path):
 
 def test_no_such_file(tmp_path):
     jsonl(tmp_path/'seed.jsonl', row('q', 'a'))
-    with pytest.raises(DataError, match="seeds.jsonl: no such file; did you mean 'seed.jsonl'"): read_rows(tmp_path/'seeds.jsonl')
+    with pytest.raises(DataError, match="seeds.jsonl: no such file; did you mean 'seed.jsonl'"):
+        read_rows(tmp_path / 'seeds.jsonl')
     with pytest.raises(DataError, match='no such file'): read_rows(tmp_path/'nowhere'/'seed.jsonl')
-    with pytest.raises(DataError, match='this is a folder, and a file of rows is wanted'): Task.from_files(tmp_path)
+    with pytest.raises(DataError, match='this is a folder, and a file of rows is wanted'):
+        Task.from_files(tmp_path)
+
 
 moods = [row(f'sentence {i}', ('glad', 'sad')[i%2]) for i in range(10)]
 
 def test_label_set_of_one(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *[row(f'q{i}', 'glad') for i in range(4)])
-    with pytest.raises(DataError, match="seed.jsonl: every seed row has the answer 'glad': a label set of one"): Task.from_files(seed)
+    with pytest.raises(
+        DataError, match="seed.jsonl: every seed row has the answer 'glad': a label set of one"
+    ):
+        Task.from_files(seed)
     for few in (['glad'], ['glad', 'Glad'], []):
-        with pytest.raises(SettingError, match='at least two different names'): Task.from_files(seed, labels=few, kind='label')
+        with pytest.raises(SettingError, match='at least two different names'):
+            Task.from_files(seed, labels=few, kind='label')
+
 
 def test_label_not_in_the_set(tmp_path):
-    seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('q', 'sad'), row('r', 'gald'))
-    with pytest.raises(DataError, match=r"test.jsonl:2: 'gald': .*2 labels of the seed rows \(glad, sad\); did you mean 'glad'\?"): Task.from_files(seed, test=test)
-    with pytest.raises(DataError, match="seed.jsonl:1: 'glad': .*did you mean 'glade'"): Task.from_files(seed, labels=['glade', 'sad'])
+    seed, test = (
+        jsonl(tmp_path / 'seed.jsonl', *moods),
+        jsonl(tmp_path / 'test.jsonl', row('q', 'sad'), row('r', 'gald')),
+    )
+    with pytest.raises(
+        DataError,
+        match=r"test.jsonl:2: 'gald': .*2 labels of the seed rows \(glad, sad\); did you mean 'glad'\?",
+    ):
+        Task.from_files(seed, test=test)
+    with pytest.raises(DataError, match="seed.jsonl:1: 'glad': .*did you mean 'glade'"):
+        Task.from_files(seed, labels=['glade', 'sad'])
+
 
 def test_same_question_with_two_answers(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('sentence  3', 'glad', id='mine'))
-    with pytest.raises(DataError, match="seed.jsonl:11: .*'sentence  3'.*'glad', but 'sentence 3' at .*seed.jsonl:4 has 'sad'; keep one"): Task.from_files(seed)
+    with pytest.raises(
+        DataError,
+        match="seed.jsonl:11: .*'sentence  3'.*'glad', but 'sentence 3' at .*seed.jsonl:4 has 'sad'; keep one",
+    ):
+        Task.from_files(seed)
+
 
 def test_nearly_the_same_question_with_two_answers(tmp_path):
     "Case and punctuation can make another question of it (net and .NET), so both rows stay, and a note names them"
-    seed = jsonl(tmp_path/'seed.jsonl', *moods, row('q 0', 'glad'), row('Q 0.', 'sad'), row('q 1', 'sad'), row('Q 1', 'sad'))
+    seed = jsonl(
+        tmp_path / 'seed.jsonl',
+        *moods,
+        row('q 0', 'glad'),
+        row('Q 0.', 'sad'),
+        row('q 1', 'sad'),
+        row('Q 1', 'sad'),
+    )
     task = Task.from_files(seed)
     note, = [n for n in task.notes if 'two answers' in n]
     assert len(task.seed_rows) == 14 and note.startswith('kept 1 seed question with two answers')
     assert f"{seed}:12: the question 'Q 0.' has the answer 'sad', but 'q 0' at {seed}:11 has 'glad'" in note
 
 def test_seed_row_in_test(tmp_path):
-    seed,test = jsonl(tmp_path/'seed.jsonl', *moods), jsonl(tmp_path/'test.jsonl', row('Sentence 3!', 'sad'), row('other', 'glad'))
+    seed, test = (
+        jsonl(tmp_path / 'seed.jsonl', *moods),
+        jsonl(tmp_path / 'test.jsonl', row('Sentence 3!', 'sad'), row('other', 'glad')),
+    )
     task = Task.from_files(seed, test=test)
-    assert len(task.seed_rows) == 9 and len(task.test) == 2 and 'dropped 1 seed row whose question is also in test' in task.notes
-    with pytest.raises(DataError, match="seed.jsonl:4: the same question is in the test rows"): Task.from_files(seed, test=test, overlap='refuse')
+    assert (
+        len(task.seed_rows) == 9
+        and len(task.test) == 2
+        and 'dropped 1 seed row whose question is also in test' in task.notes
+    )
+    with pytest.raises(DataError, match="seed.jsonl:4: the same question is in the test rows"):
+        Task.from_files(seed, test=test, overlap='refuse')
     with pytest.raises(DataError, match='all 10 seed rows are also in test'): Task.from_files(seed, test=seed)
 
 def test_choices_that_lack_the_answer(tmp_path):
-    seed = jsonl(tmp_path/'seed.jsonl', row('q', 'red', c=['red', 'blue']), row('r', 'green', c=['red', 'blue']))
-    with pytest.raises(DataError, match="seed.jsonl:2: 'green': the answer is not one of the choices"): Task.from_files(seed, choices='c')
+    seed = jsonl(
+        tmp_path / 'seed.jsonl', row('q', 'red', c=['red', 'blue']), row('r', 'green', c=['red', 'blue'])
+    )
+    with pytest.raises(DataError, match="seed.jsonl:2: 'green': the answer is not one of the choices"):
+        Task.from_files(seed, choices='c')
     with pytest.raises(SettingError, match='choices=COLUMN'): Task.from_files(seed, kind='choice')
 
 def test_worked_answer_without_its_number(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', row('q', '1+1=2\n#### 2'), row('r', '4'))
-    with pytest.raises(DataError, match="seed.jsonl:2: '4': no number after ####; end the worked answer with"): Task.from_files(seed, kind='number')
+    with pytest.raises(
+        DataError, match="seed.jsonl:2: '4': no number after ####; end the worked answer with"
+    ):
+        Task.from_files(seed, kind='number')
 
-settings = [(dict(kind='labels'), "did you mean 'label'"), (dict(overlap='refused'), "did you mean 'refuse'"), (dict(labels='glad'), 'list of names'),
-            (dict(labels=[1, 2]), 'list of names'), (dict(kind='text', labels=['glad', 'sad']), "labels (--labels) are for a task of kind 'label'"), (dict(labels=['glad', 'sad', ' ']), 'name 3 of 3 is empty'), (dict(template='no place'), '{question}')]
+
+settings = [
+    (dict(kind='labels'), "did you mean 'label'"),
+    (dict(overlap='refused'), "did you mean 'refuse'"),
+    (dict(labels='glad'), 'list of names'),
+    (dict(labels=[1, 2]), 'list of names'),
+    (dict(kind='text', labels=['glad', 'sad']), "labels (--labels) are for a task of kind 'label'"),
+    (dict(labels=['glad', 'sad', ' ']), 'name 3 of 3 is empty'),
+    (dict(template='no place'), '{question}'),
+]
+
 
 @pytest.mark.parametrize('wrong,says', settings)
 def test_setting_of_own_task(tmp_path, wrong, says):
@@ -121,13 +211,20 @@ def test_setting_of_own_task(tmp_path, wrong, says):
 
 @pytest.fixture
 def sst2(tmp_path):
-    jsonl(tmp_path/'sst2'/'train.jsonl', *[row(f'film {i}', ('negative', 'positive')[i%2]) for i in range(20)], row('film 1', 'negative'))
+    jsonl(
+        tmp_path / 'sst2' / 'train.jsonl',
+        *[row(f'film {i}', ('negative', 'positive')[i % 2]) for i in range(20)],
+        row('film 1', 'negative'),
+    )
     jsonl(tmp_path/'sst2'/'test.jsonl', row('Film 2 .', 'negative'), row('other', 'positive'))
     return tmp_path
 
 def test_published_set_is_cleaned_and_counted(sst2):
     task = load_task('sst2', sst2, n_seed=4)
-    assert task.notes == ('dropped 1 train row whose question is also in test', 'dropped 2 train rows whose question has two answers')
+    assert task.notes == (
+        'dropped 1 train row whose question is also in test',
+        'dropped 2 train rows whose question has two answers',
+    )
     assert (len(task.seed_rows), len(task.pool), len(task.test)) == (4, 14, 2)
 
 @pytest.mark.parametrize('wrong', [dict(n_seed=0), dict(n_seed=-1), dict(n_seed=2.0), dict(n_seed='4'), dict(n_dev=-1), dict(seed=-1),
@@ -139,10 +236,13 @@ def test_numbers_of_rows(sst2, wrong):
 def test_task_and_folder(sst2):
     with pytest.raises(SettingError, match="'sst'; did you mean 'sst2'"): load_task('sst', sst2)
     with pytest.raises(DataError, match='no train.jsonl'): load_task('trec', sst2)
-    with pytest.raises(DataError, match="train.jsonl:1: 'negative': this is not one of the 6 labels of trec"): load_task('trec', sst2/'sst2')
+    with pytest.raises(DataError, match="train.jsonl:1: 'negative': this is not one of the 6 labels of trec"):
+        load_task('trec', sst2 / 'sst2')
+
 
 def test_no_network(monkeypatch):
     import datasets
     def fails(**_): raise ConnectionError("Couldn't reach the Hub")
     monkeypatch.setattr(datasets, 'load_dataset', fails)
-    with pytest.raises(DataError, match='SetFit/sst2 .*ConnectionError.*pass data=FOLDER'): load_task('sst2', n_seed=4)
+    with pytest.raises(DataError, match='SetFit/sst2 .*ConnectionError.*pass data=FOLDER'):
+        load_task('sst2', n_seed=4)

@@ -1,4 +1,5 @@
 "What nbs/05_loop/05_baselines.ipynb cannot show: rephrasing over a socket, a base that is a chat model, folders that are used again."
+
 import json, re, shutil, sqlite3
 from dataclasses import replace
 
@@ -21,13 +22,16 @@ from llm2llm.tasks.task import Task
 from stub_server import Stub
 
 TASK = mini_task('mini-intent', n_seed=14, n_test=8)
-TEMPLATE = ("{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-            "{% if add_generation_prompt %}assistant: {% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def sent(folder):
     "The requests of a run, as they were sent"
-    with sqlite3.connect(folder/'replies.sqlite') as db: return [json.loads(r) for r, in db.execute('select request from replies')]
+    with sqlite3.connect(folder / 'replies.sqlite') as db:
+        return [json.loads(r) for (r,) in db.execute('select request from replies')]
 
 
 @pytest.mark.parametrize('form', ['json', 'text'])
@@ -38,12 +42,20 @@ def test_rephrasing_takes_over_the_answer(form, tmp_path):
         teacher = APITeacher('stub', s.url, prompt=dict(rephrase=True), response_format=form)
         run = LLM2LLM(TASK, student, teacher, tmp_path/'run', rounds=1, select='all').fit(verbose=False)
     new, answers = [r for r in run.rows() if r.round], {r.id: r.answer for r in TASK.seed_rows}
-    assert len(new) > 10 and all(r.answer == answers[r.parent_id] for r in new) and len({r.answer for r in new}) > 4
+    assert (
+        len(new) > 10
+        and all(r.answer == answers[r.parent_id] for r in new)
+        and len({r.answer for r in new}) > 4
+    )
     asked = sent(tmp_path/'run')
     assert len(asked) == 14 and not [a for a in map(json.dumps, asked) if 'Labels:' in a or 'Answer:' in a]
-    assert [list(a['schema']['properties']) if a['schema'] else None for a in asked] == [['question'] if form == 'json' else None]*14
+    assert [list(a['schema']['properties']) if a['schema'] else None for a in asked] == [
+        ['question'] if form == 'json' else None
+    ] * 14
     assert method(read_run(tmp_path/'run')) == 'AugGPT'
-    again = LLM2LLM(TASK, student, ReplayTeacher(tmp_path/'run'), tmp_path/'again', rounds=1, select='all').fit(verbose=False)
+    again = LLM2LLM(
+        TASK, student, ReplayTeacher(tmp_path / 'run'), tmp_path / 'again', rounds=1, select='all'
+    ).fit(verbose=False)
     assert [(r.question, r.answer) for r in again.rows()] == [(r.question, r.answer) for r in run.rows()]
 
 
@@ -62,11 +74,17 @@ def test_a_chat_model_gets_the_rows_as_turns(chat_base, tmp_path, monkeypatch):
     student, heard = Student(chat_base, lora_r=0), []
     assert student.chat
     plain = student.generate
-    monkeypatch.setattr(student, 'generate', lambda asked, *a, **k: heard.extend(asked) or plain(asked, *a, **k))
+    monkeypatch.setattr(
+        student, 'generate', lambda asked, *a, **k: heard.extend(asked) or plain(asked, *a, **k)
+    )
     run = LLM2LLM(TASK, student, None, tmp_path/'run', num_fewshot=2).fit(verbose=False)
-    assert len(heard) == 14+8 and all([m['role'] for m in c] == ['user', 'assistant']*2 + ['user'] for c in heard)
+    assert len(heard) == 14 + 8 and all(
+        [m['role'] for m in c] == ['user', 'assistant'] * 2 + ['user'] for c in heard
+    )
     shown = [[m['content'] for m in c[:-1]] for c in heard[14:]]
-    assert all(s == shown[0] for s in shown) and shown[0] == [t for r in run.rows() for t in (TASK.prompt(r), r.answer)]
+    assert all(s == shown[0] for s in shown) and shown[0] == [
+        t for r in run.rows() for t in (TASK.prompt(r), r.answer)
+    ]
     assert run.final.scores['test'].n == 8 and student.trained == 0
 
 
@@ -100,17 +118,26 @@ def test_a_run_without_training_resumes_and_is_reported(tmp_path):
     assert wrong['question'].all() and wrong['right answer'].all()   # also of rows that were not shown
     html = write_report(out)[1].read_text(encoding='utf-8')
     assert 'few-shot' in html and run.rounds[0].train_rows == 2 and run.rounds[0].synthetic == 0
-    with pytest.raises(SettingError, match='nor a student of its own'): export(out, tmp_path/'out', base=mini_base())
+    with pytest.raises(SettingError, match='nor a student of its own'):
+        export(out, tmp_path / 'out', base=mini_base())
     with pytest.raises(RunError, match='num_fewshot = 2, and this one has num_fewshot = 3'):
         LLM2LLM(TASK, mini_student('mini-intent'), None, out, num_fewshot=3).fit(verbose=False)
 
 
 def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
     "Nobody has taught the base to end: an empty line does. A trained student and a chat model have their end tokens."
-    task = Task('own', 'text', '{question}\nAnswer:', seed_rows=tuple(Example(f's{i}', f'How much is {i} and 2?', f'It is {i+2}.') for i in range(4)))
+    task = Task(
+        'own',
+        'text',
+        '{question}\nAnswer:',
+        seed_rows=tuple(Example(f's{i}', f'How much is {i} and 2?', f'It is {i + 2}.') for i in range(4)),
+    )
     found = {}
-    students = dict(base=(mini_student(), dict(num_fewshot=2)), chat=(Student(chat_base, lora_r=0), dict(num_fewshot=2)),
-                    plain=(mini_student(num_train_epochs=1), {}))
+    students = dict(
+        base=(mini_student(), dict(num_fewshot=2)),
+        chat=(Student(chat_base, lora_r=0), dict(num_fewshot=2)),
+        plain=(mini_student(num_train_epochs=1), {}),
+    )
     for name, (student, settings) in students.items():
         def generate(*args, plain=student.generate, name=name, **how):
             found[name] = how['stop_regex']
@@ -119,24 +146,42 @@ def test_where_a_free_text_ends(tmp_path, monkeypatch, chat_base):
         LLM2LLM(task, student, None, tmp_path/name, **settings).fit(verbose=False)
     assert found['chat'] is None and found['plain'] is None
     cut = lambda text: text[:m.end()] if (m := re.search(found['base'], text)) else text
-    assert [cut(t) for t in (' It is 5.\n\nHow', '\n\n It is\n5. \n\n\nHow', ' It is 5.\nHow')] == [' It is 5.', '\n\n It is\n5.', ' It is 5.\nHow']
+    assert [cut(t) for t in (' It is 5.\n\nHow', '\n\n It is\n5. \n\n\nHow', ' It is 5.\nHow')] == [
+        ' It is 5.',
+        '\n\n It is\n5.',
+        ' It is 5.\nHow',
+    ]
 
 
 @pytest.mark.parametrize('init_from', ['base', 'previous'])
 def test_the_control_has_the_steps_of_the_round_it_is_compared_with(init_from, tmp_path):
     "Of the picked round, not of the last; where each starts from the one before, of all of them up to it"
-    task, student, out = mini_task('mini-intent', n_seed=14, n_dev=8, n_test=8), mini_student('mini-intent', num_train_epochs=4), tmp_path/'LLM2LLM'
-    run = LLM2LLM(task, student, MiniTeacher(), out, rounds=2, select='all', init_from=init_from).fit(verbose=False)
+    task, student, out = (
+        mini_task('mini-intent', n_seed=14, n_dev=8, n_test=8),
+        mini_student('mini-intent', num_train_epochs=4),
+        tmp_path / 'LLM2LLM',
+    )
+    run = LLM2LLM(task, student, MiniTeacher(), out, rounds=2, select='all', init_from=init_from).fit(
+        verbose=False
+    )
     plain = LLM2LLM(task, student, None, tmp_path/'plain').fit(verbose=False)
     by_round, controls = [m.steps for m in run.rounds], []
     assert len({*by_round}) == 3
     for picked in range(3):
         run.folder.write_final(replace(run.final, picked_round=picked))
-        controls.append(LLM2LLM(task, student, None, tmp_path/f'control_{picked}', match_run=out).fit(verbose=False))
+        controls.append(
+            LLM2LLM(task, student, None, tmp_path / f'control_{picked}', match_run=out).fit(verbose=False)
+        )
         folders = {'LLM2LLM': out, 'plain, step-matched': controls[-1].folder.path}
         steps = [by_round[picked] if init_from == 'base' else sum(by_round[:picked+1])]*2
         assert [int(table(read_run(folders['plain, step-matched'])).loc[0, 'steps'])] == steps[:1]
-        assert [*compare_table(compare({arm: [f] for arm, f in folders.items()})).loc[[*folders], 'steps']] == steps
-        assert [_counts(read_run(f))['steps'] for f in folders.values()] == steps   # in the tables of a grid
-    assert (controls[0].folder/'round_00/student/model.safetensors').read_bytes() == (plain.folder/'round_00/student/model.safetensors').read_bytes()
-    assert controls[0].budget.rows == controls[2].budget.rows   # the controls with a teacher have the rows of the whole run
+        assert [
+            *compare_table(compare({arm: [f] for arm, f in folders.items()})).loc[[*folders], 'steps']
+        ] == steps
+        assert [_counts(read_run(f))['steps'] for f in folders.values()] == steps  # in the tables of a grid
+    assert (controls[0].folder / 'round_00/student/model.safetensors').read_bytes() == (
+        plain.folder / 'round_00/student/model.safetensors'
+    ).read_bytes()
+    assert (
+        controls[0].budget.rows == controls[2].budget.rows
+    )  # the controls with a teacher have the rows of the whole run

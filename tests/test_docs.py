@@ -1,4 +1,5 @@
 "The documentation: every page renders, every link leads somewhere, and README.md is what the index notebook says."
+
 import json, re, runpy, shlex, shutil
 
 import pytest
@@ -19,7 +20,11 @@ def site(tmp_path_factory):
 def test_every_page_is_there(site, root):
     rendered, folder = site
     assert len(rendered) == len(files(root)) and str(rendered[0]) == 'index.html'
-    assert not [p for p in rendered if len(pages.plain((folder/p).read_text(encoding='utf-8').split('<main>')[1])) < 500], 'pages that say nothing'
+    assert not [
+        p
+        for p in rendered
+        if len(pages.plain((folder / p).read_text(encoding='utf-8').split('<main>')[1])) < 500
+    ], 'pages that say nothing'
 
 
 def files(root):
@@ -29,7 +34,9 @@ def files(root):
 
 
 def test_the_sidebar_lists_every_page_once(root):
-    listed = [file for _, part in pages.sidebar((root/'_quarto.yml').read_text(encoding='utf-8')) for file in part]
+    listed = [
+        file for _, part in pages.sidebar((root / '_quarto.yml').read_text(encoding='utf-8')) for file in part
+    ]
     assert len(listed) == len(set(listed))
     assert sorted(listed) == files(root), 'mend `sidebar` in _quarto.yml'
 
@@ -45,15 +52,33 @@ def test_links_in_the_repository(root):
 
 
 def test_the_link_check_sees_what_is_broken(tmp_path):
-    (tmp_path/'a.html').write_text('<h2 id="here">A</h2><a href="#here">1</a><a href="#gone">2</a><a href="b.html">3</a>'
-                                   '<a href="/a.html#here">4</a><img src="no.png"><a href="https://example.org/x">5</a>'
-                                   '<a href="https://example org">6</a><a href="htp://example.org">7</a><a href="">8</a>', encoding='utf-8')
+    (tmp_path / 'a.html').write_text(
+        '<h2 id="here">A</h2><a href="#here">1</a><a href="#gone">2</a><a href="b.html">3</a>'
+        '<a href="/a.html#here">4</a><img src="no.png"><a href="https://example.org/x">5</a>'
+        '<a href="https://example org">6</a><a href="htp://example.org">7</a><a href="">8</a>',
+        encoding='utf-8',
+    )
     bad, n = pages.broken(tmp_path)
     assert (len(bad), n) == (6, 6)
-    assert [re.search(r': (.*?) (is|has) ', b)[1] for b in bad] == ['#gone', 'b.html', 'no.png', 'https://example org', 'htp://example.org', '']
-    for name, md in dict(README='[a](#there) [b](#not-there) [c](nbs/gone.ipynb)\n\n# There', CHANGELOG='[d](README.md)', CONTRIBUTING='![e](no.png)').items():
-        (tmp_path/f'{name}.md').write_text(md)
-    assert [b.split()[1] for b in pages.broken_in_repository(tmp_path)] == ['#not-there', 'nbs/gone.ipynb', 'no.png']
+    assert [re.search(r': (.*?) (is|has) ', b)[1] for b in bad] == [
+        '#gone',
+        'b.html',
+        'no.png',
+        'https://example org',
+        'htp://example.org',
+        '',
+    ]
+    for name, md in dict(
+        README='[a](#there) [b](#not-there) [c](nbs/gone.ipynb)\n\n# There',
+        CHANGELOG='[d](README.md)',
+        CONTRIBUTING='![e](no.png)',
+    ).items():
+        (tmp_path / f'{name}.md').write_text(md)
+    assert [b.split()[1] for b in pages.broken_in_repository(tmp_path)] == [
+        '#not-there',
+        'nbs/gone.ipynb',
+        'no.png',
+    ]
 
 
 def test_the_check_fails(site, monkeypatch, capsys):
@@ -71,7 +96,11 @@ def test_the_check_fails(site, monkeypatch, capsys):
 def test_names_lead_to_their_documentation(site, root):
     "A public name in backticks is a link to the entry that documents it, on every page, and relative, so that pages open from a folder."
     rendered, folder = site
-    links = {(page, name): href for page in rendered for href, name in NAME.findall((folder/page).read_text(encoding='utf-8'))}
+    links = {
+        (page, name): href
+        for page in rendered
+        for href, name in NAME.findall((folder / page).read_text(encoding='utf-8'))
+    }
     assert len(links) > 90
     assert {'LLM2LLM', 'Task.from_files', 'Student.train', 'SettingError'} <= {name for _, name in links}
     assert not [href for href in links.values() if href.startswith('/')]
@@ -82,7 +111,10 @@ def test_names_lead_to_their_documentation(site, root):
 def test_search_finds_pages_headings_and_names(site):
     rendered, folder = site
     index = json.loads((folder/'search-index.js').read_text(encoding='utf-8').removeprefix('const INDEX ='))
-    kinds = {kind: [(text, address) for text, address, _, k in index if k == kind] for kind in ('page', 'heading', 'name')}
+    kinds = {
+        kind: [(text, address) for text, address, _, k in index if k == kind]
+        for kind in ('page', 'heading', 'name')
+    }
     assert {a for _, a in kinds['page']} == {p.as_posix() for p in rendered}
     assert ('Run.fit', '05_loop/loop.html#run.fit') in kinds['name'] and len(kinds['name']) > 200
     ids = {page.as_posix(): pages.Page((folder/page).read_text(encoding='utf-8')).ids for page in rendered}
@@ -98,31 +130,55 @@ def test_a_page_has_its_place(site, root):
     assert re.findall(r'<details open><summary>(.*?)</summary>', home) == ['Tutorials']
     assert '← The teacher&#x27;s part of a round' in page and 'Baselines →' in page
     assert pages.versions() in page
-    assert f"llm2llm {re.search(r'^version = (.*)', (root/'settings.ini').read_text(), re.M)[1]}, torch " in pages.versions()
+    assert (
+        f"llm2llm {re.search(r'^version = (.*)', (root / 'settings.ini').read_text(), re.M)[1]}, torch "
+        in pages.versions()
+    )
     assert (root/'nbs/versions.yml').read_text(encoding='utf-8') == pages.versions_yml(), 'run `make readme`'
 
 
 def test_plots_take_the_ink_of_the_page(site):
     page = (site[1]/'06_report'/'display.html').read_text(encoding='utf-8')
-    assert 'currentColor' in page and re.search(r'<svg class="plot" style="min-width: \d+px" role="img" aria-label=', page)
+    assert 'currentColor' in page and re.search(
+        r'<svg class="plot" style="min-width: \d+px" role="img" aria-label=', page
+    )
 
 
 def test_what_the_filter_makes_of_code_and_tables(root):
     "Signatures without modules, output in columns told from prose, and columns of words that begin at the left."
+
     def made(md): return pages.pandoc(md, '-t', 'html5', '--wrap=none', '--lua-filter', root/'nbs/site.lua')
-    code = made('```python\ndef f(\n    x:llm2llm.core.Example, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*')
-    assert '__main__' not in code and 'llm2llm' not in code and 'NoneType' not in code and 'Return' not in code
-    assert '<pre class="aligned">' in made('    a   1\n    b   2') and '<pre>' in made('    a sentence\n    and another')
+
+    code = made(
+        '```python\ndef f(\n    x:llm2llm.core.Example, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
+    )
+    assert (
+        '__main__' not in code and 'llm2llm' not in code and 'NoneType' not in code and 'Return' not in code
+    )
+    assert '<pre class="aligned">' in made('    a   1\n    b   2') and '<pre>' in made(
+        '    a sentence\n    and another'
+    )
     assert 'width' not in made(f"| a | b |\n|-|---------|\n| x | {'long ' * 30} |")
-    frame = '<table border="1" class="dataframe"><thead><tr style="text-align: right;"><th></th><th>n</th><th>said</th></tr></thead>' \
-            '<tbody><tr><th>0</th><td>+1.5 (-2.0 to +3.0)</td><td>kept</td></tr><tr><th>1</th><td>NaN</td><td></td></tr></tbody></table>'
-    assert re.findall(r'<(\w+) class="(words.*?)"', made(f'```{{=html}}\n{frame}\n```')) == [('th', 'words'), ('td', 'words short'), ('td', 'words short')]
+    frame = (
+        '<table border="1" class="dataframe"><thead><tr style="text-align: right;"><th></th><th>n</th><th>said</th></tr></thead>'
+        '<tbody><tr><th>0</th><td>+1.5 (-2.0 to +3.0)</td><td>kept</td></tr><tr><th>1</th><td>NaN</td><td></td></tr></tbody></table>'
+    )
+    assert re.findall(r'<(\w+) class="(words.*?)"', made(f'```{{=html}}\n{frame}\n```')) == [
+        ('th', 'words'),
+        ('td', 'words short'),
+        ('td', 'words short'),
+    ]
 
 
 def test_changelog_is_a_page(site):
     "One source: CHANGELOG.md, whose links begin at the repository's top."
     page = (site[1]/'changelog.html').read_text(encoding='utf-8')
-    assert '<h1>Changelog</h1>' in page and 'id="section' in page and 'href="results/mini.html"' in page and 'nbs/' not in page.split('<main>')[1]
+    assert (
+        '<h1>Changelog</h1>' in page
+        and 'id="section' in page
+        and 'href="results/mini.html"' in page
+        and 'nbs/' not in page.split('<main>')[1]
+    )
 
 
 def test_the_changelog_has_the_names_that_errors_say(root):
@@ -139,7 +195,9 @@ def test_the_changelog_has_the_names_that_errors_say(root):
 
 def test_the_loop_is_drawn_by_its_script(root):
     drawn = runpy.run_path(str(root/'nbs/images/loop.py'))
-    assert (root/'nbs/images/loop.svg').read_text(encoding='utf-8') == drawn['draw'](), 'run nbs/images/loop.py, and the notebook'
+    assert (root / 'nbs/images/loop.svg').read_text(encoding='utf-8') == drawn['draw'](), (
+        'run nbs/images/loop.py, and the notebook'
+    )
     index = json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']
     [cell] = [c for c in index if c['cell_type'] == 'code' and 'images/loop.svg' in ''.join(c['source'])]
     assert f'#| fig-alt: "{drawn["ALT"]}"' in ''.join(cell['source'])
@@ -149,12 +207,22 @@ def test_the_loop_is_drawn_by_its_script(root):
 
 def test_workflows(root):
     "What GitHub runs: actions of a fixed major version, and commands that the Makefile has."
-    made = set(re.findall(r'^([a-z-]+|\$\(BIN\)/python):', (root/'Makefile').read_text(), re.M)) | {'.venv/bin/python'}
+    made = set(re.findall(r'^([a-z-]+|\$\(BIN\)/python):', (root / 'Makefile').read_text(), re.M)) | {
+        '.venv/bin/python'
+    }
     versions = re.findall(r'Python :: (3\.\d+)', (root/'pyproject.toml').read_text())
-    found = {p.stem: yaml.safe_load(p.read_text(encoding='utf-8')) for p in (root/'.github/workflows').glob('*.yml')}
-    assert set(found) == {'test', 'docs'} and found['test']['jobs']['test']['strategy']['matrix']['python'] == versions
+    found = {
+        p.stem: yaml.safe_load(p.read_text(encoding='utf-8'))
+        for p in (root / '.github/workflows').glob('*.yml')
+    }
+    assert (
+        set(found) == {'test', 'docs'}
+        and found['test']['jobs']['test']['strategy']['matrix']['python'] == versions
+    )
     for workflow in found.values():
-        assert workflow[True] and workflow['permissions'] == {'contents': 'read'}  # YAML 1.1 reads `on` as true
+        assert workflow[True] and workflow['permissions'] == {
+            'contents': 'read'
+        }  # YAML 1.1 reads `on` as true
         for step in (s for job in workflow['jobs'].values() for s in job['steps']):
             if 'uses' in step: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@v\d+', step['uses'])
             else:
@@ -164,7 +232,12 @@ def test_workflows(root):
 
 def words(md):
     "What a reader sees of README.md, whichever of the two ways wrote it: white space, comments and picture names left out."
-    md = re.sub(r'<!--.*?-->|<img [^>]*>|!\[[^\]]*\]\([^)]*\)|</?(div|figure|figcaption|p)\b[^>]*>', '', md, flags=re.S)
+    md = re.sub(
+        r'<!--.*?-->|<img [^>]*>|!\[[^\]]*\]\([^)]*\)|</?(div|figure|figcaption|p)\b[^>]*>',
+        '',
+        md,
+        flags=re.S,
+    )
     return re.sub(r'``` ?\{?\.?(\w+)\}?', r'```\1', md).split()
 
 
@@ -174,7 +247,10 @@ def test_readme_is_the_index_notebook(root):
     assert words(kept) == words(made), 'README.md and nbs/index.ipynb differ: run `make readme`'
     assert pictures, 'the first screen needs its picture'
     for name, data in pictures.items():
-        if name in kept: assert (root/name).read_bytes() == data, f'{name} is not the picture of nbs/index.ipynb: run `make readme`'
+        if name in kept:
+            assert (root / name).read_bytes() == data, (
+                f'{name} is not the picture of nbs/index.ipynb: run `make readme`'
+            )
 
 
 def test_readme_begins_with_what_a_newcomer_needs(root):

@@ -1,4 +1,5 @@
 "The house: packages in the order of the data, each importing only from those above it, imports inside functions included"
+
 import ast, re
 from types import FunctionType
 
@@ -11,7 +12,11 @@ from llm2llm.tasks.kinds import kinds
 HOUSE = ROOT/'llm2llm'
 ORDER = ['core', 'tables', 'store', 'tasks', 'student', 'teachers', 'loop', 'report', 'grid', 'mini', 'cli']
 HEAVY = {'torch', 'transformers', 'trl', 'peft'}
-MODULES = {'.'.join(p.relative_to(HOUSE).with_suffix('').parts): p for p in sorted(HOUSE.rglob('*.py')) if p.stem not in ('__init__', '__main__', '_modidx')}
+MODULES = {
+    '.'.join(p.relative_to(HOUSE).with_suffix('').parts): p
+    for p in sorted(HOUSE.rglob('*.py'))
+    if p.stem not in ('__init__', '__main__', '_modidx')
+}
 
 
 def imports(name, path, known=MODULES):
@@ -20,10 +25,18 @@ def imports(name, path, known=MODULES):
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import): found = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = '.'.join(here[:len(here)+1-node.level] if node.level else []) + ('.' if node.level and node.module else '') + (node.module or '')
-            found = [f'{base}.{a.name}' if f'{base}.{a.name}'.removeprefix('llm2llm.') in known else base for a in node.names]
+            base = (
+                '.'.join(here[: len(here) + 1 - node.level] if node.level else [])
+                + ('.' if node.level and node.module else '')
+                + (node.module or '')
+            )
+            found = [
+                f'{base}.{a.name}' if f'{base}.{a.name}'.removeprefix('llm2llm.') in known else base
+                for a in node.names
+            ]
         else: continue
-        for module in dict.fromkeys(found): yield node.lineno, module.removeprefix('llm2llm.') if module.startswith('llm2llm.') else module
+        for module in dict.fromkeys(found):
+            yield node.lineno, module.removeprefix('llm2llm.') if module.startswith('llm2llm.') else module
 
 
 def package(name): return name.split('.')[0]
@@ -32,17 +45,31 @@ def package(name): return name.split('.')[0]
 @pytest.fixture(scope='module')
 def graph():
     "Module to the modules of this package that it imports, with the line"
-    return {name: {m: line for line,m in imports(name, path) if m in MODULES and m != name} for name,path in MODULES.items()}
+    return {
+        name: {m: line for line, m in imports(name, path) if m in MODULES and m != name}
+        for name, path in MODULES.items()
+    }
 
 
 def test_every_module_has_its_place():
     assert {package(m) for m in MODULES} == set(ORDER)
-    folders = {p.relative_to(ROOT/'nbs').parts[0] for p in (ROOT/'nbs').rglob('*.ipynb') if '#| default_exp' in p.read_text(encoding='utf-8')}
-    assert [re.sub(r'^\d+[a-z]?_|\.ipynb$', '', f) for f in sorted(folders)] == ORDER, 'the folders tell another story than the packages'
+    folders = {
+        p.relative_to(ROOT / 'nbs').parts[0]
+        for p in (ROOT / 'nbs').rglob('*.ipynb')
+        if '#| default_exp' in p.read_text(encoding='utf-8')
+    }
+    assert [re.sub(r'^\d+[a-z]?_|\.ipynb$', '', f) for f in sorted(folders)] == ORDER, (
+        'the folders tell another story than the packages'
+    )
 
 
 def test_a_package_imports_only_from_those_above(graph):
-    wrong = [f'{a}:{line} imports {b}' for a,its in graph.items() for b,line in its.items() if ORDER.index(package(b)) > ORDER.index(package(a))]
+    wrong = [
+        f'{a}:{line} imports {b}'
+        for a, its in graph.items()
+        for b, line in its.items()
+        if ORDER.index(package(b)) > ORDER.index(package(a))
+    ]
     assert not wrong
 
 
@@ -59,7 +86,13 @@ def test_no_circles(graph):
 
 
 def test_only_the_student_knows_torch():
-    wrong = [f'{name}:{line} imports {m}' for name,path in MODULES.items() if package(name) != 'student' for line,m in imports(name, path) if package(m) in HEAVY]
+    wrong = [
+        f'{name}:{line} imports {m}'
+        for name, path in MODULES.items()
+        if package(name) != 'student'
+        for line, m in imports(name, path)
+        if package(m) in HEAVY
+    ]
     assert not wrong
 
 
@@ -80,20 +113,27 @@ def _about_kind(node):
     return (getattr(node, 'id', None) or getattr(node, 'attr', None) or '').endswith('kind')
 
 
-def _names_a_kind(node, names): return any(isinstance(n, ast.Constant) and n.value in names for n in getattr(node, 'elts', [node]))
+def _names_a_kind(node, names):
+    return any(isinstance(n, ast.Constant) and n.value in names for n in getattr(node, 'elts', [node]))
 
 
 def kind_comparisons(source, names):
     "The comparisons with a kind's name in a module"
     for node in ast.walk(ast.parse(source)):
         sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-        if any(_about_kind(s) for s in sides) and any(_names_a_kind(s, names) for s in sides): yield f'{node.lineno}: {ast.unparse(node)}'
+        if any(_about_kind(s) for s in sides) and any(_names_a_kind(s, names) for s in sides):
+            yield f'{node.lineno}: {ast.unparse(node)}'
 
 
 def test_a_kind_of_task_is_asked_not_compared():
     names = {'number', 'label', 'choice', 'text'}
     assert names <= set(kinds())
-    wrong = [f'{name}:{found}' for name,path in MODULES.items() if name != 'tasks.kinds' for found in kind_comparisons(path.read_text(encoding='utf-8'), names)]
+    wrong = [
+        f'{name}:{found}'
+        for name, path in MODULES.items()
+        if name != 'tasks.kinds'
+        for found in kind_comparisons(path.read_text(encoding='utf-8'), names)
+    ]
     assert not wrong, 'give Kind an attribute or a method that says it, in tasks.kinds'
 
 
@@ -110,18 +150,29 @@ RULES = {*own_rules(), 'learnable', 'margin', 'crossfit-label'}
 def compared(source):
     "(line, words) of each comparison of what a run selects with the name of a rule, or the beginning of one"
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Compare): sides = [node.left, *node.comparators]
-        elif isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in ('startswith', 'endswith'): sides = [node.func.value, *node.args]
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and getattr(node.func, 'attr', '') in ('startswith', 'endswith'):
+            sides = [node.func.value, *node.args]
         elif isinstance(node, ast.Match): sides = [node.subject, *(c.pattern for c in node.cases)]
         else: continue
-        words = {c.value for s in sides for c in ast.walk(s) if isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value}
-        names = {w for w in words if any(w in n for n in RULES)} if isinstance(node, ast.Call) else words & RULES
+        words = {
+            c.value
+            for s in sides
+            for c in ast.walk(s)
+            if isinstance(c, ast.Constant) and isinstance(c.value, str) and c.value
+        }
+        names = (
+            {w for w in words if any(w in n for n in RULES)} if isinstance(node, ast.Call) else words & RULES
+        )
         if names and any('select' in ast.unparse(s) for s in sides): yield node.lineno, sorted(names)
 
 
 def test_no_module_compares_the_name_of_a_rule():
     "What is special about a rule stands in its class"
-    assert not [(name, *c) for name,path in MODULES.items() for c in compared(path.read_text(encoding='utf-8'))]
+    assert not [
+        (name, *c) for name, path in MODULES.items() for c in compared(path.read_text(encoding='utf-8'))
+    ]
 
 
 @pytest.mark.parametrize('source,found', {"if d.select == 'wrong': pass": ['wrong'], "'all' != self.config.select": ['all'], "d.select in ('crossfit', 'mine', 'margin')": ['crossfit', 'margin'],
@@ -133,11 +184,15 @@ def test_the_reading_of_rules(source, found):
 
 def test_the_rules_of_installed_packages_are_found(tmp_path, monkeypatch):
     "By their entry points; one that does not load is left out, and a name of ours stays ours"
-    (tmp_path/'mine.py').write_text("from llm2llm.loop.rules import Rule\nclass Longest(Rule):\n    name, help = 'longest', 'the longest questions first'\n"
-                                    "    def rank(self, row, evidence): return -len(row.question)\nclass Wrong(Longest): name = 'wrong'\n")
+    (tmp_path / 'mine.py').write_text(
+        "from llm2llm.loop.rules import Rule\nclass Longest(Rule):\n    name, help = 'longest', 'the longest questions first'\n"
+        "    def rank(self, row, evidence): return -len(row.question)\nclass Wrong(Longest): name = 'wrong'\n"
+    )
     (tmp_path/'mine-1.dist-info').mkdir()
     (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
-    (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.rules]\nlongest = mine:Longest\nwrong = mine:Wrong\nbroken = not_there:Rule\n')
+    (tmp_path / 'mine-1.dist-info' / 'entry_points.txt').write_text(
+        '[llm2llm.rules]\nlongest = mine:Longest\nwrong = mine:Wrong\nbroken = not_there:Rule\n'
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.warns(UserWarning, match='broken'): found = rules()
     assert [*found] == [*own_rules(), 'longest'] and found['wrong'] is own_rules()['wrong']
@@ -147,14 +202,26 @@ def test_the_rules_of_installed_packages_are_found(tmp_path, monkeypatch):
 
 def probes(source):
     "Lines that look for something in a teacher that its class may lack"
-    is_teacher = lambda x: (isinstance(x, ast.Name) and x.id in ('t', 'teacher')) or (isinstance(x, ast.Attribute) and x.attr == 'teacher')
-    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('hasattr', 'getattr')]
+    is_teacher = lambda x: (
+        (isinstance(x, ast.Name) and x.id in ('t', 'teacher'))
+        or (isinstance(x, ast.Attribute) and x.attr == 'teacher')
+    )
+    calls = [
+        n
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ('hasattr', 'getattr')
+    ]
     return [n.lineno for n in calls if n.args and is_teacher(n.args[0])]
 
 
 def test_nobody_probes_a_teacher():
     "What a teacher offers is a method of `Teacher`, with a default"
-    wrong = [f'{name}:{line}' for name,path in MODULES.items() if package(name) != 'teachers' for line in probes(path.read_text(encoding='utf-8'))]
+    wrong = [
+        f'{name}:{line}'
+        for name, path in MODULES.items()
+        if package(name) != 'teachers'
+        for line in probes(path.read_text(encoding='utf-8'))
+    ]
     assert not wrong
 
 
@@ -165,7 +232,11 @@ def test_the_reading_of_probes(source, lines): assert probes(source) == lines
 
 def added(cls):
     "Methods of a class that another module gave it (`_orig_…` is what `patch` keeps of a base's method)"
-    return [name for name,f in vars(cls).items() if isinstance(f, FunctionType) and not name.startswith('_orig_') and f.__module__ != cls.__module__]
+    return [
+        name
+        for name, f in vars(cls).items()
+        if isinstance(f, FunctionType) and not name.startswith('_orig_') and f.__module__ != cls.__module__
+    ]
 
 
 def test_every_kind_of_teacher_is_whole():
@@ -173,9 +244,16 @@ def test_every_kind_of_teacher_is_whole():
     from importlib import import_module
     from llm2llm.core import classes_in
     from llm2llm.teachers.teacher import Teacher
-    modules = [import_module(f'llm2llm.{name}') for name in MODULES if package(name) in ORDER[ORDER.index('teachers'):-1]]
+
+    modules = [
+        import_module(f'llm2llm.{name}')
+        for name in MODULES
+        if package(name) in ORDER[ORDER.index('teachers') : -1]
+    ]
     kinds = [c for m in modules for c in classes_in(m, Teacher) if c.kind]
-    assert sorted(c.kind for c in kinds) == ['api', 'eda', 'local', 'mini', 'pool', 'replay'] and all(c.help and '\n' not in c.help for c in kinds)
+    assert sorted(c.kind for c in kinds) == ['api', 'eda', 'local', 'mini', 'pool', 'replay'] and all(
+        c.help and '\n' not in c.help for c in kinds
+    )
     assert not [(c, added(c)) for kind in kinds for c in kind.__mro__[:-1] if added(c)]
     part = type('Part', (kinds[0],), dict(__module__='elsewhere', check=test_no_circles))
     assert added(part) == ['check'], 'a check that cannot fail is none'
@@ -187,8 +265,14 @@ def test_entry_points_are_those_of_the_project():
     from importlib.metadata import EntryPoint
     from llm2llm.core import load_plugin
     from llm2llm.teachers.teacher import Teacher
-    points = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points']['llm2llm.teachers']
-    found = [load_plugin(EntryPoint(name, value, 'llm2llm.teachers'), Teacher, 'kind') for name,value in points.items()]
+
+    points = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))['project']['entry-points'][
+        'llm2llm.teachers'
+    ]
+    found = [
+        load_plugin(EntryPoint(name, value, 'llm2llm.teachers'), Teacher, 'kind')
+        for name, value in points.items()
+    ]
     assert [c.kind for c in found] == list(points) == ['mini']
 
 
@@ -200,20 +284,34 @@ def test_tasks_and_models_by_entry_point():
     for name,value in points['llm2llm.tasks'].items():
         task = EntryPoint(name, value, 'llm2llm.tasks').load()(n_seed=9, n_dev=3, n_test=4, seed=2)
         assert [task.name, len(task.seed_rows), len(task.dev), len(task.test)] == [name, 9, 3, 4]
-    models = {name: EntryPoint(name, value, 'llm2llm.models').load()() for name,value in points['llm2llm.models'].items()}
+    models = {
+        name: EntryPoint(name, value, 'llm2llm.models').load()()
+        for name, value in points['llm2llm.models'].items()
+    }
     assert [*points['llm2llm.tasks']] == ['mini-gsm', 'mini-intent'] and [*models] == ['mini']
     assert all((folder/'config.json').exists() for folder in models.values())
 
 
-RUN_FILES = re.compile(r'\b(run|final|metrics|training|stages)\.json\b|\b(answers|candidates|samples|likelihoods|log)\.jsonl\b'
-                       r'|replies\.sqlite|\bround_\d|\bround_\*|\bfold_')
+RUN_FILES = re.compile(
+    r'\b(run|final|metrics|training|stages)\.json\b|\b(answers|candidates|samples|likelihoods|log)\.jsonl\b'
+    r'|replies\.sqlite|\bround_\d|\bround_\*|\bfold_'
+)
+
 
 def test_only_the_store_knows_the_files_of_a_run():
     wrong = []
     for name, path in MODULES.items():
         if package(name) == 'store': continue
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef) and isinstance(n.body[0], ast.Expr)}
-        strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs]
+        docs = {
+            id(n.body[0].value)
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Module | ast.FunctionDef | ast.ClassDef) and isinstance(n.body[0], ast.Expr)
+        }
+        strings = [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs
+        ]
         wrong += [f'{name}:{n.lineno} {n.value!r:.60}' for n in strings if RUN_FILES.search(n.value)]
     assert not wrong

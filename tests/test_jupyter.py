@@ -16,7 +16,8 @@ def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, select_round
 
 
 class Kernel:
-    def __init__(self, folder): self.manager, self.client = start_new_kernel(cwd=str(folder), extra_arguments=['--colors=NoColor'])
+    def __init__(self, folder):
+        self.manager, self.client = start_new_kernel(cwd=str(folder), extra_arguments=['--colors=NoColor'])
 
     def run(self, code, interrupt=''):
         "What a cell shows: a list of (kind, text); interrupted as soon as a bar of this name has moved"
@@ -49,7 +50,9 @@ def kernel(tmp_path):
 
 def files(run):
     "What a run folder says, by file; without clocks and prices of lost requests"
-    keep = lambda p: p.suffix in ('.json', '.jsonl') and p.name not in ('log.jsonl', 'stages.json', 'run.json')
+    keep = lambda p: (
+        p.suffix in ('.json', '.jsonl') and p.name not in ('log.jsonl', 'stages.json', 'run.json')
+    )
     return {str(p.relative_to(run)): p.read_text() for p in sorted(run.rglob('*')) if p.is_file() and keep(p)}
 
 
@@ -60,19 +63,46 @@ def test_bars_and_interrupted_cells(kernel, tmp_path):
         assert not [x for x in whole if x[0] in ('stderr', 'error')], whole
         said = ''.join(text for _,text in whole)
         bars = [b for b in re.split(r'[\r\n]', said) if '|' in b]
-        for name in ('round 0 training', 'round 0 seed answers', 'round 0 teacher', 'round 1 training', 'round 1 test answers'):
+        for name in (
+            'round 0 training',
+            'round 0 seed answers',
+            'round 0 teacher',
+            'round 1 training',
+            'round 1 test answers',
+        ):
             mine = [b for b in bars if b.startswith(name + ':')]
-            assert mine and all(re.search(r'\d+/\d+ \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+) ?(step|row|request|s)', b) and len(b) <= 90 for b in mine), (name, bars)
+            assert mine and all(
+                re.search(r'\d+/\d+ \[\d\d:\d\d<(\?|\d\d:\d\d), +(\?|[\d.]+) ?(step|row|request|s)', b)
+                and len(b) <= 90
+                for b in mine
+            ), (name, bars)
         # What is left to see: no bar, a line a round
         lines = [re.sub('.*\r', '', l).rstrip() for l in said.split('\n')]
-        assert [re.match(r'round \d|stopped|$', l)[0] for l in lines] == ['round 0', 'round 1', 'stopped', ''], lines
+        assert [re.match(r'round \d|stopped|$', l)[0] for l in lines] == [
+            'round 0',
+            'round 1',
+            'stopped',
+            '',
+        ], lines
         paid = s.stats()['requests']
-        for phase in ('round 0 training', 'round 0 seed answers', 'round 0 teacher', 'round 1 training', 'round 1 test answers'):
+        for phase in (
+            'round 0 training',
+            'round 0 seed answers',
+            'round 0 teacher',
+            'round 1 training',
+            'round 1 test answers',
+        ):
             shown = kernel.run("fit('cut'); None", interrupt=phase)
             assert shown[-1][0] == 'error', (phase, shown)
             tail = shown[-1][1]
-            assert 'KeyboardInterrupt: in round ' + phase[6] in tail and 'the same cell or command resumes there' in tail and tail.count('\n') < 40, tail
+            assert (
+                'KeyboardInterrupt: in round ' + phase[6] in tail
+                and 'the same cell or command resumes there' in tail
+                and tail.count('\n') < 40
+            ), tail
         assert not [x for x in kernel.run("fit('cut'); None") if x[0] != 'stdout']
-        assert s.stats()['requests'] - paid <= paid + 3  # at most those that an interrupt caught on their way are sent again
+        assert (
+            s.stats()['requests'] - paid <= paid + 3
+        )  # at most those that an interrupt caught on their way are sent again
     assert files(tmp_path/'cut') == files(tmp_path/'whole')
     assert json.loads((tmp_path/'cut'/'final.json').read_text())['stopped'] == 'rounds done'

@@ -1,6 +1,7 @@
 """How exported code reads. `ruff` keeps what it can see, in notebooks too; the rest is read here from the syntax: no conditional in
 a conditional, none in an f-string, no expression for its effect, at most two `for` in a comprehension; short cells, short modules,
 and a lesson at least after every five cells."""
+
 import ast, json, subprocess, sys
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from conftest import ROOT
 
 MOST_LINES, MOST_CELLS, MOST_MODULE = 20, 5, 400
-CHAPTERS = [p for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if '#| default_exp' in p.read_text(encoding='utf-8')]
+CHAPTERS = [
+    p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if '#| default_exp' in p.read_text(encoding='utf-8')
+]
 
 
 def cells(path):
@@ -18,28 +21,57 @@ def cells(path):
         first = source.partition('\n')[0]
         kind = c['cell_type']
         for mark in ('export', 'hide'):
-            if first.startswith(f'#| {mark}') or first.startswith('#| default_exp'): kind = mark if first.startswith(f'#| {mark}') else 'hide'
+            if first.startswith(f'#| {mark}') or first.startswith('#| default_exp'):
+                kind = mark if first.startswith(f'#| {mark}') else 'hide'
         yield kind, c['id'], source
 
 
-EXPORTED = [(f'{p.relative_to(ROOT)} {id}', source) for p in CHAPTERS for kind, id, source in cells(p) if kind == 'export']
+EXPORTED = [
+    (f'{p.relative_to(ROOT)} {id}', source)
+    for p in CHAPTERS
+    for kind, id, source in cells(p)
+    if kind == 'export'
+]
 
 
 def effects(node):
     "Is an expression statement evaluated for its effect only, and is it not one call?"
     if not isinstance(node, ast.Expr): return False
     value = node.value
-    return isinstance(value, (ast.Tuple, ast.List, ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp, ast.BoolOp, ast.IfExp, ast.Compare))
+    return isinstance(
+        value,
+        (
+            ast.Tuple,
+            ast.List,
+            ast.ListComp,
+            ast.SetComp,
+            ast.GeneratorExp,
+            ast.DictComp,
+            ast.BoolOp,
+            ast.IfExp,
+            ast.Compare,
+        ),
+    )
 
 
 def faults(source):
     "What a reader would have to read twice"
     for node in ast.walk(ast.parse(source)):
         at = f'line {getattr(node, "lineno", "?")}'
-        if isinstance(node, ast.IfExp) and any(isinstance(x, ast.IfExp) for x in ast.walk(node) if x is not node): yield f'{at}: a conditional in a conditional'
-        if isinstance(node, ast.FormattedValue) and any(isinstance(x, ast.IfExp) for x in ast.walk(node.value)): yield f'{at}: a conditional in an f-string'
+        if isinstance(node, ast.IfExp) and any(
+            isinstance(x, ast.IfExp) for x in ast.walk(node) if x is not node
+        ):
+            yield f'{at}: a conditional in a conditional'
+        if isinstance(node, ast.FormattedValue) and any(
+            isinstance(x, ast.IfExp) for x in ast.walk(node.value)
+        ):
+            yield f'{at}: a conditional in an f-string'
         if effects(node): yield f'{at}: an expression for its effect'
-        if isinstance(node, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)) and len(node.generators) > 2: yield f'{at}: three `for`'
+        if (
+            isinstance(node, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp))
+            and len(node.generators) > 2
+        ):
+            yield f'{at}: three `for`'
 
 
 @pytest.mark.parametrize('source,found', [('x = a if b else c if d else e', 'conditional in a conditional'), ("x = f'{1 if a else 2}'", 'in an f-string'), ('f(), g()', 'effect'),
@@ -56,20 +88,31 @@ def test_exported_cells_read_once():
 
 def counted(source):
     "The lines of a cell, those of signatures and of a dataclass's fields left out: each holds one documented parameter"
-    lines = {i for i, line in enumerate(source.splitlines(), 1) if line.strip() and not line.startswith('#| ')}
+    lines = {
+        i for i, line in enumerate(source.splitlines(), 1) if line.strip() and not line.startswith('#| ')
+    }
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): lines -= {*range(node.lineno+1, node.body[0].lineno)}
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines -= {*range(node.lineno + 1, node.body[0].lineno)}
         if isinstance(node, ast.AnnAssign): lines.discard(node.lineno)
     return len(lines)
 
 
 def test_exported_cells_are_short():
     "One that is longer says why, in a comment that begins with `# Long:`"
-    assert not [f'{place}: {counted(source)} lines' for place, source in EXPORTED if counted(source) > MOST_LINES and '# Long: ' not in source]
+    assert not [
+        f'{place}: {counted(source)} lines'
+        for place, source in EXPORTED
+        if counted(source) > MOST_LINES and '# Long: ' not in source
+    ]
 
 
 def test_modules_are_short():
-    lines = {p.relative_to(ROOT).as_posix(): p.read_text(encoding='utf-8').count('\n') for p in (ROOT/'llm2llm').rglob('*.py') if p.stem != '_modidx'}
+    lines = {
+        p.relative_to(ROOT).as_posix(): p.read_text(encoding='utf-8').count('\n')
+        for p in (ROOT / 'llm2llm').rglob('*.py')
+        if p.stem != '_modidx'
+    }
     assert not {p: n for p, n in lines.items() if n > MOST_MODULE}
 
 
@@ -85,5 +128,7 @@ def test_a_lesson_after_every_few_cells():
 
 
 def test_ruff():
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', 'nbs', 'tests'], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', 'nbs', 'tests'], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr

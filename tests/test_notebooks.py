@@ -5,14 +5,24 @@ import pytest
 
 from conftest import BIN, ROOT
 
-NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
+NOTEBOOKS = sorted(
+    p
+    for p in (ROOT / 'nbs').rglob('*.ipynb')
+    if not any(part[0] in '._' for part in p.relative_to(ROOT).parts)
+)
 names = lambda p: p.relative_to(ROOT/'nbs').as_posix()
 
 
 @pytest.fixture(scope='session')
 def ran(request):
     "nbdev-test on the notebooks that this session selects: what it printed, those that ran, and the names of those that failed."
-    chosen = sorted({names(item.callspec.params['nb']) for item in request.session.items if getattr(item, 'originalname', '') == 'test_runs'})
+    chosen = sorted(
+        {
+            names(item.callspec.params['nb'])
+            for item in request.session.items
+            if getattr(item, 'originalname', '') == 'test_runs'
+        }
+    )
     n = request.config.getoption('--nb-workers') or (1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
     res = subprocess.run([BIN/'nbdev-test', '--n-workers', str(n), '--do-print',
                           '--path-re', f"nbs/({'|'.join(map(re.escape, chosen))})$"],
@@ -34,10 +44,20 @@ def test_saved_as_a_page(nb):
     cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
     outputs = [(c['id'], o) for c in cells if c['cell_type'] == 'code' for o in c['outputs']]
     assert not [i for i, o in outputs if o['output_type'] == 'error'], 'cells with an error as their output'
-    said = {i: json.dumps(o.get('text', '')) + json.dumps({k: v for k, v in o.get('data', {}).items() if not k.startswith('image/')}) for i, o in outputs}
-    paths = {i: m[0] for i, s in said.items() if (m := re.search(r'(/work/|/root/|/home/|/Users/|/tmp/|site-packages)[^"\s]*', s))}
+    said = {
+        i: json.dumps(o.get('text', ''))
+        + json.dumps({k: v for k, v in o.get('data', {}).items() if not k.startswith('image/')})
+        for i, o in outputs
+    }
+    paths = {
+        i: m[0]
+        for i, s in said.items()
+        if (m := re.search(r'(/work/|/root/|/home/|/Users/|/tmp/|site-packages)[^"\s]*', s))
+    }
     assert not paths, 'cells whose output names a path of the machine it was run on'
-    assert not [i for i, o in outputs if o.get('name') == 'stderr'], 'cells with a warning or a log line as their output'
+    assert not [i for i, o in outputs if o.get('name') == 'stderr'], (
+        'cells with a warning or a log line as their output'
+    )
     title = next(c for c in cells if c['cell_type'] == 'markdown')
     assert ''.join(title['source']).startswith('# ')
 

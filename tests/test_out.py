@@ -1,4 +1,5 @@
 "What stands where a command is told to write: nothing that llm2llm did not write itself is removed or replaced"
+
 import json, os, shutil, stat
 from pathlib import Path
 
@@ -15,32 +16,59 @@ from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
 ROWS = [dict(question=f'What are {i} and {i}?', answer=f'{i} + {i} = {2*i}\n#### {2*i}') for i in range(3, 9)]
-PLAN = dict(common=dict(student=dict(model_name_or_path='mini', num_train_epochs=1), task=dict(name='mini-gsm', n_seed=4)), seeds=1,
-            methods=dict(plain=dict(teacher='none')))
+PLAN = dict(
+    common=dict(
+        student=dict(model_name_or_path='mini', num_train_epochs=1), task=dict(name='mini-gsm', n_seed=4)
+    ),
+    seeds=1,
+    methods=dict(plain=dict(teacher='none')),
+)
 
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "A folder with what commands read: a finished run, rows, completions, a plan"
     here = tmp_path_factory.mktemp('made')
-    LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, here/'run').fit(verbose=False)
+    LLM2LLM(
+        mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, here / 'run'
+    ).fit(verbose=False)
     (here/'rows.jsonl').write_text(''.join(json.dumps(r)+'\n' for r in ROWS))
     (here/'said.jsonl').write_text(''.join(json.dumps(r | dict(completion=r['answer']))+'\n' for r in ROWS))
     (here/'plan.yaml').write_text(yaml.safe_dump(PLAN))
     return here
 
 
-FILES = dict(check='check {here}/rows.jsonl', predict='predict {here}/run --file {here}/rows.jsonl --base mini', score='score gsm8k {here}/said.jsonl')
-FOLDERS = dict(run='run --task mini-gsm --task.n_seed 4 --teacher none --student mini --student.num_train_epochs 1', export='export {here}/run --base mini',
-               share='share {here}/run me/rows', grid='grid --config {here}/plan.yaml --workers 1', demo='demo --seeds 2 --rounds 1')
+FILES = dict(
+    check='check {here}/rows.jsonl',
+    predict='predict {here}/run --file {here}/rows.jsonl --base mini',
+    score='score gsm8k {here}/said.jsonl',
+)
+FOLDERS = dict(
+    run='run --task mini-gsm --task.n_seed 4 --teacher none --student mini --student.num_train_epochs 1',
+    export='export {here}/run --base mini',
+    share='share {here}/run me/rows',
+    grid='grid --config {here}/plan.yaml --workers 1',
+    demo='demo --seeds 2 --rounds 1',
+)
 
 
-def call(command, made, out): return main([*(FILES | FOLDERS)[command].format(here=made).split(), '--output_file' if command in FILES else '--output_dir', str(out)])
+def call(command, made, out):
+    return main(
+        [
+            *(FILES | FOLDERS)[command].format(here=made).split(),
+            '--output_file' if command in FILES else '--output_dir',
+            str(out),
+        ]
+    )
 
 
 def listed(folder):
     "Everything below a folder: name to content"
-    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob('*')) if p.name != '.lock'}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None
+        for p in sorted(folder.rglob('*'))
+        if p.name != '.lock'
+    }
 
 
 def filled(folder):
@@ -93,7 +121,11 @@ def test_what_was_predicted_is_not_its_own_question(made, tmp_path):
     out = tmp_path/'out.jsonl'
     assert call('predict', made, out) == 0
     before = out.read_bytes()
-    assert main(['predict', str(made/'run'), '--file', str(out), '--base', 'mini', '--output_file', str(out)]) == 2 and out.read_bytes() == before
+    assert (
+        main(['predict', str(made / 'run'), '--file', str(out), '--base', 'mini', '--output_file', str(out)])
+        == 2
+        and out.read_bytes() == before
+    )
 
 
 @pytest.mark.parametrize('out', ['a'*250, 'loop'])
@@ -110,7 +142,9 @@ def test_the_same_command_again(command, made, tmp_path):
     out = tmp_path/'new'/'out.jsonl'
     assert call(command, made, out) == 0
     first = out.read_bytes()
-    assert len(first.splitlines()) == len(ROWS) and call(command, made, out) == 0 and out.read_bytes() == first
+    assert (
+        len(first.splitlines()) == len(ROWS) and call(command, made, out) == 0 and out.read_bytes() == first
+    )
     out.write_bytes(b'')
     assert call(command, made, out) == 0 and out.read_bytes() == first
 
@@ -120,7 +154,9 @@ def test_a_link_stays_one(command, made, tmp_path):
     (tmp_path/'there').mkdir()
     (tmp_path/'link.jsonl').symlink_to(tmp_path/'there'/'out.jsonl')
     assert call(command, made, tmp_path/'link.jsonl') == 0
-    assert (tmp_path/'link.jsonl').is_symlink() and len((tmp_path/'there'/'out.jsonl').read_text().splitlines()) == len(ROWS)
+    assert (tmp_path / 'link.jsonl').is_symlink() and len(
+        (tmp_path / 'there' / 'out.jsonl').read_text().splitlines()
+    ) == len(ROWS)
 
 
 def test_no_device_is_replaced(tmp_path):
@@ -129,13 +165,20 @@ def test_no_device_is_replaced(tmp_path):
     (tmp_path/'link').symlink_to(tmp_path/'pipe')
     for name in ('pipe', 'link'):
         with pytest.raises(LLM2LLMError, match='not a regular file'): write_text(tmp_path/name, 'a')
-    assert stat.S_ISFIFO((tmp_path/'pipe').stat().st_mode) and (tmp_path/'link').is_symlink() and len([*tmp_path.iterdir()]) == 2
+    assert (
+        stat.S_ISFIFO((tmp_path / 'pipe').stat().st_mode)
+        and (tmp_path / 'link').is_symlink()
+        and len([*tmp_path.iterdir()]) == 2
+    )
 
 
 def test_a_grid_and_its_table(made, tmp_path):
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'cells.csv').write_text('mine,too\n1,2\n')
-    assert call('grid', made, tmp_path/'mine') == 2 and (tmp_path/'mine'/'cells.csv').read_text() == 'mine,too\n1,2\n'
+    assert (
+        call('grid', made, tmp_path / 'mine') == 2
+        and (tmp_path / 'mine' / 'cells.csv').read_text() == 'mine,too\n1,2\n'
+    )
     cell = filled(tmp_path/'other'/'seed_0'/'plain')
     before = listed(cell)
     assert call('grid', made, tmp_path/'other') == 2 and listed(cell) == before
@@ -181,23 +224,38 @@ def test_what_a_user_puts_into_a_run_stays(made, tmp_path):
     notes.parent.mkdir()
     notes.write_text(PRECIOUS)
     (tmp_path/'run'/'.thesis.partial').write_text(PRECIOUS)
-    for _ in range(2): LLM2LLM(mini_task('mini-gsm', n_seed=4, n_test=4), mini_student(num_train_epochs=1), None, tmp_path/'run').fit(verbose=False)
+    for _ in range(2):
+        LLM2LLM(
+            mini_task('mini-gsm', n_seed=4, n_test=4),
+            mini_student(num_train_epochs=1),
+            None,
+            tmp_path / 'run',
+        ).fit(verbose=False)
     assert notes.read_text() == PRECIOUS and (tmp_path/'run'/'.thesis.partial').read_text() == PRECIOUS
-    trained = [l for l in map(json.loads, (tmp_path/'run'/'log.jsonl').read_text().splitlines()) if l.get('phase') == 'train']
+    trained = [
+        l
+        for l in map(json.loads, (tmp_path / 'run' / 'log.jsonl').read_text().splitlines())
+        if l.get('phase') == 'train'
+    ]
     assert len(trained) == 2, 'made again once'
 
 
 def test_two_writers_of_one_file(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
-    with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: write_text(tmp_path/'a.txt', f'{i}\n'*100), range(200)))
-    assert len(set((tmp_path/'a.txt').read_text().split())) == 1 and [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: write_text(tmp_path / 'a.txt', f'{i}\n' * 100), range(200)))
+    assert len(set((tmp_path / 'a.txt').read_text().split())) == 1 and [
+        p.name for p in tmp_path.iterdir()
+    ] == ['a.txt']
 
 
 def test_a_folder_takes_the_place_of_none(tmp_path):
     "Not even from Python; a run replaces its own stages only"
     before = listed(filled(tmp_path/'mine'))
     with pytest.raises(LLM2LLMError, match='not empty'), atomic_write(tmp_path/'mine') as p: p.mkdir()
-    with pytest.raises(LLM2LLMError, match='is a folder'), atomic_write(tmp_path/'mine', ours=True) as p: p.write_text('a file')
+    with pytest.raises(LLM2LLMError, match='is a folder'), atomic_write(tmp_path / 'mine', ours=True) as p:
+        p.write_text('a file')
     assert listed(tmp_path/'mine') == before and [p.name for p in tmp_path.iterdir()] == ['mine']
     (tmp_path/'empty').mkdir()
     with atomic_write(tmp_path/'empty') as p: p.mkdir(), (p/'a').write_text('1')

@@ -1,4 +1,5 @@
 "The package as a whole: its versions, what an import costs, what is in the wheel, and that the modules are the notebooks'."
+
 import ast, os, re, subprocess, sys, time, zipfile
 from configparser import ConfigParser
 from importlib.metadata import distribution, distributions, packages_distributions, version
@@ -18,7 +19,14 @@ def settings(root):
     return parser['DEFAULT']
 
 
-def pins(root): return dict(line.split('==') for line in (root/'constraints.txt').read_text().splitlines() if line and line[0] != '#')
+def pins(root):
+    return dict(
+        line.split('==')
+        for line in (root / 'constraints.txt').read_text().splitlines()
+        if line and line[0] != '#'
+    )
+
+
 def requirements(settings, key): return [Requirement(r) for r in settings[key].split('\n')[1:]]
 
 
@@ -35,22 +43,37 @@ def wheel(project, run):
 
 def test_one_version(settings, root, wheel):
     metadata = wheel.read(next(n for n in wheel.namelist() if n.endswith('.dist-info/METADATA'))).decode()
-    found = dict(settings=settings['version'], init=llm2llm.__version__, installed=version('llm2llm'),
-                 wheel=re.search(r'^Version: (.*)$', metadata, re.M)[1].strip(),
-                 changelog=re.search(r'^## (\d\S*)', (root/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)[1])
+    found = dict(
+        settings=settings['version'],
+        init=llm2llm.__version__,
+        installed=version('llm2llm'),
+        wheel=re.search(r'^Version: (.*)$', metadata, re.M)[1].strip(),
+        changelog=re.search(r'^## (\d\S*)', (root / 'CHANGELOG.md').read_text(encoding='utf-8'), re.M)[1],
+    )
     assert len(set(found.values())) == 1, found
 
 
 def test_requirements_name_what_is_imported(settings, root):
     "Every module that llm2llm/ imports is of the standard library, of llm2llm itself, or of a requirement in settings.ini, extras included."
-    named = {canonicalize_name(r.name) for key in ('requirements', 'eda_requirements', 'ray_requirements') for r in requirements(settings, key)}
+    named = {
+        canonicalize_name(r.name)
+        for key in ('requirements', 'eda_requirements', 'ray_requirements')
+        for r in requirements(settings, key)
+    }
     homes = packages_distributions()
     missing = set()
     for file in (root/'llm2llm').rglob('*.py'):
         for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-            tops = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            tops = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom) and not node.level
+                else []
+            )
             for top in {t.split('.')[0] for t in tops} - {'llm2llm'} - set(sys.stdlib_module_names):
-                if not named & {canonicalize_name(d) for d in homes.get(top, [])}: missing.add(f'{file.name}: {top}')
+                if not named & {canonicalize_name(d) for d in homes.get(top, [])}:
+                    missing.add(f'{file.name}: {top}')
     assert not missing
 
 
@@ -73,13 +96,19 @@ def test_constraints_are_complete(settings, root):
         todo += [r for r in map(Requirement, distribution(req.name).requires or []) if applies(r, req.extras)]
     assert not needed - set(pinned), 'needed, and not in constraints.txt'
     for req in requirements(settings, 'requirements') + requirements(settings, 'dev_requirements'):
-        assert pinned[canonicalize_name(req.name)] in req.specifier, f'the tested version of {req.name} is outside settings.ini'
+        assert pinned[canonicalize_name(req.name)] in req.specifier, (
+            f'the tested version of {req.name} is outside settings.ini'
+        )
 
 
 def test_pins_take_the_oldest_python(root):
     "Debian 12 has Python 3.11.2; a pin that asks for 3.11.5 makes pip search for a solution that there is not."
     oldest = re.search(r'requires-python = ">=([\d.]+)"', (root/'pyproject.toml').read_text())[1] + '.0'
-    asks = {n: distribution(n).metadata['Requires-Python'] or '' for n in pins(root) if n in {canonicalize_name(d.name) for d in distributions()}}
+    asks = {
+        n: distribution(n).metadata['Requires-Python'] or ''
+        for n in pins(root)
+        if n in {canonicalize_name(d.name) for d in distributions()}
+    }
     assert len(asks) > 100 and not [(n, a) for n, a in asks.items() if oldest not in SpecifierSet(a)]
 
 
@@ -92,8 +121,22 @@ def python(run): return lambda code: run(sys.executable, '-c', code)
 def test_import_loads_nothing_heavy(python):
     res = python('import sys, llm2llm; print(*sys.modules)')
     loaded = {m.split('.')[0] for m in res.stdout.split()}
-    assert not loaded & {'torch', 'transformers', 'trl', 'peft', 'datasets', 'bitsandbytes', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'IPython'}
-    assert not [m for m in res.stdout.split() if m.startswith('llm2llm.')], 'a chapter is imported before it is used'
+    assert not loaded & {
+        'torch',
+        'transformers',
+        'trl',
+        'peft',
+        'datasets',
+        'bitsandbytes',
+        'pandas',
+        'numpy',
+        'matplotlib',
+        'sklearn',
+        'IPython',
+    }
+    assert not [m for m in res.stdout.split() if m.startswith('llm2llm.')], (
+        'a chapter is imported before it is used'
+    )
     assert not res.stderr
 
 
@@ -123,7 +166,9 @@ def test_public_name(name):
 def test_editors_see_the_same_names(root):
     tree = ast.parse((root/'llm2llm/__init__.py').read_text(encoding='utf-8'))
     block = next(n for n in tree.body if isinstance(n, ast.If))
-    assert {(i.module, a.name) for i in block.body for a in i.names} == {(chapter, name) for name, chapter in llm2llm._home.items()}
+    assert {(i.module, a.name) for i in block.body for a in i.names} == {
+        (chapter, name) for name, chapter in llm2llm._home.items()
+    }
 
 
 def test_chapters_are_reached_by_name(python):
@@ -146,7 +191,10 @@ def test_modules_are_what_the_notebooks_export(project, run, root):
     for file in (work/'llm2llm').rglob('*.py'):
         if file not in by_hand: file.unlink()
     run('nbdev-export', cwd=work)
-    made, kept = ({p.relative_to(d).as_posix(): p.read_bytes() for p in (d/'llm2llm').rglob('*.py')} for d in (work, root))
+    made, kept = (
+        {p.relative_to(d).as_posix(): p.read_bytes() for p in (d / 'llm2llm').rglob('*.py')}
+        for d in (work, root)
+    )
     assert made.keys() == kept.keys()
     assert not [n for n in made if made[n] != kept[n]], 'run `make export`'
     assert made['llm2llm/__init__.py'] == init, 'nbdev-export changed __init__.py'
@@ -156,16 +204,30 @@ def test_modules_are_what_the_notebooks_export(project, run, root):
 def test_notebooks_are_clean(project, run, root):
     work = project('clean')
     run('nbdev-clean', cwd=work)
-    dirty = [str(p.relative_to(work)) for p in (work/'nbs').rglob('*.ipynb') if p.read_bytes() != (root/p.relative_to(work)).read_bytes()]
+    dirty = [
+        str(p.relative_to(work))
+        for p in (work / 'nbs').rglob('*.ipynb')
+        if p.read_bytes() != (root / p.relative_to(work)).read_bytes()
+    ]
     assert not dirty, 'run `nbdev-clean`'
 
 
 def test_library_knows_no_machine(root):
     "No path of the machine that it was written on, and nothing from outside the repository, in what users get to see."
-    pages = [root/'README.md', root/'CHANGELOG.md', root/'CONTRIBUTING.md',
-             *(p for p in (root/'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(root).parts))]
-    found = {p.name: re.findall(r'/work/\S*|/root/\S*|/home/\w\S*|\bshared/\S*', p.read_text(encoding='utf-8'))
-             for p in [*(root/'llm2llm').rglob('*.py'), *pages]}
+    pages = [
+        root / 'README.md',
+        root / 'CHANGELOG.md',
+        root / 'CONTRIBUTING.md',
+        *(
+            p
+            for p in (root / 'nbs').rglob('*.ipynb')
+            if not any(part[0] in '._' for part in p.relative_to(root).parts)
+        ),
+    ]
+    found = {
+        p.name: re.findall(r'/work/\S*|/root/\S*|/home/\w\S*|\bshared/\S*', p.read_text(encoding='utf-8'))
+        for p in [*(root / 'llm2llm').rglob('*.py'), *pages]
+    }
     assert not {name: hits for name, hits in found.items() if hits}
 
 
@@ -175,10 +237,16 @@ def test_wheel(wheel, root):
     names = set(wheel.namelist())
     modules = {p.relative_to(root).as_posix() for p in (root/'llm2llm').rglob('*.py')}
     base = {f'llm2llm/mini_base/{p.name}' for p in (root/'llm2llm/mini_base').glob('*')}
-    assert {'llm2llm/mini_base/config.json', 'llm2llm/mini_base/model.safetensors', 'llm2llm/mini_base/tokenizer.json'} <= base
+    assert {
+        'llm2llm/mini_base/config.json',
+        'llm2llm/mini_base/model.safetensors',
+        'llm2llm/mini_base/tokenizer.json',
+    } <= base
     texts = {f'llm2llm/mini/{name}.json' for name in ('gsm', 'intent')}
     pages = {p.relative_to(root).as_posix() for p in (root/'llm2llm/templates').glob('*')}
-    assert names == modules | base | texts | pages | {'llm2llm/ledger.html'} | {n for n in names if '.dist-info/' in n}
+    assert names == modules | base | texts | pages | {'llm2llm/ledger.html'} | {
+        n for n in names if '.dist-info/' in n
+    }
     assert any(n.endswith('licenses/LICENSE') for n in names)
     assert sum(i.file_size for i in wheel.infolist()) < 8_000_000
     points = wheel.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
@@ -186,8 +254,20 @@ def test_wheel(wheel, root):
 
 
 def test_top_level_files(root):
-    for name in ('LICENSE', 'CHANGELOG.md', 'CONTRIBUTING.md', 'Makefile', 'README.md', 'constraints.txt', 'settings.ini', 'setup.py',
-                 '_quarto.yml', '.gitignore', '.ci/run'): assert (root/name).is_file(), name
+    for name in (
+        'LICENSE',
+        'CHANGELOG.md',
+        'CONTRIBUTING.md',
+        'Makefile',
+        'README.md',
+        'constraints.txt',
+        'settings.ini',
+        'setup.py',
+        '_quarto.yml',
+        '.gitignore',
+        '.ci/run',
+    ):
+        assert (root / name).is_file(), name
     assert os.access(root/'.ci/run', os.X_OK)
     assert 'Apache License' in (root/'LICENSE').read_text()[:200]
 

@@ -9,20 +9,44 @@ from transformers import LlamaConfig
 def shape(tmp_path_factory):
     "The config of a model of 7 billion parameters, without weights or tokenizer"
     folder = tmp_path_factory.mktemp('shape')/'seven'
-    LlamaConfig(vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=4096,
-                architectures=['LlamaForCausalLM']).save_pretrained(folder)
+    LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=4096,
+        intermediate_size=11_008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        max_position_embeddings=4096,
+        architectures=['LlamaForCausalLM'],
+    ).save_pretrained(folder)
     return folder
 
 
-def planned(run, *words): return json.loads(run(sys.executable, '-m', 'llm2llm', 'estimate', *words, '--json').stdout)
+def planned(run, *words):
+    return json.loads(run(sys.executable, '-m', 'llm2llm', 'estimate', *words, '--json').stdout)
 
 
 def test_a_plan_needs_a_config_alone(run, shape):
-    found = planned(run, '--student', shape, '--gpu', '24GB', '--student.max_length', '1024', '--student.batch_size', '4', '--student.quantization', 'nf4')
+    found = planned(
+        run,
+        '--student',
+        shape,
+        '--gpu',
+        '24GB',
+        '--student.max_length',
+        '1024',
+        '--student.batch_size',
+        '4',
+        '--student.quantization',
+        'nf4',
+    )
     assert list(found) == ['student']
     p = found['student']
-    assert p['fits'] and p['settings']['per_device_train_batch_size'] == 4 and 3.5e9 < p['training']['weights'] < 4e9
-    assert 5e9 < p['peak']['training'] < 8e9   # LLaMA-Factory's public table has 7 to 9 GB for such a training
+    assert (
+        p['fits']
+        and p['settings']['per_device_train_batch_size'] == 4
+        and 3.5e9 < p['training']['weights'] < 4e9
+    )
+    assert 5e9 < p['peak']['training'] < 8e9  # LLaMA-Factory's public table has 7 to 9 GB for such a training
 
 
 def test_settings_that_fit_are_proposed_or_it_says_what_does_not(run, shape):
@@ -30,25 +54,67 @@ def test_settings_that_fit_are_proposed_or_it_says_what_does_not(run, shape):
     assert found['fits'] and found['changes'] and found['settings']['quantization'] == 'nf4'
     done = run(sys.executable, '-m', 'llm2llm', 'estimate', '--student', shape, '--fit', '3GB', status=2)
     assert 'does not fit' in done.stderr and 'weights' in done.stderr
-    assert "unknown GPU '4091'" in run(sys.executable, '-m', 'llm2llm', 'estimate', '--student', shape, '--gpu', '4091', status=2).stderr
+    assert (
+        "unknown GPU '4091'"
+        in run(
+            sys.executable, '-m', 'llm2llm', 'estimate', '--student', shape, '--gpu', '4091', status=2
+        ).stderr
+    )
 
 
 def test_teacher_and_student_in_one(run, shape):
-    found = planned(run, '--student', shape, '--gpu', '4090', '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')
+    found = planned(
+        run,
+        '--student',
+        shape,
+        '--gpu',
+        '4090',
+        '--task',
+        'mini-gsm',
+        '--teacher',
+        'api',
+        '--teacher.model',
+        'gpt-4.1-mini',
+    )
     assert list(found) == ['student', 'teacher'] and found['student']['work']['rows'] == 64
     assert found['student']['seconds']['training'][1] > 1 and found['teacher']['usd']['likely'] > 0
-    assert list(planned(run, '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')) == ['teacher']
+    assert list(
+        planned(run, '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')
+    ) == ['teacher']
     assert 'say what to price' in run(sys.executable, '-m', 'llm2llm', 'estimate', status=2).stderr
 
 
 def test_the_gpu_script_works(tmp_path, root):
     "With a tiny model on the CPU; what a GPU alone can show is left out"
-    command = [sys.executable, str(root/'nbs/results/gpu.py'), '--shapes', 'tiny', '--device', 'cpu', '--out', str(tmp_path/'out'), '--work', str(tmp_path/'work')]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    command = [
+        sys.executable,
+        str(root / 'nbs/results/gpu.py'),
+        '--shapes',
+        'tiny',
+        '--device',
+        'cpu',
+        '--out',
+        str(tmp_path / 'out'),
+        '--work',
+        str(tmp_path / 'work'),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=500, env=os.environ | dict(OMP_NUM_THREADS='1')
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path/'out'/'cpu.json').read_text())
     assert not [f for f in found if 'error' in f], found
-    assert {(f['what'], f['way']) for f in found} >= {('training', 'plain'), ('training', 'ours'), ('answers', 'ours'), ('round', 'ours')}
-    assert all(f['tokens_per_second'] > 0 for f in found if f['what'] == 'training') and next(f for f in found if f['way'] == 'ours' and f['what'] == 'training')['planned']
+    assert {(f['what'], f['way']) for f in found} >= {
+        ('training', 'plain'),
+        ('training', 'ours'),
+        ('answers', 'ours'),
+        ('round', 'ours'),
+    }
+    assert (
+        all(f['tokens_per_second'] > 0 for f in found if f['what'] == 'training')
+        and next(f for f in found if f['way'] == 'ours' and f['what'] == 'training')['planned']
+    )
     again = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert again.returncode == 0 and all('left out' in line for line in again.stdout.splitlines())   # nothing is measured twice
+    assert again.returncode == 0 and all(
+        'left out' in line for line in again.stdout.splitlines()
+    )  # nothing is measured twice

@@ -1,4 +1,5 @@
 "Two processes under torchrun do the run that one does: same rows, same decisions, weights equal but for rounding."
+
 import json, os, subprocess, sys
 
 import pytest
@@ -6,14 +7,35 @@ from safetensors.torch import load_file
 
 from llm2llm.store.folder import read_jsonl
 
-WORDS = ['--task', 'mini-gsm', '--task.n_seed', '61', '--rounds', '1', '--max_per_seed_row', '2', '--test_every_round', '--student.device', 'cpu']
+WORDS = [
+    '--task',
+    'mini-gsm',
+    '--task.n_seed',
+    '61',
+    '--rounds',
+    '1',
+    '--max_per_seed_row',
+    '2',
+    '--test_every_round',
+    '--student.device',
+    'cpu',
+]
 
 
 def launch(folder, words, processes):
     "One run; what it printed"
-    command = [sys.executable, '-m'] + (['torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '-m'] if processes > 1 else [])
-    done = subprocess.run([*command, 'llm2llm', 'run', *words, '--output_dir', str(folder)], capture_output=True, text=True, timeout=500,
-                          env=os.environ | dict(OMP_NUM_THREADS='1'))
+    command = [sys.executable, '-m'] + (
+        ['torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '-m']
+        if processes > 1
+        else []
+    )
+    done = subprocess.run(
+        [*command, 'llm2llm', 'run', *words, '--output_dir', str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ | dict(OMP_NUM_THREADS='1'),
+    )
     return done
 
 
@@ -28,7 +50,8 @@ def test_two_processes_make_the_run_of_one(tmp_path, extra):
     assert files == sorted(p.relative_to(two).as_posix() for p in two.rglob('*') if p.is_file())
     assert len(read_jsonl(one/'round_01/train.jsonl')) > 61
     for f in files:  # everything that decides is the same to the byte
-        if f.endswith(('train.jsonl', 'answers.jsonl', 'candidates.jsonl')): assert (one/f).read_bytes() == (two/f).read_bytes(), f
+        if f.endswith(('train.jsonl', 'answers.jsonl', 'candidates.jsonl')):
+            assert (one / f).read_bytes() == (two / f).read_bytes(), f
     for r in range(2):
         a, b = (json.loads((p/f'round_{r:02}/metrics.json').read_text()) for p in (one, two))
         assert abs(a.pop('loss')-b.pop('loss')) < 1e-3 and a['steps'] > 10
@@ -68,9 +91,31 @@ print([c.text for c in said])
 '''
     (tmp_path/'draw.py').write_text(code)
     out = []
-    accelerate = ['-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
-    for n, words in ((1, []), (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']), (2, accelerate)):
-        done = subprocess.run([sys.executable, *words, str(tmp_path/'draw.py'), str(n)], capture_output=True, text=True, timeout=300, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    accelerate = [
+        '-m',
+        'accelerate.commands.launch',
+        '--multi_gpu',
+        '--num_processes',
+        '2',
+        '--num_machines',
+        '1',
+        '--mixed_precision',
+        'no',
+        '--dynamo_backend',
+        'no',
+    ]
+    for n, words in (
+        (1, []),
+        (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']),
+        (2, accelerate),
+    ):
+        done = subprocess.run(
+            [sys.executable, *words, str(tmp_path / 'draw.py'), str(n)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | dict(OMP_NUM_THREADS='1'),
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         out.append(done.stdout)
     assert out[0] == out[1] == out[2]

@@ -3,11 +3,26 @@ import hashlib, json, random, resource, signal, subprocess, sys, time
 
 import pytest
 
-FLAGS = ['--task', 'mini-gsm', '--student', 'mini', '--teacher', 'mini', '--task.n_seed', '12', '--rounds', '2', '--student.num_train_epochs', '2', '--test_every_round']
+FLAGS = [
+    '--task',
+    'mini-gsm',
+    '--student',
+    'mini',
+    '--teacher',
+    'mini',
+    '--task.n_seed',
+    '12',
+    '--rounds',
+    '2',
+    '--student.num_train_epochs',
+    '2',
+    '--test_every_round',
+]
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
 
 
-def command(out, *more): return [sys.executable, '-m', 'llm2llm', 'run', *FLAGS, '--output_dir', str(out), *more]
+def command(out, *more):
+    return [sys.executable, '-m', 'llm2llm', 'run', *FLAGS, '--output_dir', str(out), *more]
 
 
 def content(folder):
@@ -42,10 +57,18 @@ def test_killed_at_any_instant(whole, tmp_path):
     "Killed a random moment after each of these results, again and again on the same folder: the same bytes as an uninterrupted run"
     out, _ = whole
     moments, kills = random.Random(0), 0
-    for mark in ('run.json', 'round_00/train.jsonl', 'round_00/student', 'round_00/candidates.jsonl', 'round_01/answers.jsonl', 'round_02/student'):
-        p = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while p.poll() is None and not (tmp_path/'run'/mark).exists(): time.sleep(.01)
-        time.sleep(moments.uniform(0, .3))
+    for mark in (
+        'run.json',
+        'round_00/train.jsonl',
+        'round_00/student',
+        'round_00/candidates.jsonl',
+        'round_01/answers.jsonl',
+        'round_02/student',
+    ):
+        p = subprocess.Popen(command(tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while p.poll() is None and not (tmp_path / 'run' / mark).exists():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
         p.kill()
         kills += p.wait() == -signal.SIGKILL
     assert kills >= 4, f'only {kills} of 6 runs were interrupted'
@@ -66,7 +89,11 @@ def test_killed_inside_each_kind_of_write(whole, tmp_path):
             "os.replace = replace\n"
             "sys.exit(main(sys.argv[2:]))\n")
     for at in (3, 8, 14):
-        res = subprocess.run([sys.executable, '-c', code, str(at), *command(tmp_path/'run')[3:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        res = subprocess.run(
+            [sys.executable, '-c', code, str(at), *command(tmp_path / 'run')[3:]],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         assert res.returncode == -signal.SIGKILL, res.stderr.decode()
     subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
     assert content(tmp_path/'run') == content(out)
@@ -76,14 +103,21 @@ def test_other_settings_are_refused(whole, run):
     out, _ = whole
     before = content(out)
     res = run(*command(out, '--seed', '5'), status=2)
-    assert 'seed = 0, and this one has seed = 5' in res.stderr.replace('task.', '') or 'task.rows' in res.stderr
+    assert (
+        'seed = 0, and this one has seed = 5' in res.stderr.replace('task.', '') or 'task.rows' in res.stderr
+    )
     res = run(*command(out, '--max_per_seed_row', '2'), status=2)
-    assert 'max_per_seed_row = None, and this one has max_per_seed_row = 2' in res.stderr and 'Traceback' not in res.stderr
+    assert (
+        'max_per_seed_row = None, and this one has max_per_seed_row = 2' in res.stderr
+        and 'Traceback' not in res.stderr
+    )
     assert content(out) == before
 
 
 def test_two_processes(tmp_path, run):
-    first = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command(tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path/'run'/'run.json').exists():
         assert first.poll() is None, first.stderr.read()
         time.sleep(.05)
@@ -103,7 +137,12 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
     # a shell shows 130 for both: Python ends itself by the signal where the interrupt met an `exec`, as imports are full of
-    assert p.returncode in (130, -signal.SIGINT) and 'Resume with: llm2llm run' in err and str(tmp_path/'run') in err and 'Traceback' not in err
+    assert (
+        p.returncode in (130, -signal.SIGINT)
+        and 'Resume with: llm2llm run' in err
+        and str(tmp_path / 'run') in err
+        and 'Traceback' not in err
+    )
     assert not list((tmp_path/'run').rglob('*.partial'))
 
 
@@ -112,7 +151,9 @@ def test_full_disk(whole, tmp_path):
     out, _ = whole
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     res = subprocess.run(command(tmp_path/'run'), preexec_fn=limit, capture_output=True, text=True)
-    assert res.returncode == 2 and 'nothing is half-written' in res.stderr and 'Traceback' not in res.stderr, res.stderr
+    assert (
+        res.returncode == 2 and 'nothing is half-written' in res.stderr and 'Traceback' not in res.stderr
+    ), res.stderr
     assert not list((tmp_path/'run').rglob('*.partial'))
     subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
     assert content(tmp_path/'run') == content(out)
@@ -133,15 +174,22 @@ class Short(Rule):
 
 def test_a_run_resumes_under_its_own_rule_alone(tmp_path, run):
     "A rule in a file of the user's: resumed wherever the file is, refused with other code or another rule"
-    for name,source in dict(mine=RULE, other=RULE.replace('return len', 'return -len')).items(): (tmp_path/f'{name}.py').write_text(source)
+    for name, source in dict(mine=RULE, other=RULE.replace('return len', 'return -len')).items():
+        (tmp_path / f'{name}.py').write_text(source)
     words = [w for w in command(tmp_path/'run') if w != '--test_every_round']
     run(*words, '--select', tmp_path/'mine.py:Short')
     made, log = content(tmp_path/'run'), (tmp_path/'run'/'log.jsonl').read_bytes()
     settings = json.loads((tmp_path/'run'/'run.json').read_text())['settings']
-    assert settings['select'] == 'Short' and settings['rule']['made_by'] == 'mine.py:Short' and str(tmp_path) not in json.dumps(settings)
+    assert (
+        settings['select'] == 'Short'
+        and settings['rule']['made_by'] == 'mine.py:Short'
+        and str(tmp_path) not in json.dumps(settings)
+    )
     (tmp_path/'there').mkdir()
     (tmp_path/'mine.py').rename(tmp_path/'there'/'moved.py')
     run(*words, '--select', 'moved.py:Short', cwd=tmp_path/'there')
     assert content(tmp_path/'run') == made and (tmp_path/'run'/'log.jsonl').read_bytes() == log
     assert 'holds a run with rule.code' in run(*words, '--select', tmp_path/'other.py:Short', status=2).stderr
-    assert "holds a run with select = 'Short', and this one has select = 'wrong'" in run(*words, status=2).stderr
+    assert (
+        "holds a run with select = 'Short', and this one has select = 'wrong'" in run(*words, status=2).stderr
+    )

@@ -1,4 +1,5 @@
 "What nbs/03_student/06_student.ipynb cannot show: other processes, broken model folders, memory that runs out."
+
 import json, os, shutil, subprocess, sys
 
 import pytest
@@ -15,9 +16,17 @@ from llm2llm.student.settings import default_learning_rate
 from llm2llm.student.student import Student
 from llm2llm.student.tokens import encode_chats, encode_prompts
 
-ROWS = [(f'{q}\nIntent:', f' {a}') for q,a in [
-    ('play some jazz', 'PlayMusic'), ('put on the new record by nina', 'PlayMusic'), ('rain tomorrow?', 'GetWeather'),
-    ('how cold will it be in oslo on sunday', 'GetWeather'), ('a table for two', 'BookRestaurant'), ('dinner near the harbour', 'BookRestaurant')]]
+ROWS = [
+    (f'{q}\nIntent:', f' {a}')
+    for q, a in [
+        ('play some jazz', 'PlayMusic'),
+        ('put on the new record by nina', 'PlayMusic'),
+        ('rain tomorrow?', 'GetWeather'),
+        ('how cold will it be in oslo on sunday', 'GetWeather'),
+        ('a table for two', 'BookRestaurant'),
+        ('dinner near the harbour', 'BookRestaurant'),
+    ]
+]
 LABELS = tuple(sorted({c for _,c in ROWS}))
 
 
@@ -33,12 +42,32 @@ def tiny(folder, end='<end>', pad='<pad>', add_end=False):
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = bytes_, decoders.ByteLevel()
-    t.train_from_iterator([p+c for p,c in ROWS], trainers.BpeTrainer(vocab_size=400, special_tokens=['<end>', '<pad>', '<unk>'],
-                          initial_alphabet=bytes_.alphabet(), show_progress=False))
-    if add_end: t.post_processor = processors.TemplateProcessing(single='<end> $A <end>', special_tokens=[('<end>', 0)])
+    t.train_from_iterator(
+        [p + c for p, c in ROWS],
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=['<end>', '<pad>', '<unk>'],
+            initial_alphabet=bytes_.alphabet(),
+            show_progress=False,
+        ),
+    )
+    if add_end:
+        t.post_processor = processors.TemplateProcessing(
+            single='<end> $A <end>', special_tokens=[('<end>', 0)]
+        )
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=t.get_vocab_size(), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-                                 max_position_embeddings=256, tie_word_embeddings=True, eos_token_id=0)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=t.get_vocab_size(),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=0,
+        )
+    ).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=t, eos_token=end, pad_token=pad).save_pretrained(folder)
     return folder
 
@@ -78,23 +107,34 @@ def test_processes_agree_and_are_silent(base, tmp_path):
         cwd.mkdir()
         tmp.mkdir()
         env = dict(os.environ, PYTHONHASHSEED=n, TMPDIR=str(tmp))
-        done = subprocess.run([sys.executable, '-c', SCRIPT, str(base), str(out)], cwd=cwd, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, '-c', SCRIPT, str(base), str(out)],
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
         assert not list(cwd.iterdir()) and not list(tmp.iterdir())
         runs.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob('*.*')})
     assert runs[0] == runs[1]
-    assert {f'{n}/{f}' for n in ('adapter', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')} < set(runs[0])
+    assert {
+        f'{n}/{f}' for n in ('adapter', 'nf4') for f in ('adapter_config.json', 'adapter_model.safetensors')
+    } < set(runs[0])
 
 
 def test_answering_needs_no_training_libraries(base):
-    code = ("import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora_r=0); s.generate(['x'], max_new_tokens=2);"
-            "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])")
+    code = (
+        "import sys, torch; from llm2llm.student.student import Student; s = Student(sys.argv[1], lora_r=0); s.generate(['x'], max_new_tokens=2);"
+        "print([m for m in ('trl','peft','datasets','bitsandbytes') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, '-c', code, str(base)], capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
 
 
 def test_folder_without_end_token(tmp_path):
-    with pytest.raises(StudentError, match='no end-of-text token.*<end>'): Student(tiny(tmp_path/'m', end=None))
+    with pytest.raises(StudentError, match='no end-of-text token.*<end>'):
+        Student(tiny(tmp_path / 'm', end=None))
 
 
 def test_folder_without_pad_token(tmp_path):
@@ -118,9 +158,17 @@ def test_tokenizer_that_ends_every_text(tmp_path):
 def test_habits_of_the_base_are_left_behind(base, learnt, tmp_path):
     "Sampling and penalties in a base's generation_config.json do not touch greedy answers"
     learnt.save(tmp_path/'m')
-    (tmp_path/'m'/'generation_config.json').write_text(json.dumps(dict(do_sample=True, temperature=5., repetition_penalty=9., max_length=20, eos_token_id=[0])))
+    (tmp_path / 'm' / 'generation_config.json').write_text(
+        json.dumps(
+            dict(do_sample=True, temperature=5.0, repetition_penalty=9.0, max_length=20, eos_token_id=[0])
+        )
+    )
     s = Student(tmp_path/'m', lora_r=0)
-    assert s.generate([p for p,_ in ROWS], max_new_tokens=12) == learnt.generate([p for p,_ in ROWS], max_new_tokens=12) == [Completion(c) for _,c in ROWS]
+    assert (
+        s.generate([p for p, _ in ROWS], max_new_tokens=12)
+        == learnt.generate([p for p, _ in ROWS], max_new_tokens=12)
+        == [Completion(c) for _, c in ROWS]
+    )
 
 
 @pytest.mark.parametrize('broken', ['empty', 'no weights', 'cut weights', 'not json', 'no tokenizer', 'other tokenizer'])
@@ -129,7 +177,8 @@ def test_broken_folders(base, tmp_path, broken):
     shutil.copytree(base, m)
     if broken == 'empty': [p.unlink() for p in m.iterdir()]
     if broken == 'no weights': (m/'model.safetensors').unlink()
-    if broken == 'cut weights': (m/'model.safetensors').write_bytes((m/'model.safetensors').read_bytes()[:1000])
+    if broken == 'cut weights':
+        (m / 'model.safetensors').write_bytes((m / 'model.safetensors').read_bytes()[:1000])
     if broken == 'not json': (m/'config.json').write_text('{')
     if broken == 'no tokenizer': [p.unlink() for p in m.glob('tokenizer*')]
     if broken == 'other tokenizer':
@@ -137,7 +186,8 @@ def test_broken_folders(base, tmp_path, broken):
         (m/'config.json').write_text(json.dumps(config|dict(vocab_size=100)))
     with pytest.raises(StudentError) as e: Student(m).load_base()
     assert len(e.value.args[0].splitlines()) == 1
-    if broken in ('empty', 'no tokenizer'): assert f"no {dict(empty='config.json').get(broken, 'tokenizer')}" in str(e.value)
+    if broken in ('empty', 'no tokenizer'):
+        assert f"no {dict(empty='config.json').get(broken, 'tokenizer')}" in str(e.value)
 
 
 @pytest.mark.parametrize('quantization', [None, 'nf4'])
@@ -153,7 +203,9 @@ def test_weights_that_would_stay_random(base, tmp_path, quantization, change, sa
 @pytest.mark.parametrize('kind', ['bert', 't5', 'vit'])
 def test_models_that_do_not_write(base, tmp_path, kind):
     shutil.copytree(base, tmp_path/'m')
-    (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text())|dict(model_type=kind)))
+    (tmp_path / 'm' / 'config.json').write_text(
+        json.dumps(json.loads((base / 'config.json').read_text()) | dict(model_type=kind))
+    )
     with pytest.raises(StudentError, match=f"type '{kind}', which does not write"): Student(tmp_path/'m')
 
 
@@ -164,7 +216,9 @@ def test_loading_an_adapter_first_is_silent(base, tmp_path):
         s.train(ROWS)
         s.save(out := tmp_path/f'a{len(how)}')
         code = f"import sys; from llm2llm.student.student import Student; Student(sys.argv[1], lora_r=4, **{how}).load(sys.argv[2])"
-        done = subprocess.run([sys.executable, '-c', code, str(base), str(out)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, '-c', code, str(base), str(out)], capture_output=True, text=True
+        )
         assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
@@ -187,7 +241,9 @@ def test_memory_runs_out(learnt, monkeypatch):
     monkeypatch.setattr(learnt, 'per_device_eval_batch_size', None)
     assert [a.text for a in learnt.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
     assert sizes == [6, 3, 2, 2, 2] and learnt.per_device_eval_batch_size is None  # found anew next time
-    monkeypatch.setattr(Decoder, 'choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory')))
+    monkeypatch.setattr(
+        Decoder, 'choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory'))
+    )
     with pytest.raises(StudentError, match='smaller max_length'): learnt.generate([ROWS[0][0]], [LABELS])
 
 
@@ -207,8 +263,19 @@ def test_sliding_windows_are_read_again(base, tmp_path):
     from transformers import MistralConfig, MistralForCausalLM
     shutil.copytree(base, tmp_path/'m')
     torch.manual_seed(1)
-    MistralForCausalLM(MistralConfig(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, sliding_window=4, eos_token_id=0)).save_pretrained(tmp_path/'m')
+    MistralForCausalLM(
+        MistralConfig(
+            vocab_size=400,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            sliding_window=4,
+            eos_token_id=0,
+        )
+    ).save_pretrained(tmp_path / 'm')
     s = Student(tmp_path/'m', lora_r=0)
     deep = tuple(f' {a}{b}{c}' for a in 'AB' for b in 'CD' for c in 'EFG')
     prompts = [p for p,_ in ROWS]
@@ -217,7 +284,17 @@ def test_sliding_windows_are_read_again(base, tmp_path):
 
 def test_micro_batches_make_the_same_steps(base):
     "Split batches give the same weights up to rounding"
-    whole, split = (Student(base, lora_r=0, learning_rate=1e-3, num_train_epochs=3, batch_size=4, per_device_train_batch_size=m) for m in (None, 2))
+    whole, split = (
+        Student(
+            base,
+            lora_r=0,
+            learning_rate=1e-3,
+            num_train_epochs=3,
+            batch_size=4,
+            per_device_train_batch_size=m,
+        )
+        for m in (None, 2)
+    )
     a, b = whole.train(ROWS), split.train(ROWS)
     assert a['steps'] == b['steps'] == 6
     assert a['loss'] == pytest.approx(b['loss'], rel=1e-4)
@@ -248,7 +325,8 @@ def test_bad_rows(base):
     for rows in ([], [('a',)], [('a', None)], ['ab'[:1]]):
         with pytest.raises(DataError): s.train(rows)
     with pytest.raises(DataError, match='training row 1.*max_length'): s.train([ROWS[0], ('q', ' word'*400)])
-    with pytest.raises(DataError, match=r"training row seed.csv:9 \('q'\).*max_length"): s.train([ROWS[0], ('q', ' word'*400)], names=['seed.csv:3', 'seed.csv:9'])
+    with pytest.raises(DataError, match=r"training row seed.csv:9 \('q'\).*max_length"):
+        s.train([ROWS[0], ('q', ' word' * 400)], names=['seed.csv:3', 'seed.csv:9'])
     with pytest.raises(DataError, match='6 training rows but 1 names'): s.train(ROWS, names=['a'])
     with pytest.raises(SettingError): s.train(ROWS, init_from='fresh')
     with pytest.raises(SettingError): s.train(ROWS, max_steps=0)
@@ -294,7 +372,9 @@ def test_batches_of_other_configurations():
         sizes = [rows_that_fit(AutoConfig.for_model(kind), 512, n*10**9) for n in (0, 4, 40, 4000)]
         assert sizes[0] == 1 and sizes == sorted(sizes) and sizes[-1] == 256
     bare = type('Config', (), dict(hidden_size=4096, vocab_size=1000, num_key_value_heads=[8]*32))
-    assert rows_that_fit(bare, 512, 10**10) == 16  # as if every number of the width had a key and a value, in 32 layers
+    assert (
+        rows_that_fit(bare, 512, 10**10) == 16
+    )  # as if every number of the width had a key and a value, in 32 layers
 
 
 def test_drawn_answers_do_not_depend_on_the_batch(base):
@@ -306,7 +386,9 @@ def test_drawn_answers_do_not_depend_on_the_batch(base):
         for size in (1, 3, 64):
             s.per_device_eval_batch_size = size
             said.append(s.generate(prompts, options, 12, temperature=.9, top_p=.95, seeds=seeds))
-        back = s.generate(prompts[::-1], options and options[::-1], 12, temperature=.9, top_p=.95, seeds=seeds[::-1])
+        back = s.generate(
+            prompts[::-1], options and options[::-1], 12, temperature=0.9, top_p=0.95, seeds=seeds[::-1]
+        )
         assert said[0] == said[1] == said[2] == back[::-1]
         other = s.generate(prompts, options, 12, temperature=.9, top_p=.95, seeds=[s+100 for s in seeds])
         assert sum(a != b for a,b in zip(said[0], other)) > 6
@@ -333,19 +415,30 @@ def test_on_completion_is_called_in_the_callers_thread_and_stops_it(learnt, monk
     told = []
     def tell(i, c):
         told.append((i, c.text, threading.current_thread(), torch.is_grad_enabled()))
-        if len(told) == 4: raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
-    with pytest.raises(torch.OutOfMemoryError, match='not the batch'): learnt.generate([p for p,_ in ROWS], [LABELS]*6, on_completion=tell)
-    assert len(told) == 4 and all(t == (i, ROWS[i][1], threading.main_thread(), True) for i,*_ in told for t in told if t[0] == i)
+        if len(told) == 4:
+            raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
+
+    with pytest.raises(torch.OutOfMemoryError, match='not the batch'):
+        learnt.generate([p for p, _ in ROWS], [LABELS] * 6, on_completion=tell)
+    assert len(told) == 4 and all(
+        t == (i, ROWS[i][1], threading.main_thread(), True) for i, *_ in told for t in told if t[0] == i
+    )
 
 
 @pytest.mark.parametrize('how', [dict(lora_r=16), dict(lora_r=16, quantization='nf4'), dict(lora_r=16, dtype='bfloat16')])
 def test_a_student_that_only_writes(base, how):
     "Answers without any training, and again after the memory was given back"
     s = Student(base, **how)
-    first = s.generate(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.generate(['a'], [LABELS])
+    first = (
+        s.generate(['a', 'play some'], max_new_tokens=6, temperature=1.0, seeds=[1, 2]),
+        s.generate(['a'], [LABELS]),
+    )
     s.free()
     assert s.model is None
-    assert first == (s.generate(['a', 'play some'], max_new_tokens=6, temperature=1., seeds=[1, 2]), s.generate(['a'], [LABELS]))
+    assert first == (
+        s.generate(['a', 'play some'], max_new_tokens=6, temperature=1.0, seeds=[1, 2]),
+        s.generate(['a'], [LABELS]),
+    )
     assert s.model is s._plain and s.trained == 0
 
 
@@ -375,28 +468,62 @@ def test_chats(base, template, kind):
     names = ['<|im_start|>', '<|im_end|>', '<|start|>', '<|stop|>', '<|eot|>', '<turn>', '<s>']
     if kind == 'bytes': tokenizer = AutoTokenizer.from_pretrained(base)
     else:  # words with a space before them, and a space before the text
-        t = Tokenizer(models.Unigram([('<unk>', 0.), ('</s>', 0.), *[(n, 0.) for n in names], *[(chr(c), -5.) for c in range(33, 127)],
-                                      ('▁', -3.), ('\n', -3.), ('▁some', -4.), ('s>', -4.), ('user', -4.)], unk_id=0))
-        t.pre_tokenizer, t.decoder = pre_tokenizers.Metaspace(prepend_scheme='first'), decoders.Metaspace(prepend_scheme='first')
+        t = Tokenizer(
+            models.Unigram(
+                [
+                    ('<unk>', 0.0),
+                    ('</s>', 0.0),
+                    *[(n, 0.0) for n in names],
+                    *[(chr(c), -5.0) for c in range(33, 127)],
+                    ('▁', -3.0),
+                    ('\n', -3.0),
+                    ('▁some', -4.0),
+                    ('s>', -4.0),
+                    ('user', -4.0),
+                ],
+                unk_id=0,
+            )
+        )
+        t.pre_tokenizer, t.decoder = (
+            pre_tokenizers.Metaspace(prepend_scheme='first'),
+            decoders.Metaspace(prepend_scheme='first'),
+        )
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='</s>', unk_token='<unk>')
     tokenizer.add_special_tokens(dict(bos_token='<s>', extra_special_tokens=names))
     tokenizer.chat_template = template
     system = template != GEMMA
     roles = ['system']*system + ['user', 'assistant', 'user']
     chats = [[dict(role=r, content=CONTENTS[(i+k) % 6]) for k,r in enumerate(roles)] for i in range(6)]
-    plain = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False) for c in chats]
+    plain = [
+        tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=True, return_dict=False)
+        for c in chats
+    ]
     assert encode_chats(tokenizer, chats) == plain
     specials, n = set(tokenizer.convert_tokens_to_ids([*names, tokenizer.eos_token])), len(tokenizer)
-    bad = [[dict(m, content=m['content'].strip()+'<|eot|>'+''.join(names)+' '+tokenizer.eos_token+'!') for m in c] for c in chats]
-    for ids, clean, c in zip(encode_chats(tokenizer, bad), plain, bad):  # no special token more than the template's own
+    bad = [
+        [
+            dict(
+                m, content=m['content'].strip() + '<|eot|>' + ''.join(names) + ' ' + tokenizer.eos_token + '!'
+            )
+            for m in c
+        ]
+        for c in chats
+    ]
+    for ids, clean, c in zip(
+        encode_chats(tokenizer, bad), plain, bad
+    ):  # no special token more than the template's own
         assert [i for i in ids if i in specials] == [i for i in clean if i in specials] and max(ids) < n
-        if kind == 'bytes': assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
+        if kind == 'bytes':
+            assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.apply_chat_template(
+                c, add_generation_prompt=True, tokenize=False
+            )
     assert encode_chats(tokenizer, [chats[0], bad[0]])[0] == plain[0] and len(tokenizer) == n
     if system: return
     asked = [dict(role='system', content='Be brief.'), *chats[0]]
     folded = [dict(role='user', content='Be brief.\n\n'+chats[0][0]['content']), *chats[0][1:]]
     assert encode_chats(tokenizer, [asked]) == encode_chats(tokenizer, [folded]) and asked[1] == chats[0][0]
-    with pytest.raises(StudentError, match='refuses messages of user, user: roles must alternate'): encode_chats(tokenizer, [[chats[0][0]]*2])
+    with pytest.raises(StudentError, match='refuses messages of user, user: roles must alternate'):
+        encode_chats(tokenizer, [[chats[0][0]] * 2])
 
 
 def test_answering_a_chat(learnt, base):
@@ -409,7 +536,9 @@ def test_answering_a_chat(learnt, base):
     assert s.generate(chats, max_new_tokens=12) == [Completion(c) for _,c in ROWS]
     assert s.generate(chats, [LABELS]*6) == [Completion(c) for _,c in ROWS]
     asked = [[dict(role='system', content='Be brief.'), *c] for c in chats]
-    assert s.generate(asked, max_new_tokens=12) == s.generate(['Be brief.\n\n'+p for p,_ in ROWS], max_new_tokens=12)
+    assert s.generate(asked, max_new_tokens=12) == s.generate(
+        ['Be brief.\n\n' + p for p, _ in ROWS], max_new_tokens=12
+    )
     with pytest.raises(DataError, match='in two calls'): s.generate([chats[0], 'a'])
 
 
@@ -419,11 +548,19 @@ def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
     student = Student(mini_base(), lora_r=0, max_steps=10, report_to='tensorboard')
     for r in range(2): student.train([('a', ' b')]*4, label=f'round {r} training')
     files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('events.*'))
-    assert [f.rsplit('/', 1)[0] for f in files] == ['tensorboard/round_0_training', 'tensorboard/round_1_training']
-    assert all((tmp_path/f).stat().st_size > 1000 for f in files) and 'TENSORBOARD_LOGGING_DIR' not in os.environ
+    assert [f.rsplit('/', 1)[0] for f in files] == [
+        'tensorboard/round_0_training',
+        'tensorboard/round_1_training',
+    ]
+    assert (
+        all((tmp_path / f).stat().st_size > 1000 for f in files)
+        and 'TENSORBOARD_LOGGING_DIR' not in os.environ
+    )
     monkeypatch.setenv('TENSORBOARD_LOGGING_DIR', str(tmp_path/'there'))
     student.train([('a', ' b')]*4)
-    assert len(list((tmp_path/'there'/'training').glob('events.*'))) == 1 and os.environ['TENSORBOARD_LOGGING_DIR'] == str(tmp_path/'there')
+    assert len(list((tmp_path / 'there' / 'training').glob('events.*'))) == 1 and os.environ[
+        'TENSORBOARD_LOGGING_DIR'
+    ] == str(tmp_path / 'there')
 
 
 def test_an_installed_packages_model_has_a_short_name(base, tmp_path, monkeypatch):
@@ -433,7 +570,10 @@ def test_an_installed_packages_model_has_a_short_name(base, tmp_path, monkeypatc
     (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
     (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.models]\nshort = mine:folder\n')
     monkeypatch.syspath_prepend(tmp_path)
-    assert Student('short').settings() == Student(base).settings() and Student('short').settings()['model_name_or_path'] == 'tiny'
+    assert (
+        Student('short').settings() == Student(base).settings()
+        and Student('short').settings()['model_name_or_path'] == 'tiny'
+    )
     assert read_config('short').hidden_size == 64
     with pytest.raises(StudentError, match='no model folder longer'): Student('longer')
 
@@ -449,15 +589,32 @@ def test_a_large_base_gets_an_adapter(tmp_path, base):
     "Found from its config, without its weights"
     shutil.copytree(base, tmp_path/'m')
     (tmp_path/'m'/'model.safetensors').unlink()
-    (tmp_path/'m'/'config.json').write_text(json.dumps(json.loads((base/'config.json').read_text()) | dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8)))
+    (tmp_path / 'm' / 'config.json').write_text(
+        json.dumps(
+            json.loads((base / 'config.json').read_text())
+            | dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=8)
+        )
+    )
     assert Student(tmp_path/'m').lora_r == 16
 
 
-OPEN = [dict(training_args=dict(weight_decay=.5)), dict(training_args=dict(warmup_steps=0)), dict(training_args=dict(lr_scheduler_type='constant')),
-        dict(training_args=dict(optim='sgd')), dict(training_args=dict(max_grad_norm=.01)), dict(training_args=dict(label_smoothing_factor=.3)),
-        dict(training_args=dict(loss_type='dft')), dict(training_args=dict(neftune_noise_alpha=5.)), dict(lora_config=dict(use_rslora=True)),
-        dict(lora_config=dict(use_dora=True)), dict(lora_config=dict(init_lora_weights='gaussian')), dict(lora_config=dict(exclude_modules=['q_proj'])),
-        dict(lora_alpha=4), dict(lora_dropout=.3), dict(lora_target_modules='.*q_proj')]
+OPEN = [
+    dict(training_args=dict(weight_decay=0.5)),
+    dict(training_args=dict(warmup_steps=0)),
+    dict(training_args=dict(lr_scheduler_type='constant')),
+    dict(training_args=dict(optim='sgd')),
+    dict(training_args=dict(max_grad_norm=0.01)),
+    dict(training_args=dict(label_smoothing_factor=0.3)),
+    dict(training_args=dict(loss_type='dft')),
+    dict(training_args=dict(neftune_noise_alpha=5.0)),
+    dict(lora_config=dict(use_rslora=True)),
+    dict(lora_config=dict(use_dora=True)),
+    dict(lora_config=dict(init_lora_weights='gaussian')),
+    dict(lora_config=dict(exclude_modules=['q_proj'])),
+    dict(lora_alpha=4),
+    dict(lora_dropout=0.3),
+    dict(lora_target_modules='.*q_proj'),
+]
 
 
 @pytest.fixture(scope='session')
@@ -481,7 +638,9 @@ def test_what_trl_and_peft_can_do_has_an_effect(base, usual, tmp_path, kw):
     other = Student(base, lora_r=8, max_steps=6, batch_size=4, **kw)
     other.load(tmp_path/'a')
     asked = [p for p,_ in ROWS]
-    assert other.weights_digest() == made[0] and other.generate(asked, max_new_tokens=6) == s.generate(asked, max_new_tokens=6)
+    assert other.weights_digest() == made[0] and other.generate(asked, max_new_tokens=6) == s.generate(
+        asked, max_new_tokens=6
+    )
     s.reset()
     assert s.generate(asked, max_new_tokens=6) == Student(base, lora_r=8).generate(asked, max_new_tokens=6)
 
@@ -497,4 +656,5 @@ def test_what_trl_and_peft_can_do_has_an_effect(base, usual, tmp_path, kw):
     ('lora_config', 'task_type', 'SEQ_CLS', 'causal language model'), ('lora_config', 'modules_to_save', ['lm_head'], 'as it is'), ('lora_config', 'r', 4, 'give lora_r'),
     ('lora_config', 'bias', 'all', 'as it is'), ('lora_config', 'init_lora_weights', 'pissa', 'init_lora_weights'), ('lora_config', 'use_rslra', True, "did you mean 'use_rslora'")])
 def test_what_would_break_a_promise_is_refused(base, name, field, value, why):
-    with pytest.raises(SettingError, match=f'{name}.*{why}'): Student(base, lora_r=8, **{name: {field: value}})
+    with pytest.raises(SettingError, match=f'{name}.*{why}'):
+        Student(base, lora_r=8, **{name: {field: value}})

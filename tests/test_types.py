@@ -1,12 +1,16 @@
 "No signature between packages has an argument without a type, or a bare `dict`, `list` or `tuple`; an override has its base's types"
+
 import inspect
 from importlib import import_module
-from pathlib import Path
 
 from conftest import ROOT
 
 HOUSE = ROOT/'llm2llm'
-MODULES = ['.'.join(p.relative_to(ROOT).with_suffix('').parts) for p in sorted(HOUSE.rglob('*.py')) if p.stem not in ('__init__', '__main__', '_modidx')]
+MODULES = [
+    '.'.join(p.relative_to(ROOT).with_suffix('').parts)
+    for p in sorted(HOUSE.rglob('*.py'))
+    if p.stem not in ('__init__', '__main__', '_modidx')
+]
 
 
 def signatures(module):
@@ -18,7 +22,12 @@ def signatures(module):
         bases = {k for c in value.__mro__[1:] if c is not object for k in vars(c)}
         for k, method in vars(value).items():
             if isinstance(method, classmethod): method = method.__func__
-            if inspect.isfunction(method) and (k == '__init__' or not k.startswith('_')) and (k == '__init__' or k not in bases): yield f'{name}.{k}', method
+            if (
+                inspect.isfunction(method)
+                and (k == '__init__' or not k.startswith('_'))
+                and (k == '__init__' or k not in bases)
+            ):
+                yield f'{name}.{k}', method
 
 
 def untyped(function):
@@ -34,5 +43,10 @@ def test_the_test():
 
 
 def test_every_argument_has_a_type():
-    wrong = [f'{m}.{name}({", ".join(its)})' for m in MODULES for name, f in signatures(import_module(m)) if (its := [*untyped(f)])]
+    wrong = [
+        f'{m}.{name}({", ".join(its)})'
+        for m in MODULES
+        for name, f in signatures(import_module(m))
+        if (its := [*untyped(f)])
+    ]
     assert not wrong
