@@ -32,23 +32,23 @@ class APITeacher(LLMTeacher):
     help = 'a language model behind an API'
     @delegates(LLMTeacher)
     def __init__(self,
-        model:str,               # as the endpoint calls it
-        base_url:str|None=None,  # the endpoint; None: OPENAI_BASE_URL, or OpenAI's
+        model:str,                    # as the endpoint calls it
+        base_url:str|None=None,       # the endpoint; None: OPENAI_BASE_URL, or OpenAI's
         api_key:str|Callable[[],str]|None=None, # the key, or a function that gives it; None: the environment
         key_env:str='OPENAI_API_KEY', # the variable that holds the key
-        max_usd:float|None=None, # cap on money for the whole run, USD; at most one request passes it
-        max_requests:int|None=None,  # cap on HTTP requests, those that fail included
-        max_tokens:int|None=None,    # cap on prompt and completion tokens together; likewise
-        max_seconds:float|None=None, # cap on seconds with a request under way
+        max_usd:float|None=None,      # cap on money for the whole run, USD; at most one request passes it
+        max_requests:int|None=None,   # cap on HTTP requests, those that fail included
+        max_tokens:int|None=None,     # cap on prompt and completion tokens together; likewise
+        max_seconds:float|None=None,  # cap on seconds with a request under way
         price:tuple[float,float]|None=None, # USD per million prompt and completion tokens; None: a table
-        concurrency:int=16,      # requests in flight
+        concurrency:int=16,           # requests in flight
         requests_per_minute:int|None=None, # at most so many in any 60 seconds
         tokens_per_minute:int|None=None,   # likewise, by their worst case
-        timeout:float=120.,      # seconds for one attempt
-        max_retries:int=10,      # further attempts after a failed one
+        timeout:float=120.,           # seconds for one attempt
+        max_retries:int=10,           # further attempts after a failed one
         default_headers:dict[str,str]|None=None, # further HTTP headers, never recorded
         extra_body:dict[str,object]|None=None, # further fields of a request's body
-        **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
+        **kwargs,                     # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
         super().__init__(model, **kwargs)
         caps = Limits(max_usd, max_requests, max_tokens, max_seconds)

@@ -26,14 +26,14 @@ class LocalTeacher(LLMTeacher):
     first_form = 'text'
     @delegates(LLMTeacher)
     def __init__(self,
-        model:str,               # folder of a chat model, or its name on the Hub
+        model:str,                  # folder of a chat model, or its name on the Hub
         quantization:str|None=None, # 'nf4': in 4 bits
-        dtype:str|None=None,     # 'float32', 'bfloat16' or 'float16'; None: by device
-        device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
-        batch_size:int|None=None,# prompts at a time; None: by the free memory
-        max_length:int|None=None,# tokens of prompt and reply; None: what the model can do, at most 8192
-        revision:str|None=None,  # branch, tag or commit of a model on the Hub
-        **kwargs,                # settings of `LLMTeacher`: protocol, prompt, temperature, …
+        dtype:str|None=None,        # 'float32', 'bfloat16' or 'float16'; None: by device
+        device:str|None=None,       # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
+        batch_size:int|None=None,   # prompts at a time; None: by the free memory
+        max_length:int|None=None,   # tokens of prompt and reply; None: what the model can do, at most 8192
+        revision:str|None=None,     # branch, tag or commit of a model on the Hub
+        **kwargs,                   # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
         super().__init__(str(model), **kwargs)
         if self.response_format=='json':
