@@ -164,6 +164,7 @@ def _group(place, axes, seed, methods, check):
         after = first if first not in (m, match[m]) else None
         yield Cell(name[m], axes, m, seed, words, name.get(after))
 
+# %% ../../nbs/07_grid/00_cells.ipynb #941bd75f
 def _checked(name, words, seed, check):
     "The settings of a cell"
     for k in ('output_dir', 'seed', 'dry_run'):

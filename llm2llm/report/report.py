@@ -109,7 +109,7 @@ def blocks(
     ledger = record.folder.page('ledger')
     if ledger.exists():
         out.append(('link', (ledger.name, 'The error ledger: every seed row and its answers')))
-    out += _part('By round', summary(record)) + [('plots', [(record, p) for p in panels_of(record)])]
+    out += [*_part('By round', summary(record)), ('plots', [(record, p) for p in panels_of(record)])]
     first = f', the first {most}' if len(wrong) > most else ''
     out += _part(f'Seed rows still wrong after round {record.picked}: {len(wrong)}{first}', wrong.head(most))
     out += _part('What became of the requests', made if len(made) > 1 or 'USD' in made else made[:0])
