@@ -1,4 +1,5 @@
 "What nbs/06_report/06_export.ipynb cannot show: that programs which know nothing of llm2llm give the student's answers."
+
 import json, shutil, sys
 
 import pytest
@@ -37,7 +38,9 @@ def exported(task, tmp_path_factory):
     said = [c.text for c in student.generate(prompts, max_new_tokens=limit)]
     student.reset()
     untrained = [c.text for c in student.generate(prompts, max_new_tokens=limit)]
-    assert len(set(said)) > 10 and sum(a != b for a,b in zip(said, untrained)) > 10  # an adapter that is not there would be seen
+    assert (
+        len(set(said)) > 10 and sum(a != b for a, b in zip(said, untrained)) > 10
+    )  # an adapter that is not there would be seen
     return at/'out', prompts, limit, said, found
 
 
@@ -94,31 +97,48 @@ def test_the_score_again_is_the_runs(exported):
 
 
 def test_a_4_bit_student_is_exported_as_it_was_trained_or_onto_its_base(task, tmp_path):
-    LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3, quantization='nf4'), output_dir=tmp_path/'run').fit(verbose=False)
+    LLM2LLM(
+        task, mini_student(lora_r=8, learning_rate=5e-3, quantization='nf4'), output_dir=tmp_path / 'run'
+    ).fit(verbose=False)
     as_trained = export(tmp_path/'run', tmp_path/'trained', base=mini_base(), task=task)
-    assert sum(c.differ for c in as_trained.scores.values()) <= 2 and 'BitsAndBytesConfig' in as_trained.notes[0]
+    assert (
+        sum(c.differ for c in as_trained.scores.values()) <= 2 and 'BitsAndBytesConfig' in as_trained.notes[0]
+    )
     assert 'quantization_config' not in (tmp_path/'trained'/'model'/'config.json').read_text()
     found = export(tmp_path/'run', tmp_path/'out', base=mini_base(), task=task, onto='base')
     config = json.loads((tmp_path/'out'/'model'/'config.json').read_text())
     assert 'quantization_config' not in config and config['dtype'] == 'float32'
     assert str(tmp_path) not in json.dumps(config) and str(mini_base()) not in json.dumps(config)
-    base, merged, adapter = (load_file(p) for p in (mini_base()/'model.safetensors', tmp_path/'out'/'model'/'model.safetensors',
-                                                    tmp_path/'out'/'adapter'/'adapter_model.safetensors'))
+    base, merged, adapter = (
+        load_file(p)
+        for p in (
+            mini_base() / 'model.safetensors',
+            tmp_path / 'out' / 'model' / 'model.safetensors',
+            tmp_path / 'out' / 'adapter' / 'adapter_model.safetensors',
+        )
+    )
     how, layers = json.loads((tmp_path/'out'/'adapter'/'adapter_config.json').read_text()), 0
     assert merged.keys() == base.keys()
     for name, w in merged.items():
         key = f"base_model.model.{name.removesuffix('.weight')}.lora_"
-        change = how['lora_alpha']/how['r'] * (adapter[f'{key}B.weight'] @ adapter[f'{key}A.weight']) if f'{key}A.weight' in adapter else torch.zeros_like(w)
+        change = (
+            how['lora_alpha'] / how['r'] * (adapter[f'{key}B.weight'] @ adapter[f'{key}A.weight'])
+            if f'{key}A.weight' in adapter
+            else torch.zeros_like(w)
+        )
         layers += bool(change.abs().max() > 1e-3)
         torch.testing.assert_close(w, base[name].float()+change, rtol=1e-6, atol=1e-6)
     assert layers == 21
-    assert sum(c.differ for c in found.scores.values()) > 10 and 'in nf4' in found.notes[1]  # this base loses much in 4 bits, so the answers must change
+    assert (
+        sum(c.differ for c in found.scores.values()) > 10 and 'in nf4' in found.notes[1]
+    )  # this base loses much in 4 bits, so the answers must change
 
 
 def test_nothing_is_left_of_an_export_that_fails(exported, tmp_path, monkeypatch):
     run = exported[0].parent/'run'
     monkeypatch.setattr(Student, 'generate', lambda *a, **k: (_ for _ in ()).throw(StudentError('no memory')))
-    with pytest.raises(StudentError, match='cannot be scored: no memory; give device='): export(run, tmp_path/'out', base=mini_base())
+    with pytest.raises(StudentError, match='cannot be scored: no memory; give device='):
+        export(run, tmp_path / 'out', base=mini_base())
     assert not list(tmp_path.iterdir())
     found = export(run, tmp_path/'out', base=mini_base(), score=False)  # which does not need it
     assert found.scores == {} and 'not scored again' in found.notes[0]
@@ -145,7 +165,12 @@ def test_a_base_on_the_hub(tmp_path, run):
     commits = ['a'*40, 'b'*40]
     shutil.copytree(mini_base(), hub/'snapshots'/commits[0])
     tokenizer = hub/'snapshots'/commits[0]/'tokenizer_config.json'
-    tokenizer.write_text(json.dumps({k:v for k,v in json.loads(tokenizer.read_text()).items() if k != 'pad_token'} | dict(chat_template='{{ messages[0].content }}')))
+    tokenizer.write_text(
+        json.dumps(
+            {k: v for k, v in json.loads(tokenizer.read_text()).items() if k != 'pad_token'}
+            | dict(chat_template='{{ messages[0].content }}')
+        )
+    )
     (hub/'refs').mkdir()
     (hub/'refs'/'main').write_text(commits[0])
     env = dict(HF_HUB_CACHE=str(tmp_path/'hub'))
@@ -157,11 +182,21 @@ def test_a_base_on_the_hub(tmp_path, run):
     shown = run(sys.executable, '-c', HUB, tmp_path, 'second', **env).stdout
     assert 'all 8 answers as in the run' in shown and 'Not scored on the test rows' in shown
     for part in ('adapter', 'model'):
-        a, b = ({p.name: p.read_bytes() for p in (tmp_path/out/part).iterdir()} for out in ('first', 'second'))
+        a, b = (
+            {p.name: p.read_bytes() for p in (tmp_path / out / part).iterdir()} for out in ('first', 'second')
+        )
         assert a == b
-        assert json.loads(a['tokenizer_config.json'])['pad_token'] and a['chat_template.jinja'] == b'{{ messages[0].content }}'
+        assert (
+            json.loads(a['tokenizer_config.json'])['pad_token']
+            and a['chat_template.jinja'] == b'{{ messages[0].content }}'
+        )
     config = json.loads((tmp_path/'first'/'adapter'/'adapter_config.json').read_text())
     assert (config['base_model_name_or_path'], config['revision']) == ('some/mini', commits[0])
-    plain = run(sys.executable, '-c', "import sys; from peft import AutoPeftModelForCausalLM as A; print(A.from_pretrained(sys.argv[1]).peft_config['default'].r)",
-                tmp_path/'first'/'adapter', **env)
+    plain = run(
+        sys.executable,
+        '-c',
+        "import sys; from peft import AutoPeftModelForCausalLM as A; print(A.from_pretrained(sys.argv[1]).peft_config['default'].r)",
+        tmp_path / 'first' / 'adapter',
+        **env,
+    )
     assert plain.stdout.split()[-1] == '4'

@@ -1,4 +1,5 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run continues, and what was paid is counted"
+
 import contextlib, json, socket, threading, time
 
 import pytest
@@ -20,30 +21,62 @@ def quick(monkeypatch):
     monkeypatch.setattr(client_module, 'backoff', lambda attempt: real(attempt)/20)
 
 
-def row(n): return json.dumps(dict(question=f'Ann {n} has {n} pens and buys 4 more. How many pens are there in all now?', answer=f'{n} + 4 = {n+4}\n#### {n+4}'))
+def row(n):
+    return json.dumps(
+        dict(
+            question=f'Ann {n} has {n} pens and buys 4 more. How many pens are there in all now?',
+            answer=f'{n} + 4 = {n + 4}\n#### {n + 4}',
+        )
+    )
+
+
 def words(body): return '\n'.join(m['content'] for m in body['messages'])
-def bound(body): return prompt_bound(body['messages'], body.get('response_format', {}).get('json_schema', {}).get('schema'))
-def whole(text, finish='stop', **more): return dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason=finish)]) | more
-def usage(prompt, completion): return dict(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt+completion)
+def bound(body):
+    return prompt_bound(
+        body['messages'], body.get('response_format', {}).get('json_schema', {}).get('schema')
+    )
+
+
+def whole(text, finish='stop', **more):
+    return dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason=finish)]) | more
+
+
+def usage(prompt, completion):
+    return dict(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
 def write(folder, url, n=24, **settings):
     "What came for each request, or the error; what was spent; what the folder says was spent"
     folder.mkdir(exist_ok=True)
     with api(url, **settings).open(folder) as teacher:
-        try: got = [c for _,[c] in sorted(teacher.write(TASK, asked(n), []), key=lambda x: (x[0].draw, x[0].row.id))]
-        except TeacherError as e: got = e
+        try:
+            got = [
+                c
+                for _, [c] in sorted(
+                    teacher.write(TASK, asked(n), []), key=lambda x: (x[0].draw, x[0].row.id)
+                )
+            ]
+        except TeacherError as e:
+            got = e
         teacher._halt()
         budget, spent = teacher.client.budget, teacher.spent()
-    assert budget.tokens == spent.tokens and budget.usd == pytest.approx(spent.usd + spent.lost_usd), 'the folder says what the run believes'
+    assert budget.tokens == spent.tokens and budget.usd == pytest.approx(spent.usd + spent.lost_usd), (
+        'the folder says what the run believes'
+    )
     return got, spent
 
 
 # Endpoints that lie
 
 # what each says of a request whose text can have `b` prompt tokens, at the n-th request, with `c` completion tokens written
-LIARS = dict(honest=lambda b, c, n: usage(b, c), zeros=lambda b, c, n: usage(0, 0), none=lambda b, c, n: None, growing=lambda b, c, n: usage(b//4 + b*n//40, c),
-             jumping=lambda b, c, n: usage(b//4 if n < 40 else 50*b, c), tenfold=lambda b, c, n: usage(10*b, 10*c if 10*c < 300 else c))
+LIARS = dict(
+    honest=lambda b, c, n: usage(b, c),
+    zeros=lambda b, c, n: usage(0, 0),
+    none=lambda b, c, n: None,
+    growing=lambda b, c, n: usage(b // 4 + b * n // 40, c),
+    jumping=lambda b, c, n: usage(b // 4 if n < 40 else 50 * b, c),
+    tenfold=lambda b, c, n: usage(10 * b, 10 * c if 10 * c < 300 else c),
+)
 CAPS = dict(max_usd=.12, max_tokens=48_000)
 
 
@@ -59,20 +92,35 @@ def test_a_cap_and_a_provider_that_lies(liar, cap, tmp_path):
         said.append((n, counts, bound(body), least_tokens(words(body)), least_tokens(text), said_at))
         return 200, whole(text, usage=counts)
     cost = lambda p, c: (PRICE[0]*p + PRICE[1]*c)/1e6 if cap == 'max_usd' else p + c
-    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 400, price=PRICE, concurrency=IN_FLIGHT, timeout=20, **{cap: CAPS[cap]})
-    costs = [cost(c['prompt_tokens'], c['completion_tokens']) if c and c['prompt_tokens'] else cost(p, least) for _,c,_,p,least,_ in said]
+    with Answering(reply) as s:
+        got, spent = write(
+            tmp_path / 'r', s.url, 400, price=PRICE, concurrency=IN_FLIGHT, timeout=20, **{cap: CAPS[cap]}
+        )
+    costs = [
+        cost(c['prompt_tokens'], c['completion_tokens']) if c and c['prompt_tokens'] else cost(p, least)
+        for _, c, _, p, least, _ in said
+    ]
     booked = spent.usd + spent.lost_usd if cap == 'max_usd' else spent.tokens
     assert sum(costs) <= booked + 1e-9
     over = sorted(n for n,c,b,*_ in said if c and c['prompt_tokens'] > b)
     if not over:
         assert liar in ('honest', 'zeros', 'none') and booked <= CAPS[cap] + 1e-9
         reasons = {c.reason for c in got if not c.row}
-        assert reasons == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 10 < sum(c.row is not None for c in got) < 400
+        assert (
+            reasons == {f'not asked: {cap} {CAPS[cap]:g} reached'}
+            and 10 < sum(c.row is not None for c in got) < 400
+        )
         return
     assert liar in ('growing', 'jumping', 'tenfold')
-    assert isinstance(got, TeacherError) and 'prompt tokens where the text can have at most' in str(got) and 'spent so far' in str(got)
+    assert (
+        isinstance(got, TeacherError)
+        and 'prompt tokens where the text can have at most' in str(got)
+        and 'spent so far' in str(got)
+    )
     assert len(said) <= over[0] + IN_FLIGHT + 1, 'nothing is sent after the first count that cannot be'
-    assert booked <= CAPS[cap] + sum(x for (n,*_),x in zip(said, costs) if n in over), 'only what was under way passes the cap'
+    assert booked <= CAPS[cap] + sum(x for (n, *_), x in zip(said, costs) if n in over), (
+        'only what was under way passes the cap'
+    )
     if liar == 'tenfold': assert len(said) == 1, 'the first request of an endpoint goes alone'
 
 
@@ -89,14 +137,16 @@ def test_the_same_command_after_a_count_above_the_bound(tmp_path):
 
 def test_without_a_cap_nothing_is_stopped(tmp_path):
     "what is reported is booked"
-    with Answering(lambda body, n: (200, whole(row(n), usage=usage(10*bound(body), 20)))) as s: got, spent = write(tmp_path/'r', s.url, 12, price=PRICE)
+    with Answering(lambda body, n: (200, whole(row(n), usage=usage(10 * bound(body), 20)))) as s:
+        got, spent = write(tmp_path / 'r', s.url, 12, price=PRICE)
     assert all(c.row for c in got) and spent.prompt_tokens == sum(10*bound(b) for b in s.requests)
 
 
 def test_hidden_thoughts_are_paid(tmp_path):
     "An endpoint that counts thoughts in the total alone"
     thoughts = dict(prompt_tokens=100, completion_tokens=20, total_tokens=400)
-    with Answering(lambda body, n: (200, whole(row(n), usage=thoughts))) as s: _, spent = write(tmp_path/'r', s.url, 3, price=PRICE)
+    with Answering(lambda body, n: (200, whole(row(n), usage=thoughts))) as s:
+        _, spent = write(tmp_path / 'r', s.url, 3, price=PRICE)
     assert spent.completion_tokens == 3*300
 
 
@@ -105,12 +155,15 @@ def test_a_reply_ends_by_any_name(finish, tmp_path):
     with Answering(lambda body, n: (200, whole(row(n), finish, usage=usage(90, 40)))) as s:
         got, spent = write(tmp_path/'r', s.url, 3, price=(1000, 1000), max_usd=50)
         assert all(c.row for c in got) and len(s.requests) == 3
-    assert spent.replies == 3 and spent.usd == pytest.approx(sum(1000*(max(90, least_tokens(words(b))) + 40)/1e6 for b in s.requests))
+    assert spent.replies == 3 and spent.usd == pytest.approx(
+        sum(1000 * (max(90, least_tokens(words(b))) + 40) / 1e6 for b in s.requests)
+    )
 
 
 @pytest.mark.parametrize('finish', ['max_tokens', 'MAX_TOKENS', 'model_length'])
 def test_a_reply_that_was_cut_by_any_name(finish, tmp_path):
-    with Answering(lambda body, n: (200, whole(row(n)[:40], finish))) as s: got, _ = write(tmp_path/'r', s.url, 2)
+    with Answering(lambda body, n: (200, whole(row(n)[:40], finish))) as s:
+        got, _ = write(tmp_path / 'r', s.url, 2)
     assert {c.reason for c in got} == {'cut off at the token limit'}
 
 
@@ -118,27 +171,47 @@ def test_a_reply_that_was_cut_by_any_name(finish, tmp_path):
 @pytest.mark.parametrize('how', ['argument', 'function', 'environment'])
 def test_a_key_that_cannot_be_sent(key, how, tmp_path, monkeypatch):
     "is no lost money, and is not shown"
-    given = dict(api_key=key) if how == 'argument' else dict(api_key=lambda: key) if how == 'function' else dict(key_env='MY_KEY')
+    given = (
+        dict(api_key=key)
+        if how == 'argument'
+        else dict(api_key=lambda: key)
+        if how == 'function'
+        else dict(key_env='MY_KEY')
+    )
     if '\x00' in key and how == 'environment': pytest.skip('no environment holds it')
     monkeypatch.setenv('MY_KEY', key.replace('\x00', ''))
     with Answering(lambda body, n: (200, whole(row(n)))) as s:
-        with pytest.raises(SettingError, match='no HTTP header can carry') as e, api(s.url, price=PRICE, **given).open(tmp_path) as teacher:
+        with (
+            pytest.raises(SettingError, match='no HTTP header can carry') as e,
+            api(s.url, price=PRICE, **given).open(tmp_path) as teacher,
+        ):
             list(teacher.write(TASK, asked(3), []))
-        assert not s.requests and not attempts(tmp_path) and 'secret' not in str(e.value) and 'schl' not in str(e.value)
+        assert (
+            not s.requests
+            and not attempts(tmp_path)
+            and 'secret' not in str(e.value)
+            and 'schl' not in str(e.value)
+        )
 
 
 def test_a_key_with_a_line_end_around_it(tmp_path):
     "as it comes from a file"
-    with Answering(lambda body, n: (200, whole(row(n)))) as s: got, _ = write(tmp_path/'r', s.url, 2, api_key=lambda: ' sk-secret-key \n')
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        got, _ = write(tmp_path / 'r', s.url, 2, api_key=lambda: ' sk-secret-key \n')
     assert all(c.row for c in got)
 
 
 def test_what_never_left_is_not_paid(tmp_path, monkeypatch):
     "Whatever goes wrong before a request is sent ends the run and costs nothing"
     def broken(self, *args, **kwargs): raise ValueError('broken before it was sent')
-    with Answering(lambda body, n: (200, whole(row(n)))) as s, api(s.url, price=PRICE).open(tmp_path) as teacher:
+
+    with (
+        Answering(lambda body, n: (200, whole(row(n)))) as s,
+        api(s.url, price=PRICE).open(tmp_path) as teacher,
+    ):
         monkeypatch.setattr(type(teacher.client.api), '_build_request', broken)
-        with pytest.raises(TeacherError, match='could not be sent .ValueError: broken'): list(teacher.write(TASK, asked(3), []))
+        with pytest.raises(TeacherError, match='could not be sent .ValueError: broken'):
+            list(teacher.write(TASK, asked(3), []))
         assert not s.requests and teacher.spent().lost_tokens == 0 and teacher.client.budget.usd == 0
 
 
@@ -166,20 +239,64 @@ def message(x): return choices([dict(message=x, finish_reason='stop')])
 def used(x): return whole(row(0), usage=x)
 
 SHAPES = {
-    'nothing': b'', 'blank': b' \n', 'null': None, 'true': True, 'a number': 7, 'text': 'hello', 'a list': [], 'a list of replies': [whole(row(0))], 'an empty object': {},
-    'html': b'<!doctype html><html>Sign in</html>', 'half a reply': json.dumps(whole(row(0))).encode()[:60], 'not UTF-8': json.dumps(whole('caf\xe9'), ensure_ascii=False).encode('latin-1'),
-    'a stream': b'data: {"choices": []}\n\ndata: [DONE]\n\n', 'brackets': b'['*NEST, 'fewer brackets': b'['*DEEP, 'braces': b'{"a":'*NEST, 'nested choices': b'{"choices":' + b'['*DEEP + b']'*DEEP + b'}',
-    'an infinite number': b'{"choices": [], "usage": {"prompt_tokens": 1e999}}', 'a number of 5,000 digits': b'{"usage": {"prompt_tokens": ' + b'9'*5000 + b'}}',
-    'no choices': choices([]), 'choices null': choices(None), 'choices an object': choices({'0': {}}), 'choices text': choices('stop'), 'choices a number': choices(3),
-    'choices [null]': choices([None]), 'choices of text': choices(['hello']), 'choices of lists': choices([[]]), 'an empty choice': choices([{}]),
-    'message null': message(None), 'message text': message(row(0)), 'message a list': message([MESSAGE]), 'message a number': message(5), 'message empty': message({}),
-    'content null': content(None), 'content a number': content(5), 'content an object': content(dict(text='a')), 'content of numbers': content([1, 2]),
-    'a part that is no text': content([dict(type='text', text=5), dict(type='text', text=None), dict(type='image')]), 'parts': content([dict(type='text', text=row(0))]),
-    'usage text': used('many'), 'usage a list': used([9, 9]), 'usage of 10^30': used(usage(10**30, 10**30)), 'usage negative': used(usage(-5, -5)), 'usage of lists': used(dict(prompt_tokens=[9], completion_tokens={})),
-    'cached tokens a list': used(usage(90, 9) | dict(prompt_tokens_details=dict(cached_tokens=[1]))), 'details text': used(usage(90, 9) | dict(prompt_tokens_details='none')),
+    'nothing': b'',
+    'blank': b' \n',
+    'null': None,
+    'true': True,
+    'a number': 7,
+    'text': 'hello',
+    'a list': [],
+    'a list of replies': [whole(row(0))],
+    'an empty object': {},
+    'html': b'<!doctype html><html>Sign in</html>',
+    'half a reply': json.dumps(whole(row(0))).encode()[:60],
+    'not UTF-8': json.dumps(whole('caf\xe9'), ensure_ascii=False).encode('latin-1'),
+    'a stream': b'data: {"choices": []}\n\ndata: [DONE]\n\n',
+    'brackets': b'[' * NEST,
+    'fewer brackets': b'[' * DEEP,
+    'braces': b'{"a":' * NEST,
+    'nested choices': b'{"choices":' + b'[' * DEEP + b']' * DEEP + b'}',
+    'an infinite number': b'{"choices": [], "usage": {"prompt_tokens": 1e999}}',
+    'a number of 5,000 digits': b'{"usage": {"prompt_tokens": ' + b'9' * 5000 + b'}}',
+    'no choices': choices([]),
+    'choices null': choices(None),
+    'choices an object': choices({'0': {}}),
+    'choices text': choices('stop'),
+    'choices a number': choices(3),
+    'choices [null]': choices([None]),
+    'choices of text': choices(['hello']),
+    'choices of lists': choices([[]]),
+    'an empty choice': choices([{}]),
+    'message null': message(None),
+    'message text': message(row(0)),
+    'message a list': message([MESSAGE]),
+    'message a number': message(5),
+    'message empty': message({}),
+    'content null': content(None),
+    'content a number': content(5),
+    'content an object': content(dict(text='a')),
+    'content of numbers': content([1, 2]),
+    'a part that is no text': content(
+        [dict(type='text', text=5), dict(type='text', text=None), dict(type='image')]
+    ),
+    'parts': content([dict(type='text', text=row(0))]),
+    'usage text': used('many'),
+    'usage a list': used([9, 9]),
+    'usage of 10^30': used(usage(10**30, 10**30)),
+    'usage negative': used(usage(-5, -5)),
+    'usage of lists': used(dict(prompt_tokens=[9], completion_tokens={})),
+    'cached tokens a list': used(usage(90, 9) | dict(prompt_tokens_details=dict(cached_tokens=[1]))),
+    'details text': used(usage(90, 9) | dict(prompt_tokens_details='none')),
     'cached more than all': used(usage(90, 9) | dict(prompt_tokens_details=dict(cached_tokens=10**30))),
-    'an error': dict(error=dict(message='upstream', code=502)), 'an error in words': dict(error='upstream'), 'an error with an odd code': dict(error=dict(message=['x'], code='²³')), 'an error that is a list': dict(error=[1]),
-    'an error by its object': dict(object='error', message='no', code=40303), 'finish an object': whole(row(0), {}), 'the older form': choices([dict(text=row(0), finish_reason='stop')]), 'refusal a number': choices([dict(message=dict(content=row(0), refusal=5))])}
+    'an error': dict(error=dict(message='upstream', code=502)),
+    'an error in words': dict(error='upstream'),
+    'an error with an odd code': dict(error=dict(message=['x'], code='²³')),
+    'an error that is a list': dict(error=[1]),
+    'an error by its object': dict(object='error', message='no', code=40303),
+    'finish an object': whole(row(0), {}),
+    'the older form': choices([dict(text=row(0), finish_reason='stop')]),
+    'refusal a number': choices([dict(message=dict(content=row(0), refusal=5))]),
+}
 COUNTED = {PROBLEMS['odd'], PROBLEMS['none'], PROBLEMS['large'], 'empty reply'}
 
 
@@ -194,21 +311,34 @@ def test_one_row_with_a_reply_of_this_shape(shape, tmp_path):
         if odd in words(body): return 200, SHAPES[shape]
         time.sleep(.005)
         return 200, whole(row(n+1), usage=usage(90, 40))
-    with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 24, price=PRICE, max_retries=3, concurrency=4)
+
+    with Answering(reply) as s:
+        got, spent = write(tmp_path / 'r', s.url, 24, price=PRICE, max_retries=3, concurrency=4)
     assert not isinstance(got, TeacherError), got
     rejected = [c for c in got if not c.row]
     assert len(rejected) <= 1 and {c.reason for c in rejected} <= COUNTED
     tried = attempts(tmp_path/'r')
-    assert all(a['outcome'] in ('reply', 'refused', 'lost') for a in tried) and spent.requests == len(tried) == len(s.requests) <= 24 + 3
+    assert (
+        all(a['outcome'] in ('reply', 'refused', 'lost') for a in tried)
+        and spent.requests == len(tried) == len(s.requests) <= 24 + 3
+    )
     assert spent.unpriced == 0
 
 
 @pytest.mark.parametrize('shape', SHAPES)
 def test_nothing_but_replies_of_this_shape(shape, tmp_path):
     "The run ends with a sentence, or with a reason for each row; never with the error of another layer"
-    with Answering(lambda body, n: (200, SHAPES[shape])) as s: got, _ = write(tmp_path/'r', s.url, 6, price=PRICE, max_usd=5., max_retries=3, response_format='json')
+    with Answering(lambda body, n: (200, SHAPES[shape])) as s:
+        got, _ = write(
+            tmp_path / 'r', s.url, 6, price=PRICE, max_usd=5.0, max_retries=3, response_format='json'
+        )
     if isinstance(got, TeacherError):
-        assert 'gives no reply after' in str(got) or 'prompt tokens where' in str(got) or 'tokens where' in str(got) or 'answers' in str(got)
+        assert (
+            'gives no reply after' in str(got)
+            or 'prompt tokens where' in str(got)
+            or 'tokens where' in str(got)
+            or 'answers' in str(got)
+        )
         assert len(str(got)) < 1500
     else: assert all(c.row or c.reason in COUNTED for c in got)
 
@@ -216,17 +346,30 @@ def test_nothing_but_replies_of_this_shape(shape, tmp_path):
 @pytest.mark.parametrize('shape', ['choices an object', 'message a list', 'fewer brackets', 'brackets', 'html'])
 def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     odd = asked(1)[0].row.question
-    reply = lambda body, n: (200, SHAPES[shape] if odd in words(body) else whole(row(n+1), usage=usage(90, 40)))
-    with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(verbose=False)
+    reply = lambda body, n: (
+        200,
+        SHAPES[shape] if odd in words(body) else whole(row(n + 1), usage=usage(90, 40)),
+    )
+    with Answering(reply) as s:
+        run = make_run(tmp_path / 'run', s.url, select='all', rounds=1, max_retries=3, concurrency=4).fit(
+            verbose=False
+        )
     assert run.final.stopped == 'rounds done'
     assert sum(run.rounds[0].rejected.get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
 
 def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
     "Twice no choices, then a row: all three are paid as reported, not at their worst case"
-    reply = lambda body, n: (200, choices([], usage=usage(600, 7)) if n < 2 else whole(row(n), usage=usage(600, 40)))
+    reply = lambda body, n: (
+        200,
+        choices([], usage=usage(600, 7)) if n < 2 else whole(row(n), usage=usage(600, 40)),
+    )
     with Answering(reply) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
-    assert got[0].row and (spent.lost_tokens, spent.prompt_tokens, spent.completion_tokens) == (2*607, 600, 40)
+    assert got[0].row and (spent.lost_tokens, spent.prompt_tokens, spent.completion_tokens) == (
+        2 * 607,
+        600,
+        40,
+    )
     assert spent.lost_usd == pytest.approx(2*(600*PRICE[0] + 7*PRICE[1])/1e6)
 
 
@@ -260,14 +403,23 @@ def test_what_speaks_no_http(said, tmp_path):
 def test_a_redirect_is_not_followed(tmp_path):
     "A key is not sent where nobody said it should be, and the new address is named"
     with Answering(lambda body, n: (200, whole(row(n)))) as other:
-        with Raw(f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()) as s:
-            got, _ = write(tmp_path/'r', s.url, 2, default_headers={'api-key': 'secret-secret'})
-        assert isinstance(got, TeacherError) and f'it has moved to {other.url}' in str(got) and not other.requests
+        with Raw(
+            f'HTTP/1.1 307 Moved\r\nlocation: {other.url}/chat/completions\r\ncontent-length: 0\r\n\r\n'.encode()
+        ) as s:
+            got, _ = write(tmp_path / 'r', s.url, 2, default_headers={'api-key': 'secret-secret'})
+        assert (
+            isinstance(got, TeacherError)
+            and f'it has moved to {other.url}' in str(got)
+            and not other.requests
+        )
 
 
 def test_a_wait_of_no_time(tmp_path):
     "A 429 that asks for 0 seconds is not asked again at once"
-    with Raw(b'HTTP/1.1 429 Busy\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n') as s, api(s.url).open(tmp_path) as teacher:
+    with (
+        Raw(b'HTTP/1.1 429 Busy\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n') as s,
+        api(s.url).open(tmp_path) as teacher,
+    ):
         teacher.prefetch(TASK, asked(1)[0], [])
         time.sleep(2)
         n = len(attempts(tmp_path))
@@ -276,7 +428,8 @@ def test_a_wait_of_no_time(tmp_path):
 
 def test_the_books_agree_on_an_error_with_usage(tmp_path):
     error = dict(error=dict(code=400, message='content filter \ud800: no'), usage=usage(600, 7))
-    with Answering(lambda body, n: (200, error if n % 2 else whole(row(n), usage=usage(600, 40)))) as s: got, spent = write(tmp_path/'r', s.url, 6, price=PRICE, concurrency=1)
+    with Answering(lambda body, n: (200, error if n % 2 else whole(row(n), usage=usage(600, 40)))) as s:
+        got, spent = write(tmp_path / 'r', s.url, 6, price=PRICE, concurrency=1)
     assert spent.lost_tokens == 3*607 and sum(c.reason.startswith('refused') for c in got) == 3
     for c in got: c.reason.encode()
 
@@ -284,7 +437,8 @@ def test_the_books_agree_on_an_error_with_usage(tmp_path):
 def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
     "honestly counted: one stop, then as much is reserved, and the cap holds; the first of every process that knows nothing goes alone"
     reply = lambda body, n: (200, whole(row(n), usage=usage(5000 + len(words(body))//4, 40)))
-    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s: write(tmp_path/'r', s.url, 3, price=PRICE, max_usd=.3, max_retries=0)
+    with Answering(lambda body, n: (200, b'<html>busy</html>')) as s:
+        write(tmp_path / 'r', s.url, 3, price=PRICE, max_usd=0.3, max_retries=0)
     with Answering(reply) as s:
         got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_usd=.3, concurrency=64)
         assert isinstance(got, TeacherError) and len(s.requests) == 1
@@ -295,13 +449,20 @@ def test_an_endpoint_with_a_prompt_of_its_own(tmp_path):
 
 def test_a_text_longer_than_its_limit(tmp_path):
     "whatever is reported: left at once"
-    with Answering(lambda body, n: (200, whole(row(n) + 'a '*3000*(n == 3), usage=usage(90, 20)))) as s: got, _ = write(tmp_path/'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
+    with Answering(lambda body, n: (200, whole(row(n) + 'a ' * 3000 * (n == 3), usage=usage(90, 20)))) as s:
+        got, _ = write(tmp_path / 'r', s.url, 48, price=PRICE, max_tokens=10**6, concurrency=1)
     assert isinstance(got, TeacherError) and 'tokens where' in str(got) and len(s.requests) == 4
 
 
 @pytest.mark.parametrize('message', [dict(refusal='no '*8000), dict(reasoning_content='hm '*500), dict(tool_calls=[dict(function=dict(arguments='x '*500))])])
 def test_words_beside_the_content_are_not_free(message, tmp_path):
-    with Answering(lambda body, n: (200, choices([dict(message=dict(content=None) | message, finish_reason='stop')], usage=usage(90, 0)))) as s: got, spent = write(tmp_path/'r', s.url, 1, price=PRICE)
+    with Answering(
+        lambda body, n: (
+            200,
+            choices([dict(message=dict(content=None) | message, finish_reason='stop')], usage=usage(90, 0)),
+        )
+    ) as s:
+        got, spent = write(tmp_path / 'r', s.url, 1, price=PRICE)
     assert spent.completion_tokens == s.requests[0]['max_tokens'] and not got[0].row
 
 
@@ -312,7 +473,10 @@ def test_a_reply_has_a_size(tmp_path):
     odd, most = asked(1)[0].row.question, []
     def reply(body, n):
         most.append(body['max_tokens'])
-        return 200, b'{"a": "' + b'x'*(20*room(body['max_tokens'])) if odd in words(body) else whole(row(n+1), usage=usage(90, 40))
+        return 200, b'{"a": "' + b'x' * (20 * room(body['max_tokens'])) if odd in words(body) else whole(
+            row(n + 1), usage=usage(90, 40)
+        )
+
     with Answering(reply) as s:
         got, spent = write(tmp_path/'r', s.url, 24, price=PRICE)
         assert len(s.requests) == 24
@@ -322,7 +486,8 @@ def test_a_reply_has_a_size(tmp_path):
 
 
 def test_a_long_error_is_cut(tmp_path):
-    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s: got, _ = write(tmp_path/'r', s.url, 2, response_format='text')
+    with Answering(lambda body, n: (400, b'no ' * 10_000_000)) as s:
+        got, _ = write(tmp_path / 'r', s.url, 2, response_format='text')
     assert isinstance(got, TeacherError) and 'answers 400: no no' in str(got) and len(str(got)) < 1000
 
 
@@ -330,5 +495,6 @@ def test_a_question_that_does_not_end(tmp_path):
     "More than four times the longest seed row"
     longest = max(len(r.question) + len(r.answer) for r in TASK.seed_rows)
     long = json.dumps(dict(question='Ann has 3 pens. '*(4*longest//16 + 1) + 'How many?', answer='#### 3'))
-    with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1).fit(verbose=False)
+    with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s:
+        run = make_run(tmp_path / 'run', s.url, select='all', rounds=1).fit(verbose=False)
     assert run.rounds[0].rejected['the question is too long'] >= 1

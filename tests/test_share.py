@@ -1,4 +1,5 @@
 "What nbs/06_report/07_share.ipynb cannot show: a folder sent over HTTP, a connection that breaks at every step, keys that stay where they are, and the card's command in a shell."
+
 import base64, json, os, shlex, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ TOKEN = 'hf_' + 'thisIsNoToken'*3
 
 class Hub:
     "The five answers of the Hub that a commit of small files needs, on loopback. `fault`: (part of a path, what happens there: 'cut', or a status)"
+
     def __init__(self):
         self.repos, self.files, self.asked, self.fault, self.public = {}, {}, [], None, False
         hub = self
@@ -41,12 +43,15 @@ class Hub:
     def answer(self, h, body):
         path = h.path.split('?')[0]
         self.asked.append(path)
-        if h.headers.get('Authorization') != f'Bearer {TOKEN}': return self.say(h, 401, dict(error=f"bad token {h.headers.get('Authorization')}"))
+        if h.headers.get('Authorization') != f'Bearer {TOKEN}':
+            return self.say(h, 401, dict(error=f"bad token {h.headers.get('Authorization')}"))
         if self.fault and self.fault[0] in path:
             if self.fault[1] == 'cut':
                 h.close_connection = True
                 return h.connection.close()
-            return self.say(h, self.fault[1], dict(error=f"no, and your header was {h.headers['Authorization']}"))
+            return self.say(
+                h, self.fault[1], dict(error=f"no, and your header was {h.headers['Authorization']}")
+            )
         self.say(h, *self.at(path, body))
 
     def say(self, h, status, value):
@@ -63,17 +68,35 @@ class Hub:
         if path == '/api/repos/create':
             said = json.loads(body)
             name = f"{said['organization']}/{said['name']}"
-            if name in self.repos: return 409, dict(error='You already created this repo', url=f'{self.url}/{name}')
+            if name in self.repos:
+                return 409, dict(error='You already created this repo', url=f'{self.url}/{name}')
             self.repos[name] = said.get('visibility') == 'private' and not self.public
-            return 200, dict(url=f'{self.url}/{said["type"]}s/{name}' if said.get('type') == 'dataset' else f'{self.url}/{name}')
+            return 200, dict(
+                url=f'{self.url}/{said["type"]}s/{name}'
+                if said.get('type') == 'dataset'
+                else f'{self.url}/{name}'
+            )
         name, rest = '/'.join(parts[2:4]), parts[4:]
         if name not in self.repos: return 404, dict(error='Repository not found')
         if not rest: return 200, dict(id=name, private=self.repos[name], sha='a'*40, siblings=[])
-        if rest[0] == 'preupload': return 200, dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False) for f in json.loads(body)['files']])
-        if rest[0] == 'tree': return 200, [dict(type='file', path=p, size=len(b), oid='0'*40) for p, b in self.files.get(name, {}).items()]
+        if rest[0] == 'preupload':
+            return 200, dict(
+                files=[
+                    dict(path=f['path'], uploadMode='regular', shouldIgnore=False)
+                    for f in json.loads(body)['files']
+                ]
+            )
+        if rest[0] == 'tree':
+            return 200, [
+                dict(type='file', path=p, size=len(b), oid='0' * 40)
+                for p, b in self.files.get(name, {}).items()
+            ]
         assert rest[0] == 'commit'
         for line in map(json.loads, body.splitlines()):
-            if line['key'] == 'file': self.files.setdefault(name, {})[line['value']['path']] = base64.b64decode(line['value']['content'])
+            if line['key'] == 'file':
+                self.files.setdefault(name, {})[line['value']['path']] = base64.b64decode(
+                    line['value']['content']
+                )
         return 200, dict(success=True, commitOid='b'*40, commitUrl=f'{self.url}/{name}/commit/{"b"*40}')
 
 
@@ -91,12 +114,15 @@ def hub(monkeypatch):
 def made(tmp_path_factory):
     "A run and its export"
     at, task = tmp_path_factory.mktemp('share'), mini_task(n_seed=32, n_dev=20)
-    run = LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3), MiniTeacher(), at/'run', rounds=1).fit(verbose=False)
+    run = LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3), MiniTeacher(), at / 'run', rounds=1).fit(
+        verbose=False
+    )
     export(at/'run', at/'run'/'export', base=mini_base(), task=task)
     return at/'run', run
 
 
-def on_disk(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+def on_disk(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 
 
 @pytest.mark.parametrize('kind', ['dataset', 'adapter', 'model'])
@@ -108,7 +134,9 @@ def test_exactly_what_was_listed_arrives(made, hub, tmp_path, kind):
     sent = push(found, HfApi(hub.url, token=TOKEN))
     assert hub.repos == {'me/mine': True} and hub.files['me/mine'] == on_disk(tmp_path/'out')
     assert sorted(hub.files['me/mine']) == sorted(n for n, *_ in found.files) and sent.url.endswith('b'*40)
-    assert TOKEN not in str(sent) and not any(TOKEN.encode() in b for b in [*on_disk(tmp_path).values(), *on_disk(folder).values()])
+    assert TOKEN not in str(sent) and not any(
+        TOKEN.encode() in b for b in [*on_disk(tmp_path).values(), *on_disk(folder).values()]
+    )
 
 
 def test_the_repository_is_the_folder_and_loads(made, hub, tmp_path):
@@ -128,8 +156,19 @@ def test_a_fault_at_any_step_says_so_and_the_same_call_goes_on(made, hub, tmp_pa
     before = on_disk(tmp_path)
     hub.fault = step, how
     with pytest.raises(RunError) as e: push(found, HfApi(hub.url, token=TOKEN))
-    assert 'is kept in' in str(e.value) and TOKEN not in str(e.value) and e.value.__cause__ is None and e.value.__suppress_context__
-    assert ('does not let this token write' if how == 403 else 'status 500' if how == 500 else 'not reached to the end') in str(e.value)
+    assert (
+        'is kept in' in str(e.value)
+        and TOKEN not in str(e.value)
+        and e.value.__cause__ is None
+        and e.value.__suppress_context__
+    )
+    assert (
+        'does not let this token write'
+        if how == 403
+        else 'status 500'
+        if how == 500
+        else 'not reached to the end'
+    ) in str(e.value)
     assert on_disk(tmp_path) == before and hub.files.get('me/mine', {}) in ({}, on_disk(tmp_path/'out'))
     hub.fault = None
     push(found, HfApi(hub.url, token=TOKEN))
@@ -138,9 +177,11 @@ def test_a_fault_at_any_step_says_so_and_the_same_call_goes_on(made, hub, tmp_pa
 
 def test_a_wrong_token_no_token_no_network(made, hub, tmp_path, monkeypatch):
     found = share(made[0], 'me/mine', output_dir=tmp_path/'out')
-    with pytest.raises(RunError, match='does not accept the token') as e: push(found, HfApi(hub.url, token=TOKEN[:-4]))
+    with pytest.raises(RunError, match='does not accept the token') as e:
+        push(found, HfApi(hub.url, token=TOKEN[:-4]))
     assert TOKEN[:-4] not in str(e.value)
-    with pytest.raises(RunError, match='not reached to the end'): push(found, HfApi('http://127.0.0.1:9', token=TOKEN))  # nobody listens there
+    with pytest.raises(RunError, match='not reached to the end'):
+        push(found, HfApi('http://127.0.0.1:9', token=TOKEN))  # nobody listens there
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     with pytest.raises(RunError, match='HF_HUB_OFFLINE is set'): push(found, HfApi(hub.url, token=TOKEN))
     for name in ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN'): monkeypatch.delenv(name, raising=False)
@@ -150,7 +191,8 @@ def test_a_wrong_token_no_token_no_network(made, hub, tmp_path, monkeypatch):
 
 def test_not_into_a_repository_that_all_can_read(made, hub, tmp_path):
     hub.public = True
-    with pytest.raises(SettingError, match='me/mine exists and is public; nothing was sent'): push(share(made[0], 'me/mine', output_dir=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
+    with pytest.raises(SettingError, match='me/mine exists and is public; nothing was sent'):
+        push(share(made[0], 'me/mine', output_dir=tmp_path / 'out'), HfApi(hub.url, token=TOKEN))
     assert not hub.files and not any('commit' in a for a in hub.asked)
     push(share(made[0], 'me/mine', private=False, output_dir=tmp_path/'out'), HfApi(hub.url, token=TOKEN))
     assert hub.files
@@ -171,13 +213,19 @@ def test_nothing_goes_before_it_was_listed(made, hub, tmp_path, run):
     do = lambda *words: run(sys.executable, '-c', YES, made[0], tmp_path/'out', *words, **env)
     assert 'has not been listed yet' in do('yes', '').stdout and not hub.asked
     assert 'Nothing was sent.' in do('no', '').stdout and not hub.asked
-    assert 'has not been listed yet' in do('yes', 'less').stdout and not hub.asked  # what was listed is something else
+    assert (
+        'has not been listed yet' in do('yes', 'less').stdout and not hub.asked
+    )  # what was listed is something else
     do('no', '')
     (tmp_path/'out'/'README.md').open('a').write('\nMine.\n')
     assert 'has not been listed yet, or has changed' in do('yes', '').stdout and not hub.asked
     assert 'Not as it was written, and kept as it is.' in do('no', '').stdout
     sent = do('yes', '')
-    assert 'Sent: ' in sent.stdout and hub.files['me/mine'] == on_disk(tmp_path/'out') and hub.files['me/mine']['README.md'].endswith(b'\nMine.\n')
+    assert (
+        'Sent: ' in sent.stdout
+        and hub.files['me/mine'] == on_disk(tmp_path / 'out')
+        and hub.files['me/mine']['README.md'].endswith(b'\nMine.\n')
+    )
     assert TOKEN not in sent.stdout + sent.stderr
 
 
@@ -185,10 +233,12 @@ def test_no_secret_and_no_path_in_what_is_shared(made, tmp_path, monkeypatch):
     folder, _ = made
     for kind in ('dataset', 'adapter', 'model'):
         text = b''.join(on_disk(share(folder, 'me/mine', kind, output_dir=tmp_path/kind).path).values())
-        for place in (str(folder.parent), str(mini_base()), str(Path.home()) + '/', os.getcwd()): assert place.encode() not in text
+        for place in (str(folder.parent), str(mini_base()), str(Path.home()) + '/', os.getcwd()):
+            assert place.encode() not in text
     monkeypatch.setenv('SOME_API_KEY', 'the-very-secret-value')
     (tmp_path/'dataset'/'README.md').open('a').write('the-very-secret-value')
-    with pytest.raises(ValueError, match='holds what looks like a key') as e: share(folder, 'me/mine', output_dir=tmp_path/'dataset')
+    with pytest.raises(ValueError, match='holds what looks like a key') as e:
+        share(folder, 'me/mine', output_dir=tmp_path / 'dataset')
     assert 'secret-value' not in str(e.value)
 
 
@@ -196,7 +246,9 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
     "The code in the cards is run as it stands there, with the folder in the place of the repository"
     folder, run = made
     for kind in ('adapter', 'model'):
-        out = share(folder, 'me/mine', kind, license='mit', language='en', output_dir=tmp_path/kind, base='me/base').path
+        out = share(
+            folder, 'me/mine', kind, license='mit', language='en', output_dir=tmp_path / kind, base='me/base'
+        ).path
         card = ModelCard.load(out/'README.md')
         assert (card.data.license, card.data.base_model, card.data.language) == ('mit', 'me/base', 'en')
         code = card.text.split('```python\n')[1].split('\n```')[0]
@@ -205,8 +257,15 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
             write_json(out/'adapter_config.json', config | dict(base_model_name_or_path=str(mini_base())))
         said = []
         question = run.task.test[0].question
-        exec(code.replace("'me/mine'", repr(str(out))).replace("question = '…'", f'question = {question!r}'), dict(print=said.append))
-        assert said == [a['completion'] for a in read_jsonl(folder/'round_01'/'test_answers.jsonl') if a['id'] == run.task.test[0].id]
+        exec(
+            code.replace("'me/mine'", repr(str(out))).replace("question = '…'", f'question = {question!r}'),
+            dict(print=said.append),
+        )
+        assert said == [
+            a['completion']
+            for a in read_jsonl(folder / 'round_01' / 'test_answers.jsonl')
+            if a['id'] == run.task.test[0].id
+        ]
     data = DatasetCard(str(dataset_card(folder, 'me/rows', 'cc0-1.0'))).data
     assert data.license == 'cc0-1.0' and data.task_categories == ['text-generation']
 
@@ -221,10 +280,45 @@ def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
 
 
 TEACHERS = dict(
-    api=dict(name='gpt-x', kind='api', protocol='corrected', prompt=dict(error=False, demos=1), temperature=.7, top_p=1., max_completion_tokens=None, response_format='json', extra_body=dict(user='someone private')),
-    local=dict(name='Chat-4B', kind='local', protocol='corrected', prompt=dict(about='Own words'), temperature=1., top_p=1., max_completion_tokens=64, response_format='auto', base_digest='0', quantization='nf4', dtype='bfloat16'),
-    replay=dict(name='gpt-x', kind='replay', made_by='api', protocol='corrected', prompt={}, temperature=1., top_p=1., max_completion_tokens=None, response_format='auto', replies='0'),
-    pool=dict(name='pool', m=None), eda=dict(name='eda', alpha=.2, wordnet='3.0'))
+    api=dict(
+        name='gpt-x',
+        kind='api',
+        protocol='corrected',
+        prompt=dict(error=False, demos=1),
+        temperature=0.7,
+        top_p=1.0,
+        max_completion_tokens=None,
+        response_format='json',
+        extra_body=dict(user='someone private'),
+    ),
+    local=dict(
+        name='Chat-4B',
+        kind='local',
+        protocol='corrected',
+        prompt=dict(about='Own words'),
+        temperature=1.0,
+        top_p=1.0,
+        max_completion_tokens=64,
+        response_format='auto',
+        base_digest='0',
+        quantization='nf4',
+        dtype='bfloat16',
+    ),
+    replay=dict(
+        name='gpt-x',
+        kind='replay',
+        made_by='api',
+        protocol='corrected',
+        prompt={},
+        temperature=1.0,
+        top_p=1.0,
+        max_completion_tokens=None,
+        response_format='auto',
+        replies='0',
+    ),
+    pool=dict(name='pool', m=None),
+    eda=dict(name='eda', alpha=0.2, wordnet='3.0'),
+)
 
 
 @pytest.mark.parametrize('who', TEACHERS)
@@ -232,36 +326,73 @@ def test_cards_of_other_runs(made, tmp_path, who, monkeypatch):
     "An own label task on a base of the Hub: what the folder would say, its card, and a command that the command line knows"
     folder, _ = made
     head = json.loads((folder/'run.json').read_text())
-    head['settings'] |= dict(teacher=TEACHERS[who], select='random', num_verifications=3 if who=='api' else 0, near_duplicate_threshold=.8)
-    head['settings']['task'] |= dict(name='intents', kind='label', labels=['Play', 'Book'], template='{question}\nIntent:', test=0)
-    head['settings']['student'] |= dict(model_name_or_path='some/base', base_digest='c'*40, quantization='nf4', chat=True)
+    head['settings'] |= dict(
+        teacher=TEACHERS[who],
+        select='random',
+        num_verifications=3 if who == 'api' else 0,
+        near_duplicate_threshold=0.8,
+    )
+    head['settings']['task'] |= dict(
+        name='intents', kind='label', labels=['Play', 'Book'], template='{question}\nIntent:', test=0
+    )
+    head['settings']['student'] |= dict(
+        model_name_or_path='some/base', base_digest='c' * 40, quantization='nf4', chat=True
+    )
     write_json(tmp_path/'run'/'run.json', head)
-    for name in ('final.json', 'seed.jsonl', *(f'round_0{r}/{f}' for r in (0, 1) for f in ('metrics.json', 'train.jsonl'))):
-        (tmp_path/'run'/name).parent.mkdir(exist_ok=True)
-        (tmp_path/'run'/name).write_bytes((folder/name).read_bytes())
+    for name in (
+        'final.json',
+        'seed.jsonl',
+        *(f'round_0{r}/{f}' for r in (0, 1) for f in ('metrics.json', 'train.jsonl')),
+    ):
+        (tmp_path / 'run' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'run' / name).write_bytes((folder / name).read_bytes())
     text = str(dataset_card(tmp_path/'run', 'me/rows'))
-    assert ('- [ ] Teacher: ' in text) == (who in ('api', 'local', 'replay')) and ('- synthetic' in text) == (who != 'pool')
+    assert ('- [ ] Teacher: ' in text) == (who in ('api', 'local', 'replay')) and ('- synthetic' in text) == (
+        who != 'pool'
+    )
     assert 'someone private' not in text and ('the fields user' in text) == (who == 'api')
-    assert 'There were **no test rows** to filter against' in text and ('ROUGE-L F1 of 0.8' in text) and ('solved its question 3 times' in text) == (who == 'api')
+    assert (
+        'There were **no test rows** to filter against' in text
+        and ('ROUGE-L F1 of 0.8' in text)
+        and ('solved its question 3 times' in text) == (who == 'api')
+    )
     line = shlex.split(command_line(RunFolder(tmp_path/'run').settings()))
     (tmp_path/'EXTRA_BODY.yaml').write_text('user: me')   # what is in capitals is to be filled in
     monkeypatch.chdir(tmp_path)
     words = read_words(line[2:], run_options)
     student = {k: words[f'student.{k}'] for k in ('revision', 'chat', 'lora_r', 'quantization')}
-    assert student == dict(revision='c'*40, chat=True, lora_r=8, quantization='nf4') and words['student'] == 'some/base'
+    assert (
+        student == dict(revision='c' * 40, chat=True, lora_r=8, quantization='nf4')
+        and words['student'] == 'some/base'
+    )
     assert (words['teacher'], words['task.labels'], words['select']) == (who, ['Play', 'Book'], 'random')
     teacher = {k.partition('.')[2]: v for k, v in words.items() if k.startswith('teacher.')}
     if who == 'api':
-        assert teacher == dict(model='gpt-x', prompt=dict(error=False, demos=1), temperature=.7, response_format='json', extra_body=dict(user='me'))
+        assert teacher == dict(
+            model='gpt-x',
+            prompt=dict(error=False, demos=1),
+            temperature=0.7,
+            response_format='json',
+            extra_body=dict(user='me'),
+        )
         assert words['num_verifications'] == 3
     if who == 'local':
-        assert teacher == dict(model='FOLDER_OF/Chat-4B', prompt=dict(about='Own words'), max_completion_tokens=64, quantization='nf4', dtype='bfloat16')
+        assert teacher == dict(
+            model='FOLDER_OF/Chat-4B',
+            prompt=dict(about='Own words'),
+            max_completion_tokens=64,
+            quantization='nf4',
+            dtype='bfloat16',
+        )
     if who in ('pool', 'eda'): assert make_teacher(words).settings() == TEACHERS[who]
 
 
 def test_every_rule_of_selection_has_words():
-    own = [find_rule(f'{ROOT}/nbs/results/rules.py:{name}') for name in ('Learnable', 'Margin', 'CrossfitLabel')]
-    for rule in (*own_rules().values(), *own): assert rule.help and _selected(dict(select=rule.name, rule=dict(words=rule.words))) == rule.words
+    own = [
+        find_rule(f'{ROOT}/nbs/results/rules.py:{name}') for name in ('Learnable', 'Margin', 'CrossfitLabel')
+    ]
+    for rule in (*own_rules().values(), *own):
+        assert rule.help and _selected(dict(select=rule.name, rule=dict(words=rule.words))) == rule.words
     assert _selected({}) == Wrong.words and _selected(dict(select='mine')) == "selected by 'mine'"
 
 
@@ -273,11 +404,43 @@ def test_choices_and_missing_values_keep_their_types(made, tmp_path):
     write_jsonl(tmp_path/'run'/'round_01'/'train.jsonl', [Example('a', 'Which?', 'x', ('x', 'ÿ \U0001F600'))])
     found = share(tmp_path/'run', 'me/x')
     there = load_dataset(str(found.path), split='train', cache_dir=str(tmp_path/'cache'))
-    assert there.features == shared_rows(folder).features and there[0]['choices'] == ['x', 'ÿ \U0001F600'] and there[0]['parent_id'] is None
+    assert (
+        there.features == shared_rows(folder).features
+        and there[0]['choices'] == ['x', 'ÿ \U0001f600']
+        and there[0]['parent_id'] is None
+    )
 
 
 def test_from_the_shell(tmp_path, run):
-    run('llm2llm', 'run', '--task', 'mini-intent', '--student', 'mini', '--task.n_seed', 7, '--student.num_train_epochs', 1, '--rounds', 1, '--output_dir', tmp_path/'run')
+    run(
+        'llm2llm',
+        'run',
+        '--task',
+        'mini-intent',
+        '--student',
+        'mini',
+        '--task.n_seed',
+        7,
+        '--student.num_train_epochs',
+        1,
+        '--rounds',
+        1,
+        '--output_dir',
+        tmp_path / 'run',
+    )
     said = run('llm2llm', 'share', tmp_path/'run', 'me/rows').stdout
     assert 'me/rows' in said and 'README.md' in said and (tmp_path/'run/share/dataset/README.md').exists()
-    assert 'has not been listed yet' in run('llm2llm', 'share', tmp_path/'run', 'me/rows', '--without-seed', '--yes', '--output_dir', tmp_path/'other', status=2).stderr
+    assert (
+        'has not been listed yet'
+        in run(
+            'llm2llm',
+            'share',
+            tmp_path / 'run',
+            'me/rows',
+            '--without-seed',
+            '--yes',
+            '--output_dir',
+            tmp_path / 'other',
+            status=2,
+        ).stderr
+    )

@@ -1,4 +1,5 @@
 """What a notebook cannot show of teachers that are language models: sockets that break, caps, kill -9, other processes, a real server."""
+
 import asyncio, contextlib, hashlib, json, logging, multiprocessing, os, random, shutil, signal, sqlite3, subprocess, sys, threading, time, traceback
 import urllib.request
 from collections import Counter
@@ -27,10 +28,14 @@ TASK = mini_task('mini-gsm', n_seed=24, n_test=8)
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', 'report.svg', '.lock'}  # seconds are in these
 
 
-def asked(n, task=TASK): return [Request(task.seed_rows[i%len(task.seed_rows)], None, 1, i//len(task.seed_rows)) for i in range(n)]
+def asked(n, task=TASK):
+    return [
+        Request(task.seed_rows[i % len(task.seed_rows)], None, 1, i // len(task.seed_rows)) for i in range(n)
+    ]
 
 
-def api(url, **settings): return APITeacher('stub', url, **dict(prompt=SHORT, response_format='json') | settings)
+def api(url, **settings):
+    return APITeacher('stub', url, **dict(prompt=SHORT, response_format='json') | settings)
 
 
 def write(folder, url, n=24, task=TASK, **settings):
@@ -52,14 +57,18 @@ def attempts(folder):
 
 def form_of(folder):
     "The form that was found out"
-    with sqlite3.connect(folder/'replies.sqlite') as db: [found] = db.execute("select value from notes where name like 'form%'")
+    with sqlite3.connect(folder / 'replies.sqlite') as db:
+        [found] = db.execute("select value from notes where name like 'form%'")
     return json.loads(found[0])
 
 
 def kept_replies(folder):
     "Key to what was sent and what came"
     with sqlite3.connect(folder/'replies.sqlite') as db:
-        return {k: (json.loads(request), json.loads(reply)) for k,request,reply in db.execute('select key, request, reply from replies order by rowid')}
+        return {
+            k: (json.loads(request), json.loads(reply))
+            for k, request, reply in db.execute('select key, request, reply from replies order by rowid')
+        }
 
 
 def faultless(key, sent):
@@ -69,7 +78,11 @@ def faultless(key, sent):
 
 def content(folder):
     "File name to digest of its bytes, for every result of a run"
-    files = [p for p in sorted(folder.rglob('*')) if p.is_file() and p.name not in DIFFERS and not p.name.startswith('replies.sqlite')]
+    files = [
+        p
+        for p in sorted(folder.rglob('*'))
+        if p.is_file() and p.name not in DIFFERS and not p.name.startswith('replies.sqlite')
+    ]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -95,8 +108,14 @@ def test_every_transport_fault(kind, tmp_path, quick):
     for c in found.values():
         key = c.row.source.removeprefix('reply ')
         assert (c.row.question, c.row.answer) == faultless(key, kept[key][0])
-    worst = {k: (prompt_bound(sent['messages'], sent['schema']), sent['params']['max_tokens']) for k,(sent,_) in kept.items()}
-    if kind == 'no-choices': worst = {k: (n_words(sent['messages']), len(reply['text'].split())) for k,(sent,reply) in kept.items()}   # it says what it took
+    worst = {
+        k: (prompt_bound(sent['messages'], sent['schema']), sent['params']['max_tokens'])
+        for k, (sent, _) in kept.items()
+    }
+    if kind == 'no-choices':
+        worst = {
+            k: (n_words(sent['messages']), len(reply['text'].split())) for k, (sent, reply) in kept.items()
+        }  # it says what it took
     lost = 2*(outcome == 'lost')
     assert spent.lost_tokens == lost*sum(p+c for p,c in worst.values())
     assert spent.lost_usd == pytest.approx(lost*sum(2*p + 8*c for p,c in worst.values())/1e6)
@@ -121,7 +140,8 @@ def test_the_server_says_how_long_to_wait(kind, low, high, tmp_path, monkeypatch
 
 def test_nobody_answers(tmp_path, quick):
     with Stub() as s: url = s.url
-    with pytest.raises(TeacherError, match='no connection .Connection refused.; start the server'): write(tmp_path/'r', url, 3)
+    with pytest.raises(TeacherError, match='no connection .Connection refused.; start the server'):
+        write(tmp_path / 'r', url, 3)
     assert not attempts(tmp_path/'r')
 
 
@@ -129,28 +149,40 @@ def test_nobody_answers_any_more(tmp_path, quick):
     with Stub() as s:
         write(tmp_path/'r', s.url, 3)
         url, asked_before = s.url, len(attempts(tmp_path/'r'))
-    write(tmp_path/'r', url, 3)   # all replies are kept
-    with pytest.raises(TeacherError, match='gives no reply after 3 attempts, the last: no connection .Connection refused.'): write(tmp_path/'r', url, 6, price=(2, 8), max_usd=1.)
+    write(tmp_path/'r', url, 3)  # all replies are kept
+    with pytest.raises(
+        TeacherError, match='gives no reply after 3 attempts, the last: no connection .Connection refused.'
+    ):
+        write(tmp_path / 'r', url, 6, price=(2, 8), max_usd=1.0)
     assert {a['outcome'] for a in attempts(tmp_path/'r')[asked_before:] if a['ended']} == {'refused'}
 
 
 # Errors that end a run
 
 def said(text, finish='stop'):
-    return 200, dict(id='x', object='chat.completion', created=1, model='stub', usage=dict(prompt_tokens=9, completion_tokens=9, total_tokens=18),
-                     choices=[dict(index=0, message=dict(role='assistant', content=text), finish_reason=finish)])
+    return 200, dict(
+        id='x',
+        object='chat.completion',
+        created=1,
+        model='stub',
+        usage=dict(prompt_tokens=9, completion_tokens=9, total_tokens=18),
+        choices=[dict(index=0, message=dict(role='assistant', content=text), finish_reason=finish)],
+    )
 
 
 @pytest.mark.parametrize('form', ['auto', 'text'])
 @pytest.mark.parametrize('status', ALWAYS)
 def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
     with Stub(always=status) as s:
-        with pytest.raises(TeacherError) as e: write(tmp_path/'r', s.url, 200, response_format=form, concurrency=8)
+        with pytest.raises(TeacherError) as e:
+            write(tmp_path / 'r', s.url, 200, response_format=form, concurrency=8)
         n = s.stats()['requests']
     assert ALWAYS[status][1] in str(e.value) and str(status) in str(e.value)
     keys = Counter(a['key'] for a in attempts(tmp_path/'r'))
     assert max(keys.values()) == 1, 'asked again'
-    assert n <= (3 if form == 'auto' else 16), 'a slot that a refusal frees may send another before the run hears of it'
+    assert n <= (3 if form == 'auto' else 16), (
+        'a slot that a refusal frees may send another before the run hears of it'
+    )
 
 
 def test_nothing_is_sent_after_a_fatal_error(tmp_path):
@@ -170,7 +202,9 @@ def chained(error):
         if e is None or e in seen: continue
         seen.append(e)
         todo += [e.__cause__, e.__context__]
-    return '\n'.join([*map(repr, seen), *map(str, seen), *(''.join(traceback.format_exception(e)) for e in seen)])
+    return '\n'.join(
+        [*map(repr, seen), *map(str, seen), *(''.join(traceback.format_exception(e)) for e in seen)]
+    )
 
 
 @pytest.mark.parametrize('how', ['environment', 'argument', 'function', 'header'])
@@ -187,7 +221,14 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
     if how == 'header': given = dict(default_headers={'X-Team': secret})
     def refuse(body, n):
         headers = s.headers[n]
-        return status, dict(error=dict(message=f'Refused: {headers["authorization"]} {headers["x-team"]}.', type='invalid_request_error', code=None))
+        return status, dict(
+            error=dict(
+                message=f'Refused: {headers["authorization"]} {headers["x-team"]}.',
+                type='invalid_request_error',
+                code=None,
+            )
+        )
+
     with Answering(refuse) as s:
         run = make_run(tmp_path/'run', s.url, response_format='auto', **given)
         with pytest.raises(TeacherError) as e: run.fit()
@@ -206,8 +247,16 @@ def test_a_secret_appears_nowhere(status, how, tmp_path, monkeypatch, capfd, cap
 
 def test_a_secret_at_the_end_of_a_long_message(tmp_path):
     secret = 'Zq7-very-secret-8431xyz'
-    refuse = lambda body, n: (401, dict(error=dict(message='x'*480 + ' ' + s.headers[n]['authorization'].removeprefix('Bearer '), code=None)))
-    with Answering(refuse) as s, pytest.raises(TeacherError) as e: write(tmp_path/'r', s.url, 1, api_key=secret)
+    refuse = lambda body, n: (
+        401,
+        dict(
+            error=dict(
+                message='x' * 480 + ' ' + s.headers[n]['authorization'].removeprefix('Bearer '), code=None
+            )
+        ),
+    )
+    with Answering(refuse) as s, pytest.raises(TeacherError) as e:
+        write(tmp_path / 'r', s.url, 1, api_key=secret)
     assert secret[:8] not in str(e.value)
 
 
@@ -253,10 +302,17 @@ def test_too_long(share, tmp_path):
         assert n == sum(1 + (4, 2, 0, None).index(w) - (w is None) for w in wanted.values())
         paid_for = s.stats()['paid']['times']
         again, _ = write(tmp_path/'r', s.url, prompt=prompt)
-        assert s.stats()['paid']['times'] == paid_for == sum(w is not None for w in wanted.values()) and again == found
+        assert (
+            s.stats()['paid']['times'] == paid_for == sum(w is not None for w in wanted.values())
+            and again == found
+        )
     for q,c in found.items():
-        if wanted[q] is None: assert (c.row, c.reason, c.cost) == (None, 'too long for the teacher', {})
-        else: assert kept[c.row.source.removeprefix('reply ')][0]['messages'] == messages(TASK, q, [], parts, 'json', wanted[q])
+        if wanted[q] is None:
+            assert (c.row, c.reason, c.cost) == (None, 'too long for the teacher', {})
+        else:
+            assert kept[c.row.source.removeprefix('reply ')][0]['messages'] == messages(
+                TASK, q, [], parts, 'json', wanted[q]
+            )
     assert spent.lost_tokens == 0
 
 
@@ -264,7 +320,10 @@ def test_too_long_in_a_run(tmp_path):
     parts = api('http://127.0.0.1:9/v1').prompt_of(TASK)
     sizes = sorted(n_words(messages(TASK, Request(r, None, 1), [], parts, 'json')) for r in TASK.seed_rows)
     too_long = sum(x > sizes[16] for x in sizes)
-    with Stub(context=sizes[16]) as s: run = make_run(tmp_path/'run', s.url, select='all', rounds=1, prompt=SHORT | dict(error=False)).fit(verbose=False)
+    with Stub(context=sizes[16]) as s:
+        run = make_run(tmp_path / 'run', s.url, select='all', rounds=1, prompt=SHORT | dict(error=False)).fit(
+            verbose=False
+        )
     assert 0 < too_long < 24 and run.rounds[0].rejected['too long for the teacher'] == too_long
     assert run.final.stopped == 'rounds done' and run.rounds[0].kept > 0
 
@@ -285,7 +344,11 @@ def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
 
 
 def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
-    with Stub(schema='no') as s, pytest.raises(SettingError, match="refuses a JSON schema.*use response_format='text'"): write(tmp_path/'r', s.url, response_format='json')
+    with (
+        Stub(schema='no') as s,
+        pytest.raises(SettingError, match="refuses a JSON schema.*use response_format='text'"),
+    ):
+        write(tmp_path / 'r', s.url, response_format='json')
 
 
 def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
@@ -310,7 +373,12 @@ def test_the_name_of_max_tokens_is_found_out(form, concurrency, tmp_path):
 
 # Odd replies
 
-REASONS = dict(empty='empty reply', refusal='refused', length='cut off at the token limit', two='several examples in one reply')
+REASONS = dict(
+    empty='empty reply',
+    refusal='refused',
+    length='cut off at the token limit',
+    two='several examples in one reply',
+)
 
 
 @pytest.mark.parametrize('form', ['json', 'text'])
@@ -318,8 +386,13 @@ REASONS = dict(empty='empty reply', refusal='refused', length='cut off at the to
 def test_each_odd_content(odd, form, tmp_path, request):
     with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
     kept = kept_replies(tmp_path/'r')
-    reason = REASONS.get(odd) or (odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply'))
-    if reason: assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(c.row for c in found.values())
+    reason = REASONS.get(odd) or (
+        odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
+    )
+    if reason:
+        assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(
+            c.row for c in found.values()
+        )
     accepts = Filter(TASK)
     for c in found.values():
         assert c.cost['prompt_tokens'] > 0
@@ -327,13 +400,18 @@ def test_each_odd_content(odd, form, tmp_path, request):
             assert c.text == kept_text(kept, c)
             continue
         key = c.row.source.removeprefix('reply ')
-        question, answer = new_row(kept[key][0]['messages'], rng_for('duplicate')) if odd == 'duplicate' else faultless(key, kept[key][0])
+        question, answer = (
+            new_row(kept[key][0]['messages'], rng_for('duplicate'))
+            if odd == 'duplicate'
+            else faultless(key, kept[key][0])
+        )
         ends = '<|im_end|>' if (odd, form) == ('token', 'json') else ''
         assert (c.row.question, c.row.answer) == (question, answer + ends)
         if ends: assert accepts(c.row) == 'chat template tokens: <|im_end|>'
 
 
-def kept_text(kept, candidate): return next((r['text'] for _,r in kept.values() if r['text'] == candidate.text), None)
+def kept_text(kept, candidate):
+    return next((r['text'] for _, r in kept.values() if r['text'] == candidate.text), None)
 
 
 @pytest.mark.parametrize('form', ['json', 'text'])
@@ -341,24 +419,36 @@ def test_a_run_with_odd_replies(form, tmp_path):
     "Half of the replies are odd: every candidate is the row that was sent, or has a documented reason, and no training row is odd"
     task = mini_task('mini-gsm', n_seed=200, n_test=4)
     with Stub(odd=.5) as s:
-        run = make_run(tmp_path/'run', s.url, task, response_format=form, select='all', rounds=1, concurrency=32).fit(verbose=False)
+        run = make_run(
+            tmp_path / 'run', s.url, task, response_format=form, select='all', rounds=1, concurrency=32
+        ).fit(verbose=False)
         odd = s.stats()['odd']
     kept, lines = kept_replies(tmp_path/'run'), read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
     assert len(lines) == 200 == len(kept) and set(odd) == set(ODD) and run.final.stopped == 'rounds done'
     verdicts = Counter(c['verdict'].partition(':')[0] for c in lines)
     unread = 'wrong fields' if form == 'json' else 'no example in the reply'
     two = 'several examples in one reply'
-    assert {k: verdicts[k] for k in ('empty reply', 'refused', 'cut off at the token limit', unread)} == \
-        {'empty reply': odd['empty'], 'refused': odd['refusal'], 'cut off at the token limit': odd['length'], unread: odd['keys']}
+    assert {k: verdicts[k] for k in ('empty reply', 'refused', 'cut off at the token limit', unread)} == {
+        'empty reply': odd['empty'],
+        'refused': odd['refusal'],
+        'cut off at the token limit': odd['length'],
+        unread: odd['keys'],
+    }
     assert verdicts['chat template tokens'] == (odd['token'] if form == 'json' else 0)
-    known = {faultless(k, sent)[0] for k,(sent,_) in kept.items()} | {new_row(next(iter(kept.values()))[0]['messages'], rng_for('duplicate'))[0]}
+    known = {faultless(k, sent)[0] for k, (sent, _) in kept.items()} | {
+        new_row(next(iter(kept.values()))[0]['messages'], rng_for('duplicate'))[0]
+    }
     if form == 'text': assert verdicts[two] == odd['two']
     for row in run.rows():
         assert '<|' not in row.question + row.answer
-        assert row.round == 0 or row.question in known or (form == 'json' and row.question.startswith('1. '))  # see test_each_odd_content
+        assert (
+            row.round == 0 or row.question in known or (form == 'json' and row.question.startswith('1. '))
+        )  # see test_each_odd_content
 
 
-ROW = json.dumps(dict(question='Ann has 3 pens and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7'))
+ROW = json.dumps(
+    dict(question='Ann has 3 pens and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7')
+)
 
 
 @pytest.mark.parametrize('parts', [[dict(type='text', text=ROW)], [dict(type='thinking', thinking='…'), dict(type='text', text=ROW)], 5])
@@ -377,12 +467,21 @@ def test_a_count_of_tokens_that_is_none(count, tmp_path):
         return status, r
     with Answering(reply) as s, api(s.url, price=PRICE).open(tmp_path) as t:
         [(_, [c])] = t.write(TASK, asked(1), [])
-        assert c.row and t.client.budget.tokens == attempts(tmp_path)[0]['worst_tokens'] - kept_replies(tmp_path).popitem()[1][0]['params']['max_tokens'] + 99
+        assert (
+            c.row
+            and t.client.budget.tokens
+            == attempts(tmp_path)[0]['worst_tokens']
+            - kept_replies(tmp_path).popitem()[1][0]['params']['max_tokens']
+            + 99
+        )
 
 
 def test_a_bound_that_does_not_hold_is_raised_once(tmp_path):
     "by all that was counted: an endpoint's own words are that much at most"
-    counted = lambda body: prompt_bound(body['messages'], body['response_format']['json_schema']['schema']) + 100
+    counted = lambda body: (
+        prompt_bound(body['messages'], body['response_format']['json_schema']['schema']) + 100
+    )
+
     def reply(body, n):
         time.sleep(.2)
         status, r = said(ROW)
@@ -399,8 +498,17 @@ def test_a_retry_after_that_is_none(): assert failures.retry_after({'retry-after
 def test_half_a_surrogate_pair(tmp_path):
     names = iter(f'N{i}' for i in range(10_000))
     def reply(body, n):
-        return said(json.dumps(dict(question=f'{next(names)} has 3 pens \ud83d and buys 4 more. How many pens are there now?', answer='3 + 4 = 7\n#### 7')))
-    with Answering(reply) as s: run = make_run(tmp_path/'run', s.url, rounds=1, select='all').fit(verbose=False)
+        return said(
+            json.dumps(
+                dict(
+                    question=f'{next(names)} has 3 pens \ud83d and buys 4 more. How many pens are there now?',
+                    answer='3 + 4 = 7\n#### 7',
+                )
+            )
+        )
+
+    with Answering(reply) as s:
+        run = make_run(tmp_path / 'run', s.url, rounds=1, select='all').fit(verbose=False)
     assert run.final.stopped in ('nothing kept', 'rounds done')
 
 
@@ -408,11 +516,21 @@ def test_half_a_surrogate_pair(tmp_path):
 
 CAPS = dict(max_requests=25, max_usd=.012, max_tokens=5000)
 PRICE = (2., 8.)
-SERVERS = dict(plain={}, faults=dict(faults=.3), uncounted=dict(no_usage=True), slow=dict(latency=.05, jitter=.05), broken=dict(faults=.5, only='cut-body'))
+SERVERS = dict(
+    plain={},
+    faults=dict(faults=0.3),
+    uncounted=dict(no_usage=True),
+    slow=dict(latency=0.05, jitter=0.05),
+    broken=dict(faults=0.5, only='cut-body'),
+)
 
 
-def paid(stats): return dict(max_requests=stats['requests'], max_tokens=sum(stats['tokens'].values()),
-                             max_usd=(PRICE[0]*stats['tokens']['prompt'] + PRICE[1]*stats['tokens']['completion'])/1e6)
+def paid(stats):
+    return dict(
+        max_requests=stats['requests'],
+        max_tokens=sum(stats['tokens'].values()),
+        max_usd=(PRICE[0] * stats['tokens']['prompt'] + PRICE[1] * stats['tokens']['completion']) / 1e6,
+    )
 
 
 @pytest.mark.parametrize('cap', CAPS)
@@ -425,9 +543,12 @@ def test_a_cap_is_never_passed(server, cap, tmp_path, quick, monkeypatch):
         stats = s.stats()
         assert 0 < paid(stats)[cap] <= CAPS[cap]
         mine = dict(max_requests=spent.requests, max_tokens=spent.tokens, max_usd=spent.usd + spent.lost_usd)
-        if (server, cap) != ('uncounted', 'max_tokens'): assert paid(stats)[cap] <= mine[cap] + 1e-12 <= CAPS[cap] + 2e-12
+        if (server, cap) != ('uncounted', 'max_tokens'):
+            assert paid(stats)[cap] <= mine[cap] + 1e-12 <= CAPS[cap] + 2e-12
         left = [c for c in found.values() if c.reason.startswith('not asked')]
-        assert {c.reason for c in left} == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 0 < len(left) < 60 + (server=='broken')  # there, the cap may be lost before anything comes
+        assert {c.reason for c in left} == {f'not asked: {cap} {CAPS[cap]:g} reached'} and 0 < len(
+            left
+        ) < 60 + (server == 'broken')  # there, the cap may be lost before anything comes
         if (server, cap) != ('uncounted', 'max_tokens'):  # see test_uncounted_tokens
             write(tmp_path/'r', s.url, 60, **how, **{cap: CAPS[cap]})
             assert s.stats()['requests'] == stats['requests'], 'the same cap allows nothing more'
@@ -449,19 +570,28 @@ def test_uncounted_tokens(tmp_path):
 
 def test_lost_before_the_price_was_known(tmp_path, quick):
     with Stub(fault_first=3, only='cut-body') as s:
-        with pytest.raises(TeacherError, match='no reply after 3'): write(tmp_path/'r', s.url, 3, max_retries=2)
+        with pytest.raises(TeacherError, match='no reply after 3'):
+            write(tmp_path / 'r', s.url, 3, max_retries=2)
         with api(s.url, price=PRICE).open(tmp_path/'r') as t: spent, held = t.spent(), t.client.budget.usd
-    assert spent.lost_tokens > 0 and spent.lost_usd >= spent.lost_tokens*min(PRICE)/1e6 and held == spent.lost_usd
+    assert (
+        spent.lost_tokens > 0
+        and spent.lost_usd >= spent.lost_tokens * min(PRICE) / 1e6
+        and held == spent.lost_usd
+    )
 
 
 def test_more_tokens_than_allowed(tmp_path):
     "An endpoint that writes more than the limit is left at once; what it was paid stays within the cap"
     with Stub(overrun=.5, latency=.03, jitter=.03) as s:
         for _ in range(3):
-            with pytest.raises(TeacherError, match=r'wrote \d+ tokens.*cap.* cannot be kept|so no cap can be kept'):
-                write(tmp_path/'r', s.url, 60, price=PRICE, max_usd=.1, max_tokens=60_000)
+            with pytest.raises(
+                TeacherError, match=r'wrote \d+ tokens.*cap.* cannot be kept|so no cap can be kept'
+            ):
+                write(tmp_path / 'r', s.url, 60, price=PRICE, max_usd=0.1, max_tokens=60_000)
         stats, n = s.stats(), len(attempts(tmp_path/'r'))
-    assert stats['requests'] <= n < 60 and paid(stats)['max_tokens'] <= 60_000 and paid(stats)['max_usd'] <= .1
+    assert (
+        stats['requests'] <= n < 60 and paid(stats)['max_tokens'] <= 60_000 and paid(stats)['max_usd'] <= 0.1
+    )
 
 
 def test_max_seconds(tmp_path):
@@ -479,7 +609,11 @@ def test_rate_limits(tmp_path, monkeypatch):
     with Stub(requests_per_minute=20, window=.6) as s:
         found, spent = write(tmp_path/'r', s.url, 60, max_retries=30, concurrency=32)
         stats = s.stats()
-    assert all(c.row for c in found.values()) and stats['limited'] > 0 and stats['paid'] == stats['paid'] | dict(once=60, more=0)
+    assert (
+        all(c.row for c in found.values())
+        and stats['limited'] > 0
+        and stats['paid'] == stats['paid'] | dict(once=60, more=0)
+    )
     assert stats['times']['last'] - stats['times']['first'] >= 1.2 and spent.lost_tokens == 0
     class Quick(client_module.RateLimiter):
         def __init__(self, most): super().__init__(most, 1.8)
@@ -487,7 +621,11 @@ def test_rate_limits(tmp_path, monkeypatch):
     with Stub(requests_per_minute=20, window=.6) as s:
         write(tmp_path/'s', s.url, 60, requests_per_minute=20, concurrency=32)
         stats = s.stats()
-    assert stats['limited'] == 0 and stats['requests'] == 60 and 3.4 <= stats['times']['last'] - stats['times']['first'] <= 9
+    assert (
+        stats['limited'] == 0
+        and stats['requests'] == 60
+        and 3.4 <= stats['times']['last'] - stats['times']['first'] <= 9
+    )
 
 
 def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
@@ -502,10 +640,12 @@ def test_a_rate_limit_after_a_wait(tmp_path, monkeypatch):
 
 def test_a_price_that_is_not_known(tmp_path):
     with Stub() as s:
-        with pytest.raises(SettingError, match=r'--teacher.price IN,OUT'): make_run(tmp_path/'run', s.url, max_usd=1.)
+        with pytest.raises(SettingError, match=r'--teacher.price IN,OUT'):
+            make_run(tmp_path / 'run', s.url, max_usd=1.0)
         assert s.stats()['requests'] == 0 and not (tmp_path/'run').exists()
         write(tmp_path/'r', s.url, 3)  # three replies without a price
-        with pytest.raises(SettingError, match='--teacher.price IN,OUT'): write(tmp_path/'r', s.url, 3, max_usd=1.)
+        with pytest.raises(SettingError, match='--teacher.price IN,OUT'):
+            write(tmp_path / 'r', s.url, 3, max_usd=1.0)
 
 
 def test_a_price_that_is_not_known_without_the_loop(tmp_path):
@@ -525,15 +665,31 @@ def test_a_run_that_reaches_its_cap_and_resumes(tmp_path):
         for cap in (30, 1000): run = make_run(tmp_path/'run', s.url, max_requests=cap).fit(verbose=False)
         # Round 1 is asked about other students after 10, 30 and all requests, so some requests are made that the whole run needs not
         assert s.stats()['paid']['more'] == 0 and n <= s.stats()['requests'] <= 2*n
-    more = {'stages.json', 'round_01/test_answers.jsonl'}  # the cap is in the key of a stage; round 1 was the last one and had been tested
-    assert {k: v for k,v in content(tmp_path/'run').items() if k not in more} == {k: v for k,v in content(tmp_path/'whole').items() if k not in more}
+    more = {
+        'stages.json',
+        'round_01/test_answers.jsonl',
+    }  # the cap is in the key of a stage; round 1 was the last one and had been tested
+    assert {k: v for k, v in content(tmp_path / 'run').items() if k not in more} == {
+        k: v for k, v in content(tmp_path / 'whole').items() if k not in more
+    }
 
 
 def test_verification_that_reaches_its_cap_and_resumes(tmp_path):
     with Stub() as s:
         for cap in (30, 45, 45, 500):
-            make_run(tmp_path/'run', s.url, rounds=1, select='all', response_format='text', max_requests=cap, loop=dict(num_verifications=2)).fit(verbose=False)
-            verdicts = Counter(c['verdict'].partition(':')[0] for c in read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl'))
+            make_run(
+                tmp_path / 'run',
+                s.url,
+                rounds=1,
+                select='all',
+                response_format='text',
+                max_requests=cap,
+                loop=dict(num_verifications=2),
+            ).fit(verbose=False)
+            verdicts = Counter(
+                c['verdict'].partition(':')[0]
+                for c in read_jsonl(tmp_path / 'run' / 'round_00' / 'candidates.jsonl')
+            )
             assert s.stats()['requests'] <= cap and sum(verdicts.values()) == 24
             assert (cap < 500) == (verdicts['not asked'] > 0)
             if cap < 500: assert s.stats()['requests'] == cap
@@ -559,7 +715,9 @@ class Late(APITeacher):
 
 def make_run(folder, url, task=TASK, kind=APITeacher, rounds=2, select='wrong', loop=None, **settings):
     teacher = kind('stub', url, **dict(prompt=SHORT, response_format='json') | settings)
-    return LLM2LLM(task, mini_student(**STUDENT), teacher, folder, rounds=rounds, select=select, **(loop or {}))
+    return LLM2LLM(
+        task, mini_student(**STUDENT), teacher, folder, rounds=rounds, select=select, **(loop or {})
+    )
 
 
 @pytest.fixture(scope='module')
@@ -570,7 +728,13 @@ def whole(tmp_path_factory):
         if (form, select) not in made:
             out = tmp_path_factory.mktemp('whole')/'run'
             with Stub(schema='yes' if form == 'json' else 'ignore') as s:
-                run = make_run(out, s.url, response_format=form, select=select, loop=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+                run = make_run(
+                    out,
+                    s.url,
+                    response_format=form,
+                    select=select,
+                    loop=dict(num_folds=3) if select == 'crossfit' else {},
+                ).fit(verbose=False)
                 made[form, select] = out, s.stats()
             assert run.final.stopped == 'rounds done' and all(m.kept > 5 for m in run.rounds[:2])
         return made[form, select]
@@ -616,8 +780,14 @@ def test_streaming_starts_before_the_student_has_answered(tmp_path, monkeypatch)
 def test_other_rules(select, whole, tmp_path):
     out, stats = whole('json', select)
     with Stub(jitter=.02) as s:
-        make_run(tmp_path/'run', s.url, select=select, concurrency=1, kind=Late if select == 'crossfit' else APITeacher,
-                 loop=dict(num_folds=3) if select == 'crossfit' else {}).fit(verbose=False)
+        make_run(
+            tmp_path / 'run',
+            s.url,
+            select=select,
+            concurrency=1,
+            kind=Late if select == 'crossfit' else APITeacher,
+            loop=dict(num_folds=3) if select == 'crossfit' else {},
+        ).fit(verbose=False)
         assert s.stats()['requests'] == stats['requests'] and s.stats()['paid']['more'] == 0
     assert content(tmp_path/'run') == content(out)
 
@@ -626,7 +796,10 @@ def test_other_rules(select, whole, tmp_path):
 def other():
     "Starts a function of this module in another process that has torch in memory already"
     ctx = multiprocessing.get_context('forkserver')
-    ctx.set_forkserver_preload(['llm2llm.student.student', 'trl', 'peft', 'datasets', 'openai', 'aiohttp', 'genai_prices'])
+    ctx.set_forkserver_preload(
+        ['llm2llm.student.student', 'trl', 'peft', 'datasets', 'openai', 'aiohttp', 'genai_prices']
+    )
+
     def _start(f, *args):
         p = ctx.Process(target=f, args=args)
         p.start()
@@ -663,7 +836,15 @@ def kill_after(start, folder, marks, seed, slack=.15):
 @pytest.mark.parametrize('form', ['json', 'text'])
 def test_killed_again_and_again(form, whole, tmp_path, other):
     out, stats = whole(form)
-    marks = ['run.json', 'replies.sqlite', 'round_00/student', 'round_00/answers.jsonl', 'round_00/candidates.jsonl', 'round_01/student', 'round_01/answers.jsonl']
+    marks = [
+        'run.json',
+        'replies.sqlite',
+        'round_00/student',
+        'round_00/answers.jsonl',
+        'round_00/candidates.jsonl',
+        'round_01/student',
+        'round_01/answers.jsonl',
+    ]
     with Stub(schema='yes' if form == 'json' else 'ignore', latency=.1, jitter=.1) as s:
         kills = kill_after(lambda: other(_fit, tmp_path/'run', s.url, form), tmp_path/'run', marks, form)
         after = s.stats()
@@ -692,7 +873,11 @@ CLIENT = '''
 
 
 def client_process(folder, url, n, concurrency=64, **kwargs):
-    return subprocess.Popen([sys.executable, '-c', dedent(CLIENT), str(folder), url, str(n), str(concurrency)], cwd=Path(__file__).parent.parent, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, '-c', dedent(CLIENT), str(folder), url, str(n), str(concurrency)],
+        cwd=Path(__file__).parent.parent,
+        **kwargs,
+    )
 
 
 def test_thousands_of_requests_thirty_percent_faults_ten_kills(tmp_path):
@@ -710,31 +895,49 @@ def test_thousands_of_requests_thirty_percent_faults_ten_kills(tmp_path):
         stats = s.stats()
     assert kills == 10 and n/20 < on_the_way < n, (kills, on_the_way)
     rows, kept, tried = read_list(folder/'rows.jsonl'), kept_replies(folder), attempts(folder)
-    assert [(r[0], r[1]) for r in rows] == [(q.row.id, q.draw) for q in asked(n)]  # none is lost, none is doubled, all in order
+    assert [(r[0], r[1]) for r in rows] == [
+        (q.row.id, q.draw) for q in asked(n)
+    ]  # none is lost, none is doubled, all in order
     # the server's words are drawn from the key alone: what a faultless one sends for these requests
     teacher = api(s.url)
     for q,(_,_,question,answer,source,reason) in zip(asked(n), rows):
         call = next(teacher.calls(TASK, q, [], 'json'))
         key = call.key
         text, _, _ = completion(call.messages, key, None, True)
-        assert (json.loads(text), f'reply {key}', '') == (dict(question=question, answer=answer), source, reason)
+        assert (json.loads(text), f'reply {key}', '') == (
+            dict(question=question, answer=answer),
+            source,
+            reason,
+        )
     assert len(kept) == n and Counter(a['outcome'] for a in tried)['reply'] == n
     # paid more than once is only what may have been lost on the way, and that is in the bill
     open_ = [a for a in tried if a['outcome'] not in ('reply', 'refused')]
     open_keys, twice = {a['key'] for a in open_}, stats['paid']['more']
     assert twice > n/100 and stats['paid']['times'] - n <= len(open_)
-    assert set(stats['paid']['more_keys']) <= open_keys and len(stats['paid']['more_keys']) == min(1000, twice)
+    assert set(stats['paid']['more_keys']) <= open_keys and len(stats['paid']['more_keys']) == min(
+        1000, twice
+    )
     replies = Replies(folder/'replies.sqlite')
     spent = replies.spent()
     replies.close()
-    took = lambda a, name: a[f'worst_{name}'] if a[f'{name}_tokens'] is None else a[f'{name}_tokens']   # what came without a reply may say it
-    assert spent.lost_tokens == sum(took(a, 'prompt') + took(a, 'completion') for a in open_) <= sum(a['worst_tokens'] for a in open_)
-    assert spent.lost_usd == pytest.approx(sum(a['worst_usd'] if a['usd'] is None else a['usd'] for a in open_))
+    took = lambda a, name: (
+        a[f'worst_{name}'] if a[f'{name}_tokens'] is None else a[f'{name}_tokens']
+    )  # what came without a reply may say it
+    assert (
+        spent.lost_tokens
+        == sum(took(a, 'prompt') + took(a, 'completion') for a in open_)
+        <= sum(a['worst_tokens'] for a in open_)
+    )
+    assert spent.lost_usd == pytest.approx(
+        sum(a['worst_usd'] if a['usd'] is None else a['usd'] for a in open_)
+    )
     assert sum(stats['tokens'].values()) <= spent.tokens and stats['requests'] <= spent.requests == len(tried)
     never_ended = sum(a['outcome'] is None for a in open_)
     assert stats['errors'] == 0 and never_ended >= 10
-    print(f"\n{n} requests: {stats['requests']} arrived, {sum(stats['faults'].values())} faults {dict(stats['faults'])}, {kills} kills after which {never_ended} attempts "
-          f"had no end; {twice} keys paid {stats['paid']['times'] - n} times more than once, {len(open_keys)} keys with a lost attempt, worst case {spent.lost_usd:.4f} USD of {spent.usd + spent.lost_usd:.4f}")
+    print(
+        f"\n{n} requests: {stats['requests']} arrived, {sum(stats['faults'].values())} faults {dict(stats['faults'])}, {kills} kills after which {never_ended} attempts "
+        f"had no end; {twice} keys paid {stats['paid']['times'] - n} times more than once, {len(open_keys)} keys with a lost attempt, worst case {spent.lost_usd:.4f} USD of {spent.usd + spent.lost_usd:.4f}"
+    )
 
 
 def read_list(path): return [json.loads(line) for line in path.read_text().splitlines()]
@@ -756,7 +959,15 @@ def test_thousands_equal_a_faultless_server(tmp_path):
 def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
     folder, moments = tmp_path/'r', random.Random(latency)
     with Stub(latency=latency, jitter=.1) as s:
-        p = client_process(folder, s.url, 2000, 16, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='60'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        p = client_process(
+            folder,
+            s.url,
+            2000,
+            16,
+            stderr=subprocess.PIPE,
+            env=os.environ | dict(CLIENT_TIMEOUT='60'),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while s.stats()['requests'] < 40:
             assert p.poll() is None, p.stderr.read()
             time.sleep(.02)
@@ -774,7 +985,15 @@ def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     "For replies that would take ten minutes; what was under way counts as lost"
     with Stub(latency=600) as s:
-        p = client_process(tmp_path/'r', s.url, 40, 4, stderr=subprocess.PIPE, env=os.environ | dict(CLIENT_TIMEOUT='900'), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        p = client_process(
+            tmp_path / 'r',
+            s.url,
+            40,
+            4,
+            stderr=subprocess.PIPE,
+            env=os.environ | dict(CLIENT_TIMEOUT='900'),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while s.stats()['requests'] < 4:
             assert p.poll() is None, p.stderr.read()
             time.sleep(.05)
@@ -796,7 +1015,11 @@ def test_inside_a_running_event_loop(whole, tmp_path):
 
 # Recorded and local teachers
 
-def dataset(folder): return [{k: v for k,v in d.items() if k != 'source'} for d in read_jsonl(sorted(folder.glob('round_*/train.jsonl'))[-1])]
+def dataset(folder):
+    return [
+        {k: v for k, v in d.items() if k != 'source'}
+        for d in read_jsonl(sorted(folder.glob('round_*/train.jsonl'))[-1])
+    ]
 
 
 @pytest.mark.parametrize('form', ['json', 'text'])
@@ -804,9 +1027,17 @@ def test_replayed_without_a_server(form, whole, tmp_path):
     out, _ = whole(form)
     shutil.copytree(out, tmp_path/'copy')
     before = {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')}
-    run = LLM2LLM(TASK, mini_student(**STUDENT), ReplayTeacher(tmp_path/'copy'), tmp_path/'again', rounds=2).fit(verbose=False)
-    assert [d.read_bytes() for d in sorted((tmp_path/'again').glob('round_*/train.jsonl'))] == [d.read_bytes() for d in sorted(out.glob('round_*/train.jsonl'))]
-    assert run.rounds[-1].as_dict()['scores'] == json.loads((out/'round_02'/'metrics.json').read_text())['scores'] and len(dataset(out)) > 40
+    run = LLM2LLM(
+        TASK, mini_student(**STUDENT), ReplayTeacher(tmp_path / 'copy'), tmp_path / 'again', rounds=2
+    ).fit(verbose=False)
+    assert [d.read_bytes() for d in sorted((tmp_path / 'again').glob('round_*/train.jsonl'))] == [
+        d.read_bytes() for d in sorted(out.glob('round_*/train.jsonl'))
+    ]
+    assert (
+        run.rounds[-1].as_dict()['scores']
+        == json.loads((out / 'round_02' / 'metrics.json').read_text())['scores']
+        and len(dataset(out)) > 40
+    )
     assert {p.name: p.read_bytes() for p in (tmp_path/'copy').glob('replies.sqlite')} == before
 
 
@@ -829,7 +1060,17 @@ def local_run(folder, chat):
     student = mini_student('mini-intent', **STUDENT)
     teacher = Watched(chat, prompt=WORDS, temperature=.7, max_completion_tokens=48, batch_size=4)
     teacher.student = student
-    return LLM2LLM(INTENT, student, teacher, folder, rounds=2, select='random', num_verifications=1, only_wrong=True, near_duplicate_threshold=None)
+    return LLM2LLM(
+        INTENT,
+        student,
+        teacher,
+        folder,
+        rounds=2,
+        select='random',
+        num_verifications=1,
+        only_wrong=True,
+        near_duplicate_threshold=None,
+    )
 
 
 def _fit_local(folder, chat):
@@ -839,13 +1080,26 @@ def _fit_local(folder, chat):
 
 def test_a_local_teacher(chat, tmp_path, other):
     run = local_run(tmp_path/'run', chat).fit(verbose=False)
-    assert run.teacher.alone == [True, True]*sum(m.requested > 0 for m in run.rounds) and len(run.teacher.alone) >= 2
-    verdicts = Counter(c['verdict'].partition(':')[0] for f in (tmp_path/'run').glob('round_*/candidates.jsonl') for c in read_jsonl(f))
+    assert (
+        run.teacher.alone == [True, True] * sum(m.requested > 0 for m in run.rounds)
+        and len(run.teacher.alone) >= 2
+    )
+    verdicts = Counter(
+        c['verdict'].partition(':')[0]
+        for f in (tmp_path / 'run').glob('round_*/candidates.jsonl')
+        for c in read_jsonl(f)
+    )
     assert verdicts['kept'] > 0 and len(verdicts) >= 2, verdicts
     want = content(tmp_path/'run')
     local_run(tmp_path/'again', chat).fit(verbose=False)
     assert content(tmp_path/'again') == want
-    marks = ['replies.sqlite', 'round_00/student', 'round_00/answers.jsonl', 'round_00/candidates.jsonl', 'round_01/answers.jsonl']
+    marks = [
+        'replies.sqlite',
+        'round_00/student',
+        'round_00/answers.jsonl',
+        'round_00/candidates.jsonl',
+        'round_01/answers.jsonl',
+    ]
     kills = kill_after(lambda: other(_fit_local, tmp_path/'killed', chat), tmp_path/'killed', marks, 11, .3)
     assert kills >= 3 and content(tmp_path/'killed') == want
     assert len(kept_replies(tmp_path/'killed')) == len(kept_replies(tmp_path/'run'))
@@ -866,7 +1120,13 @@ def served(chat, tmp_path_factory):
     port = free_port()
     log = open(tmp_path_factory.mktemp('serve')/'log', 'w+')   # noqa: SIM115 (closed with the server)
     program = Path(sys.executable).parent/'transformers'
-    p = subprocess.Popen([program, 'serve', str(chat), '--host', '127.0.0.1', '--port', str(port), '--device', 'cpu'], stdout=log, stderr=log, start_new_session=True)
+    p = subprocess.Popen(
+        [program, 'serve', str(chat), '--host', '127.0.0.1', '--port', str(port), '--device', 'cpu'],
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
     def up():
         try: return urllib.request.urlopen(f'http://127.0.0.1:{port}/health', timeout=2).status == 200
         except OSError: return False
@@ -890,14 +1150,27 @@ def served(chat, tmp_path_factory):
 
 def test_a_real_server(served, chat, tmp_path):
     from llm2llm.report.report import write_report
-    teacher = APITeacher(str(chat), served, prompt=WORDS, temperature=.7, max_completion_tokens=48, concurrency=4)
-    run = LLM2LLM(INTENT, mini_student('mini-intent', **STUDENT), teacher, tmp_path/'run', rounds=1, select='all', near_duplicate_threshold=None).fit(verbose=False)
+
+    teacher = APITeacher(
+        str(chat), served, prompt=WORDS, temperature=0.7, max_completion_tokens=48, concurrency=4
+    )
+    run = LLM2LLM(
+        INTENT,
+        mini_student('mini-intent', **STUDENT),
+        teacher,
+        tmp_path / 'run',
+        rounds=1,
+        select='all',
+        near_duplicate_threshold=None,
+    ).fit(verbose=False)
     lines = read_jsonl(tmp_path/'run'/'round_00'/'candidates.jsonl')
     assert run.final.stopped == 'rounds done' and len(lines) == 14
     assert run.rounds[0].kept > 3, Counter(c['verdict'] for c in lines)
     assert run.rounds[0].prompt_tokens > 0 and run.rounds[0].completion_tokens > 0
     assert form_of(tmp_path/'run') == 'text'
-    assert {r.parent_id for r in run.rows() if r.round} <= {r.id for r in INTENT.seed_rows} and all(r.answer in INTENT.labels for r in run.rows())
+    assert {r.parent_id for r in run.rows() if r.round} <= {r.id for r in INTENT.seed_rows} and all(
+        r.answer in INTENT.labels for r in run.rows()
+    )
     path = write_report(tmp_path/'run')
     text = '\n'.join(p.read_text() for p in (tmp_path/'run').glob('report.*'))
     assert 'mini-intent' in text and path

@@ -215,6 +215,7 @@ def make_run(
     use_threads(1 if threads is None and words.get('student', 'mini')=='mini' else threads)
     LoopConfig(**loop_words(words))   # its own mistakes first
     task = make_task(words)
+    student = make_student(words)
     teacher = make_teacher(words, task)
     output_dir = words.get('output_dir') or f'runs/{task.name}'
-    return LLM2LLM(task, make_student(words), teacher, output_dir, **loop_words(words))
+    return LLM2LLM(task, student, teacher, output_dir, **loop_words(words))

@@ -217,7 +217,7 @@ class Ray:
 
 # %% ../../nbs/07_grid/01_grid.ipynb #b64b201b
 @patch
-def start(self:Ray,   # noqa: F811, of another class than the one above
+def start(self:Ray,
     cell:Cell,
 )->Future: # done when the cell's files are back
     "Give a cell to the cluster"
@@ -226,7 +226,7 @@ def start(self:Ray,   # noqa: F811, of another class than the one above
     return task.remote(cell, self.make, _builds_on(cell, self.root), os.getcwd()).future()
 
 @patch
-def end(self:Ray,   # noqa: F811, as above
+def end(self:Ray,
     cell:Cell,
     future:Future, # of `start`, done
 ):
