@@ -70,7 +70,8 @@ def toy_lines(wrong, round, teacher, paid):
 
 
 def toy_run(path, curve=(26,28,27,33,36,41), seed=0, select='wrong', steps=32, n_seed=64, n_test=320,
-            n_dev=0, finish=True, teacher='mini rules', match=None, every=True, stopped='rounds done', learnt=(.30,.09),
+            n_dev=0, finish=True, teacher='mini rules', match=None, every=True, stopped='rounds done',
+            learnt=(.30,.09),
             strange=None, said=(), silent=0, paid=None, **kw):
     "A run folder whose test accuracy follows `curve`, in percent"
     folder, r, paid = RunFolder(path), rng_for('toy run', str(seed), select, list(curve)), paid or {}

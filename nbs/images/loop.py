@@ -3,12 +3,15 @@
 Pages show it as an image, so it brings its own colours for light and dark: boxes have a ground of their own, and what lies
 on the ground of the page is a grey that is readable on both.
 """
+
 from html import escape
 from pathlib import Path
 
 W, H, ACROSS, DOWN, EDGE = 200, 76, 52, 40, 10  # a box, the gaps between boxes, the margin
-ALT = ('The loop: seed rows go into the training set; a student is trained on it from its base and answers the seed rows; the wrong '
-       'answers go to a teacher, who writes new examples; a filter keeps some of them, which go into the training set for the next round.')
+ALT = (
+    'The loop: seed rows go into the training set; a student is trained on it from its base and answers the seed rows; the wrong '
+    'answers go to a teacher, who writes new examples; a filter keeps some of them, which go into the training set for the next round.'
+)
 # (column, row, kind, name, what it is)
 BOXES = dict(
     seed=(0, 0, 'data', 'seed rows', 'the 20 to 2,000 examples', 'that you have'),
@@ -19,7 +22,15 @@ BOXES = dict(
     teacher=(0, 3, 'model', 'teacher', 'an API, a local model,', 'recorded replies'),
     new=(0, 2, 'data', 'new examples', 'of just what went wrong', ''),
     filter=(0, 1, 'model', 'filter', 'rejects near copies, test rows,', 'wrong answers; counts why'))
-ARROWS = [('seed', 'train'), ('train', 'student'), ('student', 'answers'), ('answers', 'wrong'), ('wrong', 'teacher'), ('teacher', 'new'), ('new', 'filter')]
+ARROWS = [
+    ('seed', 'train'),
+    ('train', 'student'),
+    ('student', 'answers'),
+    ('answers', 'wrong'),
+    ('wrong', 'teacher'),
+    ('teacher', 'new'),
+    ('new', 'filter'),
+]
 STYLE = '''
 text { font: 12.5px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; text-anchor: middle; fill: #3d4754 }
 text.name { font-size: 16px; font-weight: 600; fill: #17202a }
@@ -39,26 +50,37 @@ def box(name):
     kind, title, *lines = BOXES[name][2:]
     lines = [line for line in lines if line]
     top = y+H/2+6-8.5*len(lines)
-    said = ''.join(f'<text x="{x+W/2}" y="{top+19+16*i}">{escape(line)}</text>' for i, line in enumerate(lines))
+    said = ''.join(
+        f'<text x="{x + W / 2}" y="{top + 19 + 16 * i}">{escape(line)}</text>' for i, line in enumerate(lines)
+    )
     return (f'<g class="{kind}"><rect x="{x}" y="{y}" width="{W}" height="{H}" rx="9"/>'
             f'<text class="name" x="{x+W/2}" y="{top}">{escape(title)}</text>{said}</g>')
 
 def arrow(a, b): # from the edge of one box to the edge of the next
     (x, y), (u, v) = corner(a), corner(b)
     side, up = (u > x)-(u < x), (v > y)-(v < y)
-    return f'<path d="M{x+W/2+side*W/2} {y+H/2+up*H/2}L{u+W/2-side*(W/2+9)} {v+H/2-up*(H/2+9)}" marker-end="url(#tip)"/>'
+    return f'<path d="M{x + W / 2 + side * W / 2} {y + H / 2 + up * H / 2}L{u + W / 2 - side * (W / 2 + 9)} {v + H / 2 - up * (H / 2 + 9)}" marker-end="url(#tip)"/>'
+
 
 def draw():
     "The picture as the text of an SVG file"
     (x, y), (u, v) = corner('filter'), corner('train')
     mid, end = x+W+ACROSS/2, v+.78*H
-    back = f'<path d="M{x+W} {y+H/2}H{mid-10}q10 0 10 -10V{end+10}q0 -10 10 -10H{u-9}" marker-end="url(#tip)"/>'
-    words = f'<text class="page" x="{mid-9}" y="{y-DOWN/2+4}" style="text-anchor:end">kept examples: the next round</text>'
+    back = f'<path d="M{x + W} {y + H / 2}H{mid - 10}q10 0 10 -10V{end + 10}q0 -10 10 -10H{u - 9}" marker-end="url(#tip)"/>'
+    words = f'<text class="page" x="{mid - 9}" y="{y - DOWN / 2 + 4}" style="text-anchor:end">kept examples: the next round</text>'
     wide, high = 2*EDGE+2*W+ACROSS, 2*EDGE+4*H+3*DOWN
     tip = ('<defs><marker id="tip" viewBox="0 0 10 10" refX="1" refY="5" markerWidth="11" markerHeight="11" '
            'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L10 5L0 10z"/></marker></defs>')
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(ALT)}">',
-             f'<title>The loop</title><style>{STYLE}\n</style>', tip, *(arrow(*a) for a in ARROWS), back, words, *map(box, BOXES), '</svg>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" aria-label="{escape(ALT)}">',
+        f'<title>The loop</title><style>{STYLE}\n</style>',
+        tip,
+        *(arrow(*a) for a in ARROWS),
+        back,
+        words,
+        *map(box, BOXES),
+        '</svg>',
+    ]
     return '\n'.join(parts)+'\n'
 
 

@@ -1,10 +1,11 @@
-"""Make a small part of the committed results again, and compare: one random seed of what.yaml, about a minute.
+"""Make a small part of the committed results again: one random seed of what.yaml, about a minute.
 
     make results-quick
 
-Every method must have as many training rows as in the committed table, and be right on the very same test rows.
-With the same versions, one torch thread and the same kind of processor it is. Elsewhere sums are rounded differently, and
-two trainings on the same rows differ by 3 points of accuracy (a standard deviation); what differs here is then named.
+Every method must have as many training rows as in the table, and be right on the very same test rows.
+With the same versions, one torch thread and the same kind of processor it is. Elsewhere sums are rounded
+differently, and
+two trainings on the same rows differ by 3 points (a standard deviation); what differs is then named.
 """
 
 import subprocess, sys
@@ -52,7 +53,8 @@ def main():
     there, here = (both[[f'{name}{end}' for name in MADE_BY]].iloc[0].to_list() for end in (' before', ''))
     made_by = [f'{name} {a} there, {b} here' for name, a, b in zip(MADE_BY, there, here) if a != b]
     sys.exit(
-        f"again.py: {len(off)} of {len(both)} methods differ from the committed results; {'; '.join(made_by) or 'same machine and versions'}"
+        f"again.py: {len(off)} of {len(both)} methods differ from the committed results; "
+        f"{'; '.join(made_by) or 'same machine and versions'}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Rules that were never better than random seed rows (mini.ipynb, real.ipynb), so the package has none of them.
+"""Rules that were never better than random rows (mini.ipynb, real.ipynb), so the package has none of them.
 
-A plan names one by file and class, `select: nbs/results/rules.py:Margin`. They are also examples of an own rule."""
+A plan names one by file and class, `select: nbs/results/rules.py:Margin`; they are examples of an own rule."""
 
 from collections import Counter
 
