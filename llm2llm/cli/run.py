@@ -110,7 +110,8 @@ def name_arguments(
     "Arguments by the settings that have no default, in their order"
     names = [s.name for s in known.values() if s.default is inspect.Parameter.empty and '.' not in s.name]
     if len(plain) > len(names):
-        raise SettingError(f"{plain[len(names)]}: no flag is in front of it; settings are given as --name value")
+        raise SettingError(f"{plain[len(names)]}: no flag is in front of it; "
+                           "settings are given as --name value")
     return dict(zip(names, plain))
 
 def read_words(

@@ -137,7 +137,7 @@ def cost(
     task:Task,                     # with seed rows
     teacher:Teacher|None,          # an `APITeacher`, or another language model
     config:LoopConfig=LoopConfig(), # of the run
-    rates:list[float]|None=None,   # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 throughout
+    rates:list[float]|None=None, # share of wrong seed rows by round, 0 to 1; None: 0.05, 0.3 and 1 throughout
     like:str|Path|None=None,       # folder of an earlier run whose error rates and tokens are taken
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"

@@ -36,7 +36,7 @@ class Splits:
     ):
         self.task,self.rows,self.notes = task,rows,list(notes)
 
-    def note(self, done:str, n:int, name:str, rest:str, unit:str='row'): # what was done to how many rows of which split
+    def note(self, done:str, n:int, name:str, rest:str, unit:str='row'): # what, rows, split, why
         "Write down what was done to `n` rows of a split"
         unit = unit if n==1 else unit + 's'
         if n: self.notes.append(f'{done} {n:,} {name} {unit} {rest}')

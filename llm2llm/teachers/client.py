@@ -65,7 +65,7 @@ async def connect(self:Client,
     self._key = find_key(self.api_key, self.key_env, self.base_url)
     check_price(self.limits, self.price)
     self.replies,self.stopping,self._asked = replies,asyncio.Event(),{}
-    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? the last reply's time; what ended it
+    self.heard,self.alive,self.fatal_error = False,0.,None   # any status? last reply; what ended it
     replies.forget_problems()
     await self._reach()
     self.budget = Budget(self.limits, replies.spent(self.price if self.price.known else None))

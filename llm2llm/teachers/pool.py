@@ -28,7 +28,7 @@ class PoolTeacher(Teacher):
     kind = name = 'pool'
     help = 'real rows held back'
     def __init__(self,
-        m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; 0 or None: any of them
+        m:int|None=30, # draw among the m nearest rows with the same answer; 1: the nearest; 0, None: any
     ): self.m = check_int('m', m or 0, 0) or None
 
     def settings(self)->dict[str,object]: # JSON-able
