@@ -1,6 +1,6 @@
 """Rules that were never better than random rows (mini.ipynb, real.ipynb), so the package has none of them.
 
-A plan names one by file and class, `select: nbs/results/rules.py:Margin`; they are examples of an own rule."""
+A plan names one by file and class (`select: nbs/results/rules.py:Margin`); each is an example of your own."""
 
 from collections import Counter
 
