@@ -354,6 +354,7 @@ def mini_student(
     batch_size = 8 if name=='mini-gsm' else 4
     usual = dict(lora_r=0, learning_rate=1e-3, num_train_epochs=4, batch_size=batch_size,
                  per_device_eval_batch_size=160)
+    if overrides.get('max_steps'): del usual['num_train_epochs']   # one of them says how long to train
     return Student(mini_base(), **usual | overrides)
 
 # %% ../../nbs/08_mini/00_mini.ipynb #e8dc2549
