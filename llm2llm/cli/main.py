@@ -13,7 +13,7 @@ from pathlib import Path
 from . import commands
 from .estimate import estimate, estimate_options
 from .run import part_settings, read_words, run_options
-from .settings import Setting, check_names, check_values, settings_of, split_flags
+from .settings import Setting, check_names, check_values, named_words, settings_of, split_flags
 from ..core import LLM2LLMError, SettingError, plugins, unknown
 from ..loop.config import LoopConfig
 from ..loop.rules import rules
@@ -137,15 +137,9 @@ def own_words(
     command:Command, # not about a run
 )->dict[str,object]: # its parameters
     "The words of a command with parameters of its own"
-    plain,flags = split_flags(args)
     known = command.settings()
-    arguments = [s.name for s in known.values() if s.default is inspect.Parameter.empty]
-    if len(plain) > len(arguments):
-        raise SettingError(f"{plain[len(arguments)]}: an argument too many; --name goes before a value")
-    words = dict(zip(arguments, plain)) | flags
+    words = named_words(args, known)
     check_names(words, known)
-    missing = [a for a in arguments if a not in words]
-    if missing: raise SettingError(f"{missing[0].upper()} is needed: {known[missing[0]].help}")
     return check_values(words, known, text=True)
 
 # %% ../../nbs/09_cli/04_main.ipynb #e6ec8c65

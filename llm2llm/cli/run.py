@@ -11,7 +11,7 @@ import inspect,os,sys
 from collections.abc import Callable
 from pathlib import Path
 from .settings import Setting, check_names, check_values, line_of, read_yaml
-from .settings import settings_of, split_flags
+from .settings import named_words, settings_of
 from ..core import SettingError, check_int, plugins, unknown
 from ..loop.config import LoopConfig, as_flags, flat_words, overlay
 from ..report.run import LLM2LLM
@@ -107,8 +107,7 @@ def read_words(
     *owners:Callable, # further functions whose parameters the command takes
 )->Words:
     "The words of a command about a run: its file of settings, then its flags"
-    plain,flags = split_flags(args)
-    if plain: raise SettingError(f"{plain[0]}: no flag is in front of it; settings are given as --name value")
+    flags = named_words(args, {k: s for owner in owners for k,s in settings_of(owner).items()})
     path = flags.pop('config', None)
     choices = {p: flags[p] for p in _PARTS if p in flags}
     for part,value in choices.items():
