@@ -84,7 +84,7 @@ def test_own_files(tmp_path, run):
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, run):
     for args, says in ((['--task', 'snip'], "did you mean 'snips'"), (['--task', 'snips', '--task.data', str(tmp_path)], str(tmp_path)),
                        (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', 5000], '5000'), (['--task', 'snips', '--task.data', SNIPS, '--rounds', 0], 'at least 1, not 0'),
-                       (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', -3], '-3'), (['--task', 'snips', '--task.data', SNIPS, '--student', tmp_path], 'config.json')):
+                       (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', -3], '-3'), (['--task', 'snips', '--task.data', SNIPS, '--teacher', 'none', '--student', tmp_path], 'config.json')):
         err = run('llm2llm', 'run', *args, '--output_dir', tmp_path/'out', status=2).stderr
         assert says in err and 'Traceback' not in err and len(err.splitlines()) == 1, err
     assert not (tmp_path/'out').exists()
