@@ -393,7 +393,7 @@ BEGIN, END = '<!-- names: written by `make readme` from llm2llm.core.RENAMED -->
 def flags():
     "Name of a setting to its flags of `llm2llm run`, whatever the kind of teacher"
     from llm2llm.cli.run import run_options, run_settings
-    from llm2llm.cli.settings import flat_words
+    from llm2llm.loop.config import flat_words
     from llm2llm.teachers.kinds import teacher_kinds
 
     names = [

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settings', 'run_settings', 'name_arguments',
-           'read_words', 'check_given', 'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task',
+           'check_given', 'read_words', 'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task',
            'make_teacher', 'make_student', 'make_run']
 
 # %% ../../nbs/09_cli/01_run.ipynb #f72f2012
@@ -114,6 +114,16 @@ def name_arguments(
                            "settings are given as --name value")
     return dict(zip(names, plain))
 
+def check_given(
+    words:Words,             # of a command
+    known:dict[str,Setting], # its settings
+):
+    "A `SettingError` where an argument without a default is missing"
+    for s in known.values():
+        if s.default is inspect.Parameter.empty and '.' not in s.name and s.name not in words:
+            raise SettingError(f"{s.name.upper()} is needed: {s.help}")
+
+# %% ../../nbs/09_cli/01_run.ipynb #198d8134
 def read_words(
     args:list[str],   # words of a shell
     *owners:Callable, # further functions whose parameters the command takes
@@ -132,15 +142,6 @@ def read_words(
     words = overlay(below, choices) | check_values(given, known, text=True)
     check_given(words, known)
     return words
-
-def check_given(
-    words:Words,             # of a command
-    known:dict[str,Setting], # its settings
-):
-    "A `SettingError` where an argument without a default is missing"
-    for s in known.values():
-        if s.default is inspect.Parameter.empty and '.' not in s.name and s.name not in words:
-            raise SettingError(f"{s.name.upper()} is needed: {s.help}")
 
 # %% ../../nbs/09_cli/01_run.ipynb #26a83eff
 def check_words(
