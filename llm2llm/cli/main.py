@@ -104,7 +104,8 @@ def _details(known):
     parser = ArgumentParser(add_help=False, usage='')
     for s in known:
         default = None if s.default is inspect.Parameter.empty else s.default
-        parser.add_argument(f'--{s.name}', type=s.type, default=default, help=_help_of(s).replace('%', '%%'))
+        text = _help_of(s).replace('%', '%%')
+        parser.add_argument(f'--{s.name}', type=s.type, default=default, metavar='…', help=text)
     return parser.format_help().split('options:', 1)[-1].strip('\n')
 
 # %% ../../nbs/09_cli/04_main.ipynb #96990a0d
@@ -117,12 +118,14 @@ def command_help(
     "What `llm2llm COMMAND --help` prints"
     about = command.call.__doc__ + '\n\n'
     if command.options and isinstance(part, str): return part_help(part, flags)
-    if command.options: return about + run_help(name, command.settings())
     arguments = [s for s in command.settings().values() if s.default is inspect.Parameter.empty]
+    if command.options and not arguments: return about + run_help(name, command.settings())
     others = [s for s in command.settings().values() if s not in arguments]
     usage = ' '.join([f'usage: llm2llm {name}', *(s.name.upper() for s in arguments), '…' if others else ''])
     named = ''.join(f'\n  {s.name.upper():15} {s.help}' for s in arguments)
-    return '\n'.join([about + usage + named, '', _details(others) if others else ''])
+    more = f'\n\nAnd what describes the task of the run: llm2llm {name} --help task'
+    if not command.options: more = ''
+    return '\n'.join([about + usage + named, '', _details(others) if others else '']) + more
 
 # %% ../../nbs/09_cli/04_main.ipynb #8b35a765
 def overview()->str: # the text of `llm2llm --help`
