@@ -326,7 +326,7 @@ def test_short_and_unfinished_runs(browser, tmp_path, rounds, final):
 
 def test_two_thousand_rows(browser, tmp_path, record_property):
     "2,000 seed rows and over 10,000 new rows: quick to write, to open, to filter and to search, with few rows in the page at a time."
-    run = a_run(tmp_path/'large', n=2000, rounds=6, per_row=3)
+    run = a_run(tmp_path/'large', n=2000, rounds=6, each=3)
     start = time.perf_counter()
     file = write_ledger(run)
     took = dict(write=time.perf_counter() - start)
