@@ -28,7 +28,7 @@ _chapters = {
     'mini.mini': 'MiniTeacher mini_base mini_student mini_task',
 }
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
-_packages = {'core', 'tables', 'store', 'tasks', 'student', 'teachers', 'loop', 'report', 'grid', 'mini', 'cli'}
+_packages = set('core tables store tasks student teachers loop report grid mini cli'.split())
 
 __all__ = sorted(_home)
 
@@ -39,7 +39,8 @@ def __getattr__(name):
     return value
 
 if _TYPE_CHECKING:  # the same names, for editors
-    from .core import DataError, Example, LLM2LLMError, Prediction, RunError, SettingError, StudentError, TeacherError
+    from .core import DataError, Example, LLM2LLMError, Prediction
+    from .core import RunError, SettingError, StudentError, TeacherError
     from .tasks.kinds import Kind
     from .tasks.task import TASKS, Task
     from .tasks.published import load_task

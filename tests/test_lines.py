@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT
 
-MOST_LINES, MOST_CELLS, MOST_MODULE = 20, 5, 400
+MOST_LINES, MOST_CELLS, MOST_MODULE, LEAST_WORDS = 20, 5, 400, 30
 CHAPTERS = [
     p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if '#| default_exp' in p.read_text(encoding='utf-8')
 ]
@@ -117,11 +117,12 @@ def test_modules_are_short():
 
 
 def test_a_lesson_after_every_few_cells():
+    "A lesson, or prose of some length: a heading or a sentence does not let a reader rest"
     wrong = []
     for path in CHAPTERS:
         run = 0
-        for kind, id, _ in cells(path):
-            if kind in ('code', 'markdown'): run = 0
+        for kind, id, source in cells(path):
+            if kind == 'code' or (kind == 'markdown' and len(source.split()) >= LEAST_WORDS): run = 0
             if kind == 'export': run += 1
             if run == MOST_CELLS+1: wrong.append(f'{path.relative_to(ROOT)} {id}')
     assert not wrong
