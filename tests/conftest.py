@@ -93,6 +93,26 @@ def run():
     return _run
 
 
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    "A function that installs a package of one module for one test: its source, and its entry points in a group."
+
+    def _install(name, source, group, **points):
+        about = tmp_path / f'{name}-1.dist-info'
+        about.mkdir()
+        (tmp_path / f'{name}.py').write_text(source)
+        (about / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 1\n')
+        lines = [f'[{group}]', *(f'{k} = {v}' for k, v in points.items()), '']
+        (about / 'entry_points.txt').write_text('\n'.join(lines))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        added.append(name)
+
+    added = []
+    yield _install
+    for name in added: sys.modules.pop(name, None)
+
+
 @pytest.fixture(scope='session')
 def project(tmp_path_factory):
     "A function that copies the project's sources to a fresh folder, where a test may change them."

@@ -182,18 +182,13 @@ def test_the_reading_of_rules(source, found):
     assert next((names for _,names in compared(source)), None) == found
 
 
-def test_the_rules_of_installed_packages_are_found(tmp_path, monkeypatch):
+def test_the_rules_of_installed_packages_are_found(install):
     "By their entry points; one that does not load is left out, and a name of ours stays ours"
-    (tmp_path / 'mine.py').write_text(
+    source = (
         "from llm2llm.loop.rules import Rule\nclass Longest(Rule):\n    name, help = 'longest', 'the longest questions first'\n"
         "    def rank(self, row, evidence): return -len(row.question)\nclass Wrong(Longest): name = 'wrong'\n"
     )
-    (tmp_path/'mine-1.dist-info').mkdir()
-    (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
-    (tmp_path / 'mine-1.dist-info' / 'entry_points.txt').write_text(
-        '[llm2llm.rules]\nlongest = mine:Longest\nwrong = mine:Wrong\nbroken = not_there:Rule\n'
-    )
-    monkeypatch.syspath_prepend(tmp_path)
+    install('mine', source, 'llm2llm.rules', longest='mine:Longest', wrong='mine:Wrong', broken='not_there:Rule')
     with pytest.warns(UserWarning, match='broken'): found = rules()
     assert [*found] == [*own_rules(), 'longest'] and found['wrong'] is own_rules()['wrong']
     with pytest.warns(UserWarning): by_name = find_rule('longest')

@@ -563,13 +563,10 @@ def test_an_experiment_tracker_sees_every_training(tmp_path, monkeypatch):
     ] == str(tmp_path / 'there')
 
 
-def test_an_installed_packages_model_has_a_short_name(base, tmp_path, monkeypatch):
+def test_an_installed_packages_model_has_a_short_name(base, install):
     "By its entry point, without importing the package's module first; the settings name the folder, not the short name"
-    (tmp_path/'mine.py').write_text(f"from pathlib import Path\ndef folder(): return Path({str(base)!r})\n")
-    (tmp_path/'mine-1.dist-info').mkdir()
-    (tmp_path/'mine-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: mine\nVersion: 1\n')
-    (tmp_path/'mine-1.dist-info'/'entry_points.txt').write_text('[llm2llm.models]\nshort = mine:folder\n')
-    monkeypatch.syspath_prepend(tmp_path)
+    source = f'from pathlib import Path\ndef folder(): return Path({str(base)!r})\n'
+    install('mine', source, 'llm2llm.models', short='mine:folder')
     assert (
         Student('short').settings() == Student(base).settings()
         and Student('short').settings()['model_name_or_path'] == 'tiny'

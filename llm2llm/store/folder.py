@@ -8,7 +8,7 @@ __all__ = ['check_target', 'check_out', 'check_table', 'atomic_write', 'write_te
            'machine']
 
 # %% ../../nbs/01_store/00_folder.ipynb #16321288
-import os,sys,json,re,shutil,hashlib,errno,subprocess,tempfile
+import os,sys,stat,json,re,shutil,hashlib,errno,subprocess,tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -18,11 +18,12 @@ from ..core import Prediction, DataError, Example, RunError, to_dict
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f1
 def _kind_of(path):
     "What is at a path: 'file', 'folder', 'other' or ''"
-    try:
-        if path.is_dir(): return 'folder'
-        if path.is_file(): return 'file'
-        return 'other' if path.exists() else ''
-    except OSError as e: raise RunError(f"cannot write {str(path)[:200]}: {e.strerror}") from None
+    try: mode = path.stat().st_mode   # once: another process may make the file between two questions
+    except (FileNotFoundError, NotADirectoryError): return ''
+    except (OSError, ValueError) as e:   # a ValueError: a null character in the name
+        raise RunError(f"cannot write {str(path)[:200]!r}: {getattr(e, 'strerror', None) or e}") from None
+    if stat.S_ISDIR(mode): return 'folder'
+    return 'file' if stat.S_ISREG(mode) else 'other'
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f8
 def check_target(

@@ -10,7 +10,6 @@ __all__ = ['IDLE_TALK', 'SUCH', 'QUANTIZATIONS', 'quiet', 'own_rng', 'base_diges
 # %% ../../nbs/03_student/03_models.ipynb #c3479407
 import hashlib,json,logging,os,random,re,warnings
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from ..core import StudentError
+from ..core import StudentError, installed
 from .tokens import mend_tokenizer
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig,GenerationConfig,PreTrainedConfig,PreTrainedTokenizerBase
@@ -103,7 +102,8 @@ def place(
         raise StudentError(f"the student's base is {base!r}; give a model folder, or a name on the Hub such "
                            f"as {SUCH}")
     if '/' not in str(base):
-        for point in entry_points(group='llm2llm.models', name=str(base)): return str(point.load()())
+        points = {p.name: p for p in installed('llm2llm.models')}
+        if str(base) in points: return str(points[str(base)].load()())
     folder = Path(base).expanduser()
     return str(folder) if folder.is_dir() else base
 

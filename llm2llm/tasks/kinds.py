@@ -9,10 +9,9 @@ __all__ = ['Labels', 'Kind', 'Text', 'Label', 'Number', 'Choice', 'kinds', 'kind
 import re
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from typing import TypeAlias
 from fastcore.basics import patch
-from ..core import DataError, Example, SettingError, nearest, rng_for, unknown
+from ..core import DataError, Example, SettingError, installed, nearest, rng_for, unknown
 from ..tables import shorten
 from .arithmetic import check_arithmetic, check_steps, parse_number
 from .texts import LETTERS, fold, parse_choice, parse_label
@@ -374,7 +373,7 @@ def _installed(point):
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b2cc4e1
 def _by_name(name):
     if name in _known: return _known[name]()
-    others = {e.name:e for e in entry_points(group='llm2llm.kinds')}
+    others = {e.name:e for e in installed('llm2llm.kinds')}
     if name in others: return _installed(others[name])
     hint = '; a kind of your own is known once its module is imported or its package is installed'
     known = [*_known, *others]
