@@ -46,7 +46,7 @@ def _work(words):
     asked = len(task.seed_rows)+len(task.dev)+len(task.test)
     tokens = mean([task.prompt(r) for r in seed])+new
     return dict(rows=len(task.seed_rows), asked=asked, tokens=tokens, new_tokens=new,
-                epochs=words.get('student.num_train_epochs') or default_epochs(len(task.seed_rows)))
+                num_train_epochs=words.get('student.num_train_epochs') or default_epochs(len(task.seed_rows)))
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #5cf1d0d2
 def student_plan(

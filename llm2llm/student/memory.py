@@ -171,7 +171,7 @@ class Plan:
     training:dict[str,int]      # bytes by part, of `layer` and `logits` only the larger at a time
     answering:dict[str,int]     # the same
     gpu:GPU|None                # what it is planned for
-    work:dict[str,float]        # rows, epochs, asked, tokens, new_tokens: of a round
+    work:dict[str,float]        # rows, num_train_epochs, asked, tokens, new_tokens: of a round
     count:dict[str,int]         # weights that multiply a token, those of them that are quantised, and layers
     changes:tuple[str,...] = () # what `fit` changed
 
@@ -187,13 +187,13 @@ class Plan:
     @property
     def seconds(self)->dict[str,tuple]|None: # fast, likely and slow by phase of a round; None: no known GPU
         if not (self.gpu and self.gpu.tflops): return None
-        return self.seconds_for(*(self.work[k] for k in ('rows','epochs','asked')))
+        return self.seconds_for(*(self.work[k] for k in ('rows','num_train_epochs','asked')))
 
 # %% ../../nbs/03_student/01_memory.ipynb #66d0b3e9
 @patch
 def seconds_for(self:Plan,
     rows:int=0,      # trained on, >= 0
-    epochs:float=1., # passes over them
+    num_train_epochs:float=1., # passes over them
     asked:int=0,     # prompts answered, >= 0
 )->dict[str,tuple]:  # seconds, fast, likely and slow: training, answers
     "How long so much work takes with this student"
@@ -203,7 +203,7 @@ def seconds_for(self:Plan,
     micro,batch = s['per_device_train_batch_size'],max(1, min(s['per_device_eval_batch_size'], asked))
     read = self.training['weights']+self.training['quantisation']
     def training(i):
-        return rows*epochs/micro*_pass_seconds(gpu, count, micro*tokens, 3 if s['lora_r'] else 4, 3, i)
+        return rows*num_train_epochs/micro*_pass_seconds(gpu, count, micro*tokens, 3 if s['lora_r'] else 4, 3, i)
     def answers(i):
         token = max(read/(ASSUMED['bandwidth'][i]*gpu.gbs*1e9), ASSUMED['launch'][i]*count['layers'])
         return asked/batch*(_pass_seconds(gpu, count, batch*tokens, 1, 1, i) + self.work['new_tokens']*token)
@@ -251,9 +251,9 @@ def _sentences(self:Plan)->Iterator[str]:
            f'{CONTEXT/2**30:g} GB for CUDA.{fits}')
     if self.changes: yield 'Changed so that it fits: ' + ', '.join(self.changes) + '.'
     if gpu and not gpu.tflops: yield "No time: a size says nothing of speed; give a GPU's name, such as 4090."
-    elif gpu: yield (f"Time of a round: {w['rows']} rows trained for {w['epochs']:g} epochs and {w['asked']} "
-                     f"prompts answered with {w['new_tokens']} tokens each, of {w['tokens']} tokens a row. "
-                     "It rests on assumed shares of the GPU's speed.")
+    elif gpu: yield (f"Time of a round: {w['rows']} rows trained for {w['num_train_epochs']:g} epochs and "
+                     f"{w['asked']} prompts answered with {w['new_tokens']} tokens each, of {w['tokens']} "
+                     "tokens a row. It rests on assumed shares of the GPU's speed.")
 
 # %% ../../nbs/03_student/01_memory.ipynb #75c769b4
 @patch
@@ -277,14 +277,15 @@ def plan(
     max_length:int=1024,         # tokens of the longest row, prompt and completion
     per_device_eval_batch_size:int|None=None,  # prompts answered at a time; None: what fits, or the batch
     rows:int=100,                # trained on in a round
-    epochs:float=10.,            # passes over them
+    num_train_epochs:float=10.,  # passes over them
     asked:int=500,               # prompts answered in a round: seed, dev and test rows
     tokens:int|None=None,        # of a row on average; None: `max_length`
     new_tokens:int=32,           # of an answer on average
 )->Plan:
     "What a student needs"
     gpu = None if gpu is None else find_gpu(gpu)
-    work = dict(rows=rows, epochs=epochs, asked=asked, tokens=tokens or max_length, new_tokens=new_tokens)
+    work = dict(rows=rows, num_train_epochs=num_train_epochs, asked=asked, tokens=tokens or max_length,
+                new_tokens=new_tokens)
     check_int('max_length', max_length, 1)
     for name in ('rows','asked','tokens'): check_int(name, work[name], 1)
     check_weights(quantization, lora_r, dtype)

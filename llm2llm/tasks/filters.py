@@ -105,13 +105,13 @@ class Filter:
     def __init__(self,
         task:Task,                 # its seed, dev and test rows are known from the start
         have:Iterable[Example]=(), # rows kept in earlier rounds
-        near:float|None=None,      # ROUGE-L F1 of near-duplicates; None: `near_limit`; 0: only equal ones
+        near_duplicate_threshold:float|None=None, # ROUGE-L F1 of near-duplicates; None: `near_limit`; 0: only equal ones
         decontaminate:bool=True,   # reject rows that share long runs of tokens with dev and test rows
     ):
-        limit,have = near_limit(task) if near is None else near,list(have)
+        limit,have = near_limit(task) if near_duplicate_threshold is None else near_duplicate_threshold,list(have)
         self.task,self.verdicts = task,{}
         self.start = ContaminationIndex((*task.test, *task.dev), limit, task.seed_rows, decontaminate)
-        self.kept = ContaminationIndex(near=limit)
+        self.kept = ContaminationIndex(near_duplicate_threshold=limit)
         for row in (*task.seed_rows, *have): self.start.add(row)
         # A question that stands in several splits is reported by the last.
         splits = dict(train=have, seed=task.seed_rows, dev=task.dev, test=task.test)

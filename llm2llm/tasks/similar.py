@@ -96,11 +96,11 @@ class ContaminationIndex:
     "Rows that no training row may repeat"
     def __init__(self,
         rows:Iterable[Example]=(),  # dev and test rows
-        near:float|None=.95,        # ROUGE-L F1 of near-duplicates, up to 1; None or 0: there are none
+        near_duplicate_threshold:float|None=.95, # ROUGE-L F1 of near-duplicates, up to 1; None or 0: there are none
         known:Iterable[Example]=(), # rows that the teacher may imitate; their runs of 13 tokens are free
         runs:bool=True,             # are shared runs of tokens an offence?
     ):
-        self.limit = near and check_similarity('near', near)
+        self.limit = near_duplicate_threshold and check_similarity('near_duplicate_threshold', near_duplicate_threshold)
         self.rows,self.near = {},NearDuplicateIndex()   # rows by question key
         self.runs,self.eights,self.n_eights = {},{},{}
         for row in rows: self.add(row)

@@ -30,7 +30,7 @@ class LocalTeacher(LLMTeacher):
         quantization:str|None=None, # 'nf4': in 4 bits
         dtype:str|None=None,        # 'float32', 'bfloat16' or 'float16'; None: by device
         device:str|None=None,       # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
-        batch_size:int|None=None,   # prompts at a time; None: by the free memory
+        per_device_eval_batch_size:int|None=None, # prompts at a time; None: by the free memory
         max_length:int|None=None,   # tokens of prompt and reply; None: what the model can do, at most 8192
         revision:str|None=None,     # branch, tag or commit of a model on the Hub
         **kwargs,                   # settings of `LLMTeacher`: protocol, prompt, temperature, …
@@ -40,7 +40,7 @@ class LocalTeacher(LLMTeacher):
             raise SettingError('a local model is asked in text form; leave response_format out')
         from llm2llm.student.student import Student
         self.chat = Student(model, quantization=quantization, dtype=dtype, device=device,
-                            per_device_eval_batch_size=batch_size, revision=revision)
+                            per_device_eval_batch_size=per_device_eval_batch_size, revision=revision)
         limit = getattr(self.chat.config.get_text_config(), 'max_position_embeddings', None) or 8192
         self.chat.max_length = min(max_length or 8192, limit)
         self.name = Path(model).name
