@@ -67,6 +67,9 @@ def pytest_unconfigure(config):
     )
 
 
+import warm
+
+
 @pytest.fixture(scope='session')
 def root(): return ROOT
 
@@ -76,16 +79,9 @@ def run():
     "A command's finished process; the test fails, showing its output, if it ends with another status than `status`."
 
     def _run(*cmd, status=0, cwd=ROOT, timeout=600, **env):
-        res = subprocess.run(
-            [str(c) for c in cmd],
-            cwd=cwd,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding='utf-8',
-            env={**os.environ, **env},
-        )
+        words, how = [str(c) for c in cmd], dict(cwd=cwd, timeout=timeout, env={**os.environ, **env})
+        if warm.is_warm(words, how['env']): res = warm.run(words, capture_output=True, text=True, **how)
+        else: res = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, encoding='utf-8', **how)
         assert res.returncode == status, (
             f'{cmd} ended with {res.returncode}:\n{res.stdout[-3000:]}\n{res.stderr[-6000:]}'
         )

@@ -1,16 +1,19 @@
 "Many runs: two engines with the same bytes, a grid that is killed and resumes, cells that fail while the rest finishes."
 
-import hashlib, json, os, signal, subprocess, sys, time
+import hashlib, json, os, shutil, signal, sys, time
 
 import pandas as pd
 import psutil
 import pytest
+
+import warm
 
 PLAN = dict(
     common={
         'student': 'mini',
         'student.num_train_epochs': 2.0,
         'task.n_seed': 12,
+        'task.n_test': 40,
         'rounds': 1,
         'select_round_by': 'last',
     },
@@ -32,7 +35,7 @@ DRIVER = (
 
 
 def call(plan, out, make='llm2llm.cli.run:make_run', **how):
-    return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=2) | how)]
+    return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=1) | how)]
 
 
 def content(out, cells=CELLS):
@@ -118,8 +121,8 @@ def test_the_same_call_does_nothing(whole, run):
 
 
 def test_more_seeds_run_only_what_is_new(whole, tmp_path, run):
-    subprocess.run(['cp', '-r', whole[0], tmp_path/'study'], check=True)
-    res = run(*call(PLAN | dict(seeds=[0, 1, 2], methods=dict(plain=dict(teacher='none'))), tmp_path/'study'))
+    shutil.copytree(whole[0], tmp_path / 'study')
+    res = run(*call(PLAN | dict(seeds=[0, 1, 2], methods=dict(plain=dict(teacher='none'))), tmp_path / 'study'))
     assert (
         res.stdout.splitlines()[0].startswith('3/3 mini-gsm/seed_2/plain done')
         and len(res.stdout.splitlines()) == 1
@@ -157,10 +160,10 @@ def test_killed_and_called_again(whole, tmp_path):
         (signal.SIGKILL, 'seed_*/plain/round_00/student', 2),
         (signal.SIGINT, 'seed_*/LLM2LLM/round_01/student', 1),
     ):
-        p = subprocess.Popen(
+        p = warm.Popen(
             call(PLAN, out, workers=workers),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=warm.DEVNULL,
+            stderr=warm.DEVNULL,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         children = set()
@@ -171,7 +174,7 @@ def test_killed_and_called_again(whole, tmp_path):
         ends.append(p.wait(60))
         assert not psutil.wait_procs(children, timeout=20)[1], 'a worker outlived its parent'
     assert ends[0] == -signal.SIGKILL and ends[1] != 0 and not list(out.rglob('error.json'))
-    subprocess.run(call(PLAN, out, workers=1), check=True, stdout=subprocess.DEVNULL)
+    warm.run(call(PLAN, out, workers=1), check=True, stdout=warm.DEVNULL)
     assert content(out) == content(whole[0])
     assert all(
         made <= 1 for made, _ in base_trainings(out).values()
@@ -256,7 +259,7 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path, run):
 
 
 def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
-    first = subprocess.Popen(call(PLAN, tmp_path/'out'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = warm.Popen(call(PLAN, tmp_path/'out'), stdout=warm.DEVNULL, stderr=warm.DEVNULL)
     while not (tmp_path/'out/.lock').exists(): time.sleep(.02)
     time.sleep(.5)
     res = run(*call(PLAN, tmp_path/'out'), status=1)
@@ -267,7 +270,7 @@ def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
 
 def test_from_the_shell(tmp_path, run):
     (tmp_path / 'g.yaml').write_text(
-        'common: {student: {num-train-epochs: 1}, task.n-seed: 4, teacher: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n'
+        'common: {student: {num-train-epochs: 1}, task: {n-seed: 4, n-test: 8}, teacher: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n'
     )
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
     assert (
@@ -328,7 +331,7 @@ def test_the_money_of_all_cells_has_a_cap(tmp_path, run):
     with Stub() as s:
         plan = dict(
             common=dict(
-                task=dict(name='mini-gsm', n_seed=4),
+                task=dict(name='mini-gsm', n_seed=4, n_test=8),
                 student=dict(num_train_epochs=1.0),
                 rounds=1,
                 select='all',

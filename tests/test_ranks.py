@@ -1,9 +1,11 @@
 "Two processes under torchrun do the run that one does: same rows, same decisions, weights equal but for rounding."
 
-import json, os, subprocess, sys
+import json, os, socket, subprocess, sys
 
 import pytest
 from safetensors.torch import load_file
+
+import warm
 
 from llm2llm.store.folder import read_jsonl
 
@@ -12,6 +14,8 @@ WORDS = [
     'mini-gsm',
     '--task.n_seed',
     '61',
+    '--task.n_test',
+    '40',
     '--rounds',
     '1',
     '--max_per_seed_row',
@@ -22,21 +26,20 @@ WORDS = [
 ]
 
 
-def launch(folder, words, processes):
-    "One run; what it printed"
-    command = [sys.executable, '-m'] + (
-        ['torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), '-m']
-        if processes > 1
-        else []
-    )
-    done = subprocess.run(
-        [*command, 'llm2llm', 'run', *words, '--output_dir', str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | dict(OMP_NUM_THREADS='1'),
-    )
-    return done
+def launch(folder, words, processes, **env):
+    "One run of so many ranks, in the environment that torchrun gives them; exit status and output of rank 0, all errors"
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        meet = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]))
+    seats = [dict(RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE=str(processes), **meet) for i in range(processes)]
+    command = [sys.executable, '-m', 'llm2llm', 'run', *words, '--output_dir', str(folder)]
+    how = dict(stdout=warm.PIPE, stderr=warm.PIPE, text=True)
+    ranks = [warm.Popen(command, env=os.environ | seat | env, **how) for seat in (seats if processes > 1 else [{}])]
+    try: said = [p.communicate(200) for p in ranks]
+    finally:
+        for p in ranks: p.kill()
+    status = max(abs(p.returncode) for p in ranks)
+    return subprocess.CompletedProcess(command, status, ''.join(o for o, _ in said), ''.join(e for _, e in said))
 
 
 @pytest.mark.parametrize('extra', [[], ['--student.lora_r', '8', '--student.per_device_train_batch_size', '2', '--student.learning_rate', '0.01']], ids=['whole', 'adapter'])
@@ -109,7 +112,8 @@ print([c.text for c in said])
         (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']),
         (2, accelerate),
     ):
-        done = subprocess.run(
+        start = subprocess.run if words else warm.run
+        done = start(
             [sys.executable, *words, str(tmp_path / 'draw.py'), str(n)],
             capture_output=True,
             text=True,
@@ -121,7 +125,6 @@ print([c.text for c in said])
     assert out[0] == out[1] == out[2]
 
 
-def test_a_sharded_student_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv('ACCELERATE_USE_FSDP', 'true')
-    done = launch(tmp_path/'run', WORDS, 2)
+def test_a_sharded_student_is_refused(tmp_path):
+    done = launch(tmp_path / 'run', WORDS, 2, ACCELERATE_USE_FSDP='true')
     assert done.returncode != 0 and 'accelerate is set to FSDP' in done.stderr

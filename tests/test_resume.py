@@ -1,7 +1,9 @@
 "What a notebook cannot show: kill -9 and resume, two processes, Ctrl-C, a full disk."
-import hashlib, json, random, resource, signal, subprocess, sys, time
+import hashlib, json, random, resource, signal, sys, time
 
 import pytest
+
+import warm
 
 FLAGS = [
     '--task',
@@ -12,6 +14,8 @@ FLAGS = [
     'mini',
     '--task.n_seed',
     '12',
+    '--task.n_test',
+    '40',
     '--rounds',
     '2',
     '--student.num_train_epochs',
@@ -43,7 +47,7 @@ def test_quiet_in_a_pipe(whole):
     assert res.stderr == ''
     assert '\r' not in res.stdout and 'round 2:' in res.stdout
     final = json.loads((out/'final.json').read_text())
-    assert final['stopped'] == 'rounds done' and final['scores']['test']['n'] == 320
+    assert final['stopped'] == 'rounds done' and final['scores']['test']['n'] == 40
 
 
 def test_the_same_command_again_does_nothing(whole, run):
@@ -65,14 +69,14 @@ def test_killed_at_any_instant(whole, tmp_path):
         'round_01/answers.jsonl',
         'round_02/student',
     ):
-        p = subprocess.Popen(command(tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        p = warm.Popen(command(tmp_path / 'run'), stdout=warm.DEVNULL, stderr=warm.PIPE)
         while p.poll() is None and not (tmp_path / 'run' / mark).exists():
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))
         p.kill()
         kills += p.wait() == -signal.SIGKILL
     assert kills >= 4, f'only {kills} of 6 runs were interrupted'
-    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    warm.run(command(tmp_path/'run'), check=True, stdout=warm.DEVNULL)
     assert content(tmp_path/'run') == content(out)
 
 
@@ -89,13 +93,13 @@ def test_killed_inside_each_kind_of_write(whole, tmp_path):
             "os.replace = replace\n"
             "sys.exit(main(sys.argv[2:]))\n")
     for at in (3, 8, 14):
-        res = subprocess.run(
+        res = warm.run(
             [sys.executable, '-c', code, str(at), *command(tmp_path / 'run')[3:]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=warm.DEVNULL,
+            stderr=warm.PIPE,
         )
         assert res.returncode == -signal.SIGKILL, res.stderr.decode()
-    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    warm.run(command(tmp_path/'run'), check=True, stdout=warm.DEVNULL)
     assert content(tmp_path/'run') == content(out)
 
 
@@ -115,8 +119,8 @@ def test_other_settings_are_refused(whole, run):
 
 
 def test_two_processes(tmp_path, run):
-    first = subprocess.Popen(
-        command(tmp_path / 'run'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    first = warm.Popen(
+        command(tmp_path / 'run'), stdout=warm.DEVNULL, stderr=warm.PIPE, text=True
     )
     while not (tmp_path/'run'/'run.json').exists():
         assert first.poll() is None, first.stderr.read()
@@ -129,7 +133,7 @@ def test_two_processes(tmp_path, run):
 
 def test_ctrl_c_says_how_to_resume(tmp_path):
     # started in a shell's background, tests would hand on a SIGINT that is ignored
-    p = subprocess.Popen(command(tmp_path/'run'), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    p = warm.Popen(command(tmp_path/'run'), stdout=warm.PIPE, stderr=warm.PIPE, text=True,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while not (tmp_path/'run'/'round_00').exists():
         assert p.poll() is None, p.stderr.read()
@@ -150,12 +154,12 @@ def test_full_disk(whole, tmp_path):
     "A file may not grow past 200 kB, as on a full disk: the error says so, nothing is half-written, and the run resumes later"
     out, _ = whole
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    res = subprocess.run(command(tmp_path/'run'), preexec_fn=limit, capture_output=True, text=True)
+    res = warm.run(command(tmp_path/'run'), preexec_fn=limit, capture_output=True, text=True)
     assert (
         res.returncode == 2 and 'nothing is half-written' in res.stderr and 'Traceback' not in res.stderr
     ), res.stderr
     assert not list((tmp_path/'run').rglob('*.partial'))
-    subprocess.run(command(tmp_path/'run'), check=True, stdout=subprocess.DEVNULL)
+    warm.run(command(tmp_path/'run'), check=True, stdout=warm.DEVNULL)
     assert content(tmp_path/'run') == content(out)
 
 

@@ -210,7 +210,10 @@ except LLM2LLMError as e: print('ERROR', e)
 def test_nothing_goes_before_it_was_listed(made, hub, tmp_path, run):
     "As two commands, with the token in the environment"
     env = dict(HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE='0', HF_HOME=str(tmp_path/'home'))
-    do = lambda *words: run(sys.executable, '-c', YES, made[0], tmp_path/'out', *words, **env)
+    # what lists needs no Hub, and starts warm
+    do = lambda yes, less: run(
+        sys.executable, '-c', YES, made[0], tmp_path / 'out', yes, less, **env if yes == 'yes' else {}
+    )
     assert 'has not been listed yet' in do('yes', '').stdout and not hub.asked
     assert 'Nothing was sent.' in do('no', '').stdout and not hub.asked
     assert (

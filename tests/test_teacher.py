@@ -8,6 +8,8 @@ from textwrap import dedent
 
 import pytest
 
+import warm
+
 from llm2llm.teachers import client as client_module, failures
 from llm2llm.core import SettingError, TeacherError, rng_for
 from llm2llm.tasks.filters import Filter
@@ -873,7 +875,7 @@ CLIENT = '''
 
 
 def client_process(folder, url, n, concurrency=64, **kwargs):
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, '-c', dedent(CLIENT), str(folder), url, str(n), str(concurrency)],
         cwd=Path(__file__).parent.parent,
         **kwargs,
@@ -964,7 +966,7 @@ def test_ctrl_c_keeps_what_is_under_way(latency, tmp_path):
             s.url,
             2000,
             16,
-            stderr=subprocess.PIPE,
+            stderr=warm.PIPE,
             env=os.environ | dict(CLIENT_TIMEOUT='60'),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -990,7 +992,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
             s.url,
             40,
             4,
-            stderr=subprocess.PIPE,
+            stderr=warm.PIPE,
             env=os.environ | dict(CLIENT_TIMEOUT='900'),
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )

@@ -286,7 +286,7 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
 @patch
 @ranks.together
 def train(self:Student,
-    rows:list[tuple[str,str]],        # n (prompt, completion) pairs
+    rows:list[tuple[str|list[dict[str,str]],str]], # n (prompt, completion) pairs; prompts as text or chats
     seed:int=0,                       # fresh adapter, order of the rows
     max_steps:int|None=None,          # optimiser steps; None: as the student's settings say
     num_train_epochs:float|None=None, # passes over the rows; None: as the student's settings say

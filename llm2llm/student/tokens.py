@@ -162,18 +162,18 @@ def read_prompts(
 
 # %% ../../nbs/03_student/00_tokens.ipynb #56048c91
 def _check_rows(rows, names):
-    "A `DataError` for what is not a pair of strings"
+    "A `DataError` for what is not a prompt, as text or chat, and a completion"
     if len(names)!=len(rows):
         raise DataError(f"{len(rows)} training rows but {len(names)} names; give one name for each row")
     for name,row in zip(names, rows):
-        if len(row)==2 and all(isinstance(s, str) for s in row): continue
-        raise DataError(f"training row {name}: a pair of strings (prompt, completion) is needed, not "
-                        f"{row!r:.200}")
+        if len(row)==2 and isinstance(row[0], str | list) and isinstance(row[1], str): continue
+        raise DataError(f"training row {name}: a pair (prompt, completion) is needed, a string or a chat and "
+                        f"a string, not {row!r:.200}")
 
 # %% ../../nbs/03_student/00_tokens.ipynb #56048c92
 def training_rows(
     tokenizer:'PreTrainedTokenizerBase',
-    rows:list[tuple[str,str]],   # n (prompt, completion) pairs
+    rows:list[tuple[str|list[dict[str,str]],str]], # n (prompt, completion) pairs; all prompts text, or chats
     max_length:int,              # tokens a row may have, end token included
     names:list[str]|None=None,   # n row ids, for errors; None: the rows' numbers
     turn:int|None=None,          # for chat models: the token that ends a turn; None: plain text

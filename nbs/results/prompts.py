@@ -66,7 +66,7 @@ def main():
             for wording in WORDINGS:
                 what = dict(task=name, wording=wording, draw=draw, rows=a.rows, epochs=a.epochs)
                 if key(what) in done: continue
-                fast = torch.autocast('cpu', torch.bfloat16) if native else contextlib.nullcontext()
+                fast = torch.autocast('cpu', torch.bfloat16, cache_enabled=False) if native else contextlib.nullcontext()
                 with fast: got = cell(a.base, a.data, name, wording, draw, a.rows, a.epochs, a.dev)
                 more = dict(base=Path(a.base).name, autocast='bfloat16' if native else None, commit=commit(),
                             machine=machine(), versions=versions())

@@ -1,0 +1,144 @@
+"""Processes that start warm: Python commands, forked from one process that has loaded the heavy libraries.
+
+A cold process that trains spends six seconds on imports; a warm one has them. It is a process of its own, with its own
+signals, and ends as a cold one does. What is about a cold start itself (silence, imports, hash seeds) uses `subprocess`.
+"""
+import atexit, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, tempfile, threading, traceback, types
+from pathlib import Path
+
+import cloudpickle
+
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
+_server = multiprocessing.get_context('forkserver')
+_server.set_forkserver_preload(['heavy'])
+
+
+def _start_server():
+    "Once: a process that has loaded tests/heavy.py"
+    before = os.environ.get('PYTHONPATH')
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    try: multiprocessing.forkserver.ensure_running()
+    finally:
+        if before is None: del os.environ['PYTHONPATH']
+        else: os.environ['PYTHONPATH'] = before
+
+
+def _run(words):
+    "What `python WORDS` does"
+    flag, *rest = words
+    if flag == '-m':
+        sys.argv = rest
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(rest[0], run_name='__main__', alter_sys=True)
+    elif flag == '-c':
+        sys.argv = ['-c', *rest[1:]]
+        sys.path.insert(0, '')
+        main = sys.modules['__main__'] = types.ModuleType('__main__')
+        exec(compile(rest[0], '<string>', 'exec'), main.__dict__)
+    else:
+        sys.argv = words
+        runpy.run_path(flag, run_name='__main__')
+
+
+def _status(words):
+    "Run it; its exit status, as the interpreter gives it"
+    try: _run(words)
+    except SystemExit as e:
+        if e.code is None or isinstance(e.code, int): return e.code or 0
+        print(e.code, file=sys.stderr)
+        return 1
+    except BaseException as e:
+        traceback.print_exc()
+        return -signal.SIGINT if isinstance(e, KeyboardInterrupt) else 1
+    return 0
+
+
+def _become(words, cwd, env, out, err, first):
+    "In the new process: be the command, to its end"
+    for fd, path in ((0, os.devnull), (1, out), (2, err)):
+        os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), fd)
+    for name, fd in (('stdout', 1), ('stderr', 2)):
+        file = open(fd, 'w', 1 if name == 'stderr' else -1, encoding='utf-8', closefd=False)  # noqa: SIM115 (to the end)
+        setattr(sys, name, file)
+        setattr(sys, f'__{name}__', file)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path[:0] = [p for p in env.get('PYTHONPATH', '').split(os.pathsep) if p]
+    if first: cloudpickle.loads(first)()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = _status(words)
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        status = status or 120
+    if status == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 255)
+
+
+class Popen:
+    "A warm process, with what the tests use of `subprocess.Popen`"
+
+    def __init__(self, args, cwd='.', env=None, stdout=None, stderr=None, text=False, preexec_fn=None):
+        self.args, self.text = [str(a) for a in args], text
+        self._folder = tempfile.TemporaryDirectory(prefix='warm')
+        places = [(Path(self._folder.name) / name, how) for name, how in (('out', stdout), ('err', stderr))]
+        out, err = (path if how == PIPE else os.devnull for path, how in places)
+        for path, _ in places: path.touch()
+        first = preexec_fn and cloudpickle.dumps(preexec_fn)
+        words = self.args[1:] if self.args[0] == sys.executable else ['-m', *self.args]
+        what = words, os.path.abspath(cwd), dict(os.environ if env is None else env), out, err, first
+        _start_server()
+        self._process = _server.Process(target=_become, args=what)
+        self._process.start()
+        self.pid = self._process.pid
+        mode = dict(mode='r', encoding='utf-8') if text else dict(mode='rb')
+        self.stdout, self.stderr = (path.open(**mode) if how == PIPE else None for path, how in places)
+
+    @property
+    def returncode(self): return self._process.exitcode
+
+    def poll(self): return self._process.exitcode
+
+    def wait(self, timeout=None):
+        self._process.join(timeout)
+        if self.returncode is None: raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
+        return tuple(f and f.read() for f in (self.stdout, self.stderr))
+
+    def send_signal(self, number):
+        if self.poll() is None: os.kill(self.pid, number)
+
+    def kill(self): self.send_signal(signal.SIGKILL)
+
+    def terminate(self): self.send_signal(signal.SIGTERM)
+
+
+def run(args, check=False, capture_output=False, timeout=None, **kwargs):
+    "`subprocess.run` of a warm process"
+    if capture_output: kwargs |= dict(stdout=PIPE, stderr=PIPE)
+    process = Popen(args, **kwargs)
+    try: out, err = process.communicate(timeout)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    if check: done.check_returncode()
+    return done
+
+
+def is_warm(args, env):
+    "Can it start warm? Libraries read some of the environment when they are imported"
+    first = str(args[0])
+    read_early = lambda e: {k: v for k, v in e.items() if k.startswith(('HF_', 'OMP_', 'TOKENIZERS_'))}
+    return (first == sys.executable or Path(first).name == 'llm2llm') and read_early(env) == read_early(os.environ)
