@@ -1060,7 +1060,7 @@ class Watched(LocalTeacher):
 
 def local_run(folder, chat):
     student = mini_student('mini-intent', **STUDENT)
-    teacher = Watched(chat, prompt=WORDS, temperature=.7, max_completion_tokens=48, batch_size=4)
+    teacher = Watched(chat, prompt=WORDS, temperature=.7, max_completion_tokens=48, per_device_eval_batch_size=4)
     teacher.student = student
     return LLM2LLM(
         INTENT,

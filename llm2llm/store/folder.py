@@ -16,12 +16,16 @@ from pathlib import Path
 from ..core import Prediction, DataError, Example, RunError, to_dict
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f1
+def _why(error):
+    if getattr(error, 'errno', None)==errno.ELOOP or isinstance(error, RuntimeError): return 'its links lead in a circle'
+    return getattr(error, 'strerror', None) or error
+
 def _kind_of(path):
     "What is at a path: 'file', 'folder', 'other' or ''"
     try: mode = path.stat().st_mode   # once: another process may make the file between two questions
     except (FileNotFoundError, NotADirectoryError): return ''
     except (OSError, ValueError) as e:   # a ValueError: a null character in the name
-        raise RunError(f"cannot write {str(path)[:200]!r}: {getattr(e, 'strerror', None) or e}") from None
+        raise RunError(f"cannot write {str(path)[:200]!r}: {_why(e)}") from None
     if stat.S_ISDIR(mode): return 'folder'
     return 'file' if stat.S_ISREG(mode) else 'other'
 
@@ -107,9 +111,7 @@ _PARTIAL = '.llm2llm-*.partial'  # folders with what is being written
 def _place(path):
     "Where `path` leads"
     try: return path.resolve() if path.is_symlink() else Path(os.path.abspath(path))
-    except (OSError, RuntimeError) as e:
-        why = getattr(e, 'strerror', None) or 'its links lead in a circle'
-        raise RunError(f"cannot write {str(path)[:200]}: {why}") from None
+    except (OSError, RuntimeError) as e: raise RunError(f"cannot write {str(path)[:200]}: {_why(e)}") from None
 
 def _cannot_write(path, error):
     why = 'the disk is full' if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
