@@ -100,7 +100,8 @@ class ContaminationIndex:
         known:Iterable[Example]=(), # rows that the teacher may imitate; their runs of 13 tokens are free
         runs:bool=True,             # are shared runs of tokens an offence?
     ):
-        self.limit = near_duplicate_threshold and check_similarity('near_duplicate_threshold', near_duplicate_threshold)
+        limit = near_duplicate_threshold
+        self.limit = limit and check_similarity('near_duplicate_threshold', limit)
         self.rows,self.near = {},NearDuplicateIndex()   # rows by question key
         self.runs,self.eights,self.n_eights = {},{},{}
         for row in rows: self.add(row)
