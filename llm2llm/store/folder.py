@@ -17,7 +17,8 @@ from ..core import Prediction, DataError, Example, RunError, to_dict
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f1
 def _why(error):
-    if getattr(error, 'errno', None)==errno.ELOOP or isinstance(error, RuntimeError): return 'its links lead in a circle'
+    circle = isinstance(error, RuntimeError) or getattr(error, 'errno', None)==errno.ELOOP
+    if circle: return 'its links lead in a circle'
     return getattr(error, 'strerror', None) or error
 
 def _kind_of(path):
