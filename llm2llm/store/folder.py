@@ -112,7 +112,8 @@ _PARTIAL = '.llm2llm-*.partial'  # folders with what is being written
 def _place(path):
     "Where `path` leads"
     try: return path.resolve() if path.is_symlink() else Path(os.path.abspath(path))
-    except (OSError, RuntimeError) as e: raise RunError(f"cannot write {str(path)[:200]}: {_why(e)}") from None
+    except (OSError, RuntimeError) as e:
+        raise RunError(f"cannot write {str(path)[:200]}: {_why(e)}") from None
 
 def _cannot_write(path, error):
     why = 'the disk is full' if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
