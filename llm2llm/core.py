@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['RENAMED', 'LLM2LLMError', 'DataError', 'SettingError', 'StudentError', 'TeacherError', 'RunError', 'nearest',
            'unknown', 'Example', 'Prediction', 'to_dict', 'example', 'answer', 'digest', 'rng_for', 'check_int',
-           'check_number', 'check_one_of', 'progress', 'in_cell', 'is_interactive', 'classes_in', 'load_plugin',
-           'installed', 'plugins']
+           'check_number', 'check_one_of', 'progress', 'in_cell', 'is_interactive', 'interruptible', 'classes_in',
+           'load_plugin', 'installed', 'plugins']
 
 # %% ../nbs/00_core.ipynb #6bb3656b
-import sys,json,math,random,hashlib,difflib,warnings
-from collections.abc import Iterable
+import sys,json,math,random,signal,hashlib,difflib,threading,warnings
+from collections.abc import Iterable,Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from html import escape
@@ -204,6 +205,27 @@ def in_cell()->bool: # is what is printed the output of a notebook cell?
 def is_interactive()->bool: # is standard error a terminal, or the output of a notebook cell?
     "Whether a person can see a moving bar"
     return sys.stderr.isatty() or in_cell()
+
+# %% ../nbs/00_core.ipynb #5e1f0a02
+@contextmanager
+def interruptible(
+    grace:float=4., # seconds until the block is interrupted again
+)->Iterator[list[int]]: # the numbers of the signals that came
+    "SIGTERM and SIGHUP end the block as Ctrl-C does"
+    came = []
+    def interrupt(number, frame):
+        came.append(number)
+        if number != signal.SIGALRM: signal.setitimer(signal.ITIMER_REAL, grace)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+    numbers = [getattr(signal, name, None) for name in ('SIGTERM', 'SIGHUP', 'SIGALRM')]
+    able = None not in numbers and threading.current_thread() is threading.main_thread()
+    heard = [n for n in numbers if able and signal.getsignal(n) != signal.SIG_IGN]   # `nohup` ignores SIGHUP
+    before = {n: signal.signal(n, interrupt) for n in heard}
+    try: yield came
+    finally:
+        if before: signal.setitimer(signal.ITIMER_REAL, 0)
+        for number,handler in before.items(): signal.signal(number, handler)
+
 
 # %% ../nbs/00_core.ipynb #937b435c
 def classes_in(

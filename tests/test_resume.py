@@ -131,18 +131,24 @@ def test_two_processes(tmp_path, run):
     first.wait()
 
 
-def test_ctrl_c_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_says_how_to_resume(number, tmp_path):
     # started in a shell's background, tests would hand on a SIGINT that is ignored
-    p = warm.Popen(command(tmp_path/'run'), stdout=warm.PIPE, stderr=warm.PIPE, text=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    p = warm.Popen(
+        command(tmp_path / 'run'),
+        stdout=warm.PIPE,
+        stderr=warm.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path/'run'/'round_00').exists():
         assert p.poll() is None, p.stderr.read()
         time.sleep(.05)
-    p.send_signal(signal.SIGINT)
+    p.send_signal(number)
     _, err = p.communicate(timeout=60)
     # a shell shows 130 for both: Python ends itself by the signal where the interrupt met an `exec`, as imports are full of
     assert (
-        p.returncode in (130, -signal.SIGINT)
+        p.returncode in (128 + number, -signal.SIGINT)
         and 'Resume with: llm2llm run' in err
         and str(tmp_path / 'run') in err
         and 'Traceback' not in err

@@ -1007,6 +1007,46 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
     assert [a['outcome'] for a in attempts(tmp_path/'r')] == ['lost']*4
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('latency, outcome, n', [(.5, 'reply', 40), (600, 'lost', 1)])   # the first request goes alone
+def test_a_signal_ends_the_command_like_ctrl_c(latency, outcome, n, number, tmp_path):
+    "What is under way is waited for and kept; replies that would take ten minutes are given up after four seconds"
+    flags = dict(task='mini-gsm', student='mini', teacher='api', select='all', output_dir=tmp_path / 'run')
+    flags |= {'task.n_seed': 40, 'task.n_test': 8, 'student.num_train_epochs': 1, 'teacher.model': 'stub'}
+    with Stub(latency=latency) as s:
+        flags |= {'teacher.base_url': s.url, 'teacher.concurrency': 40, 'teacher.timeout': 900}
+        words = [str(w) for name, value in flags.items() for w in (f'--{name}', value)]
+        p = warm.Popen(
+            [sys.executable, '-m', 'llm2llm', 'run', *words],
+            env=os.environ | dict(OPENAI_API_KEY='key'),
+            stderr=warm.PIPE,
+            text=True,
+        )
+        while s.stats()['requests'] < n:
+            assert p.poll() is None, p.stderr.read()
+            time.sleep(.05)
+        p.send_signal(number)
+        err = p.communicate(timeout=60)[1]
+    assert p.returncode == 128 + number and 'Resume with: llm2llm run' in err and 'Traceback' not in err
+    assert Counter(a['outcome'] for a in attempts(tmp_path / 'run')) == {outcome: n}
+
+
+def test_one_file_has_all_that_was_paid(tmp_path):
+    "Copied alone out of the folder of a process that was killed"
+    with Stub(latency=.05, jitter=.05) as s:
+        p = client_process(tmp_path / 'r', s.url, 500, 16)
+        while s.stats()['requests'] < 200: time.sleep(.02)
+        p.kill()
+        p.wait()
+        sent = s.stats()['requests']
+    (tmp_path / 'copy').mkdir()
+    shutil.copy(tmp_path / 'r' / 'replies.sqlite', tmp_path / 'copy')
+    assert len(attempts(tmp_path / 'copy')) >= sent and len(kept_replies(tmp_path / 'copy')) >= sent - 16
+    for folder in ('copy', 'r'):
+        with contextlib.closing(Replies(tmp_path / folder / 'replies.sqlite')) as replies: spent = replies.spent()
+        assert spent.usd > 0 and spent.replies == len(kept_replies(tmp_path / 'copy'))
+
+
 async def _within(run): return run.fit(verbose=False)
 
 

@@ -6,17 +6,19 @@
 __all__ = ['Command', 'all_commands', 'run_help', 'part_help', 'command_help', 'overview', 'own_words', 'dispatch', 'main']
 
 # %% ../../nbs/09_cli/04_main.ipynb #22564932
-import inspect,os,shlex,sys
+import inspect,os,shlex,signal,sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from . import commands
 from .estimate import estimate, estimate_options
 from .run import check_given, name_arguments, part_settings, read_words, run_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
-from ..core import LLM2LLMError, SettingError, plugins, unknown
+from ..core import LLM2LLMError, SettingError, interruptible, plugins, unknown
 from ..loop.config import LoopConfig
 from ..loop.rules import rules
+from ..student.distributed import rank
 from ..teachers.kinds import teacher_kinds
 
 # %% ../../nbs/09_cli/04_main.ipynb #ecb5a6bd
@@ -175,16 +177,19 @@ def _mended(error, name):
 # %% ../../nbs/09_cli/04_main.ipynb #104586bb
 def main(
     args:list[str]|None=None, # words after `llm2llm`; None: those of the process
-)->int:                       # exit code: 0, 2 for a user's mistake, 130 after Ctrl-C
+)->int:                       # exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM
     "The `llm2llm` command"
     args = sys.argv[1:] if args is None else args
-    try: dispatch(args)
+    # other ranks may wait for this one where no signal is heard, so those end at once
+    signals,stopping = [],nullcontext([]) if rank() else interruptible()
+    try:
+        with stopping as signals: dispatch(args)
     except LLM2LLMError as e:
         print(f'llm2llm: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nllm2llm: stopped. Resume with: {shlex.join(['llm2llm', *args])}", file=sys.stderr)
-        return 130
+        return 128 + (signals or [signal.SIGINT])[0]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -10,11 +10,11 @@ import builtins,io,os,re,shutil,signal,subprocess,sys,tarfile,tempfile,threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import chdir, closing
+from contextlib import chdir, closing, suppress
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from ..core import SettingError, check_int, is_interactive
+from ..core import SettingError, check_int, interruptible, is_interactive
 from .cells import Cell, CellFolder, Plan, Settings, cells, command
 from .cells import keep_error, missing, read_grid, run_cell
 from ..loop.loop import Run
@@ -97,7 +97,11 @@ def gpus()->list[str]: # as CUDA_VISIBLE_DEVICES names them
         return [g.strip() for g in named.split(',') if g.strip() not in ('', '-1')]
     if not shutil.which('nvidia-smi'): return []
     listed = subprocess.run(['nvidia-smi', '--list-gpus'], capture_output=True, text=True)
-    return [str(i) for i in range(listed.stdout.count('GPU ') if listed.returncode==0 else 0)]
+    # a line such as "GPU 0: NVIDIA GeForce RTX 3060 Laptop GPU (UUID: …)", and indented ones of its parts
+    lines = re.findall(r'^GPU \d+:', listed.stdout, re.M) if listed.returncode==0 else []
+    return [str(i) for i in range(len(lines))]
+
+_GRACE = 8   # seconds that a worker has to end
 
 def _begin(root, parent):
     "What a worker does first"
@@ -106,6 +110,8 @@ def _begin(root, parent):
     for stream in (1, 2): os.dup2(log, stream)
     def end_with_parent():
         while os.getppid()==parent: time.sleep(.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE)
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
@@ -119,7 +125,7 @@ class Processes:
         make:Make,
         workers:int|None=None, # processes; None: one a GPU, or 2 (1 on a single core)
     ):
-        self.root,self.make,self.gpus,self.at = Path(root),make,gpus(),{}
+        self.root,self.make,self.gpus,self.at,self.futures = Path(root),make,gpus(),{},{}
         default = len(self.gpus) or min(2, os.cpu_count() or 1)
         self.count = default if workers is None else check_int('workers', workers, 1)
         self.pools = [self._pool(i) for i in range(self.count)]
@@ -130,16 +136,24 @@ class Processes:
         return ProcessPoolExecutor(1, initializer=_begin, initargs=(self.root, os.getpid()), env=env)
 
     def close(self):
-        for i,pool in enumerate(self.pools): pool.shutdown(kill_workers=i in self.at.values())
+        busy = [self.pools[i] for i in self.at.values()]   # of a grid that was stopped
+        workers = [p for pool in busy for p in pool._processes.values()]
+        for p in workers: os.kill(p.pid, signal.SIGTERM)   # its requests under way are kept, see `interruptible`
+        with suppress(KeyboardInterrupt): wait(self.futures.values(), _GRACE)
+        for pool in self.pools: pool.shutdown(kill_workers=pool in busy)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #0340b737
+def _run_cell(cell, root, make):
+    with interruptible(): return run_cell(cell, root, make)
+
 @patch
 def start(self:Processes,
     cell:Cell,
 )->Future: # done when the cell has ended
     "Give a cell to a worker that is free"
     i = self.at[cell.name] = next(i for i in range(self.count) if i not in self.at.values())
-    return self.pools[i].submit(run_cell, cell, self.root, self.make)
+    future = self.futures[cell.name] = self.pools[i].submit(_run_cell, cell, self.root, self.make)
+    return future
 
 @patch
 def end(self:Processes,
@@ -148,6 +162,7 @@ def end(self:Processes,
 ):
     "Free its worker; of one that died keep how, and begin another"
     i = self.at.pop(cell.name)
+    del self.futures[cell.name]
     if not (e := future.exception()): return
     self.pools[i] = self._pool(i)
     codes = re.findall(r'\{(.*)\}', str(e)) or [str(e)]   # loky's text is three lines long

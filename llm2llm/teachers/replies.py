@@ -89,11 +89,11 @@ class Replies:
 @patch
 def _connect(self:Replies):
     mode = 'mode=ro' if self.read_only else 'mode=rwc'
-    unused = not self.path.with_name(f'{self.path.name}-wal').exists()
-    if self.read_only and unused: mode += '&immutable=1'   # it may lie in a folder where nobody may write
+    half = [self.path.with_name(self.path.name+end) for end in ('-wal', '-journal')]   # of a process that died
+    if self.read_only and not any(p.exists() for p in half): mode += '&immutable=1'   # others may not write here
     self.db = sqlite3.connect(f'{self.path.absolute().as_uri()}?{mode}', uri=True, check_same_thread=False,
                               isolation_level=None)
-    begin = f'pragma journal_mode=wal; pragma synchronous=full; {_TABLES}'
+    begin = f'pragma journal_mode=delete; pragma synchronous=full; {_TABLES}'
     if not self.read_only: self.db.executescript(begin)
     self._known = {k: Reply(**json.loads(r)) for k,r in self.db.execute('select key, reply from replies')}
     self._ids = itertools.count(1 + (self.db.execute('select max(id) from attempts').fetchone()[0] or 0))
@@ -102,10 +102,7 @@ def _connect(self:Replies):
 # %% ../../nbs/04_teachers/02_replies.ipynb #611e9b21
 @patch
 def close(self:Replies):
-    "Leave one file"
-    try:
-        if not self.read_only: self.db.execute('pragma journal_mode=delete')
-    except sqlite3.OperationalError: pass  # somebody reads it; the next one to close it tidies up
+    "Close the file"
     self.db.close()
 
 @patch
