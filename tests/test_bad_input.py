@@ -1,6 +1,7 @@
 "Files and settings that people get wrong: each is refused with the place, the value and what to do"
 import json
 
+import pandas as pd
 import pytest
 
 from llm2llm.core import DataError, SettingError
@@ -31,7 +32,7 @@ files = {
     'missing column': (
         'f.jsonl',
         good + b'{"question": "q", "label": "x"}',
-        [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--answer NAME)'],
+        [':2', "no column 'answer'", 'found: question, label', 'answer=NAME (--task.answer NAME)'],
     ),
     'missing column in CSV': (
         'f.csv',
@@ -63,7 +64,7 @@ files = {
         b'question,answer\nq,a\n' + b'x' * 100_000 + b',y\n',
         [':3', '100,001 characters'],
     ),
-    'a 200 kB cell': ('f.csv', b'question,answer\n' + b'x' * 200_000 + b',y\n', [':2', 'not CSV']),
+    'a 200 kB cell': ('f.csv', b'question,answer\n' + b'x' * 200_000 + b',y\n', [':2', 'a row of 200,001 characters']),
     'a quote never closed': ('f.csv', b'question,answer\nq,a\n"half,b\nq,c\n', [':3', 'not CSV']),
     'a comma not quoted': (
         'f.csv',
@@ -138,6 +139,34 @@ def test_label_not_in_the_set(tmp_path):
         Task.from_files(seed, labels=['glade', 'sad'])
 
 
+def test_labels_that_look_alike_are_one(tmp_path):
+    "and the note tells them apart; a student could not"
+    words = ['ready', 'ready\u200b', 'caf\u00e9', 'cafe\u0301'] * 4
+    seed = jsonl(tmp_path / 'seed.jsonl', *[row(f'item {i}', w) for i, w in enumerate(words)])
+    task = Task.from_files(seed)
+    assert task.labels == ('caf\u00e9', 'ready')
+    assert {r"'ready' and 'ready\u200b' count as one label", r"'caf\xe9' and 'cafe\u0301' count as one label"} < {*task.notes}
+
+
+def test_one_bad_row_does_not_change_the_kind_of_a_task(tmp_path):
+    rows = [row(f'{i} and {i}?', f'{i}+{i}={2 * i}\n{"#" * (3 if i == 4 else 4)} {2 * i}') for i in range(1, 31)]
+    with pytest.raises(DataError, match=r'seed.jsonl:4: .*no number after ####'):
+        Task.from_files(jsonl(tmp_path / 'seed.jsonl', *rows))
+    assert Task.from_files(jsonl(tmp_path / 'good.jsonl', *rows[:3], *rows[4:])).kind == 'number'
+
+
+def test_columns_of_one_name(tmp_path):
+    import pyarrow, pyarrow.parquet
+
+    names = ['question', 'answer', 'answer']
+    table = pyarrow.Table.from_arrays([pyarrow.array(['x', 'y'])] * 3, names=names)
+    pyarrow.parquet.write_table(table, tmp_path / 'f.parquet')
+    frame = pd.DataFrame([['q', 'a', 'b']], columns=names)
+    (tmp_path / 'f.jsonl').write_text('{"question": "q", "answer": "a", "answer": "b"}')
+    for source in (tmp_path / 'f.parquet', tmp_path / 'f.jsonl', frame):
+        with pytest.raises(DataError, match="'answer'"): read_rows(source)
+
+
 def test_same_question_with_two_answers(tmp_path):
     seed = jsonl(tmp_path/'seed.jsonl', *moods, row('sentence  3', 'glad', id='mine'))
     with pytest.raises(
@@ -198,7 +227,7 @@ settings = [
     (dict(overlap='refused'), "did you mean 'refuse'"),
     (dict(labels='glad'), 'list of names'),
     (dict(labels=[1, 2]), 'list of names'),
-    (dict(kind='text', labels=['glad', 'sad']), "labels (--labels) are for a task of kind 'label'"),
+    (dict(kind='text', labels=['glad', 'sad']), "labels (--task.labels) are for a task of kind 'label'"),
     (dict(labels=['glad', 'sad', ' ']), 'name 3 of 3 is empty'),
     (dict(template='no place'), '{question}'),
 ]

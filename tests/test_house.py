@@ -6,6 +6,7 @@ from types import FunctionType
 import pytest
 
 from conftest import ROOT
+from llm2llm.core import SettingError
 from llm2llm.loop.rules import find_rule, own_rules, rules
 from llm2llm.tasks.kinds import kinds
 
@@ -193,6 +194,18 @@ def test_the_rules_of_installed_packages_are_found(install):
     assert [*found] == [*own_rules(), 'longest'] and found['wrong'] is own_rules()['wrong']
     with pytest.warns(UserWarning): by_name = find_rule('longest')
     assert by_name.settings() == find_rule('mine:Longest').settings() and by_name.settings()['code']
+
+
+def test_a_kind_is_defined_in_its_module_and_in_its_notebook():
+    "and two classes of other modules that take one name are still refused"
+    source = "from llm2llm.tasks.kinds import Label\nclass Colour(Label): name, help = 'colour', 'a colour'\n"
+    from llm2llm.tasks.kinds import _known
+
+    try:
+        for module in ('some.module', '__main__', 'some.module'): exec(source, dict(__name__=module))
+        with pytest.raises(SettingError, match="'colour' is the name of Colour in some.module"):
+            exec(source, dict(__name__='another.module'))
+    finally: _known.pop('colour', None)
 
 
 def probes(source):

@@ -273,6 +273,16 @@ def test_the_cards_load_and_the_model_answers(made, tmp_path):
     assert data.license == 'cc0-1.0' and data.task_categories == ['text-generation']
 
 
+def test_the_command_of_a_card_draws_the_same_rows(tmp_path):
+    "of a built-in task of other sizes and another draw"
+    task = mini_task('mini-intent', n_seed=8, n_test=9, seed=3)
+    LLM2LLM(task, mini_student('mini-intent', num_train_epochs=1), None, tmp_path / 'run').fit(verbose=False)
+    words = shlex.split(command_line(RunFolder(tmp_path / 'run').settings()))
+    made = {k.removeprefix('--task.'): int(v) for k, v in zip(words, words[1:]) if k.startswith('--task.')}
+    again = mini_task(words[words.index('--task') + 1], **made)
+    assert (again.seed_rows, again.test) == (task.seed_rows, task.test)
+
+
 def test_the_command_of_a_card_makes_the_same_rows(made, tmp_path, run):
     folder, _ = made
     line = shlex.split(command_line(RunFolder(folder).settings()))

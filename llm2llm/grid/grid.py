@@ -101,6 +101,8 @@ def gpus()->list[str]: # as CUDA_VISIBLE_DEVICES names them
     lines = re.findall(r'^GPU \d+:', listed.stdout, re.M) if listed.returncode==0 else []
     return [str(i) for i in range(len(lines))]
 
+
+# %% ../../nbs/07_grid/01_grid.ipynb #01756701
 _GRACE = 8   # seconds that a worker has to end
 
 def _begin(root, parent):
@@ -138,7 +140,7 @@ class Processes:
     def close(self):
         busy = [self.pools[i] for i in self.at.values()]   # of a grid that was stopped
         workers = [p for pool in busy for p in pool._processes.values()]
-        for p in workers: os.kill(p.pid, signal.SIGTERM)   # its requests under way are kept, see `interruptible`
+        for p in workers: os.kill(p.pid, signal.SIGTERM)   # requests under way are kept, see `interruptible`
         with suppress(KeyboardInterrupt): wait(self.futures.values(), _GRACE)
         for pool in self.pools: pool.shutdown(kill_workers=pool in busy)
 

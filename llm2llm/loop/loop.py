@@ -74,7 +74,10 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     own = {f.name: getattr(self.config, f.name) for f in fields(LoopConfig)}
     own |= dict(match_run=self.budget and asdict(self.budget), select=rule.name)
     if rule.settings(): own['rule'] = rule.settings()
+    if task.loaded: about['loaded'] = task.loaded
     teacher = self.teacher and self.teacher.settings()
+    if self.teacher and (limit := self.teacher.near_duplicate_threshold) is not None:
+        teacher = teacher | dict(near_duplicate_threshold=limit)
     return dict(task=about, student=self.student.settings(), teacher=teacher, **own)
 
 # %% ../../nbs/05_loop/04_loop.ipynb #059a6695
@@ -262,7 +265,8 @@ def _teaching(self:Run)->AbstractContextManager:
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
-        self.folder.claim(self.settings(), versions(), record=('task.notes', 'rule.made_by'))
+        record = 'task.notes','task.loaded','rule.made_by','teacher.near_duplicate_threshold'
+        self.folder.claim(self.settings(), versions(), record)
         self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
         if verbose and (before := found_line(self.folder)): print(before, flush=True)

@@ -172,7 +172,8 @@ def mini_task(
         if check_int(setting, n, int(setting=='n_seed')) <= most: continue
         raise SettingError(f"{setting} must be at most {most} in {name}, not {n}")
     def rows(split, *draw): return _rows(name, split, sizes[f'n_{split}'], rng_for(name, split, *draw))
-    return replace(_tasks[name], seed_rows=rows('seed', seed), dev=rows('dev'), test=rows('test'))
+    return replace(_tasks[name], seed_rows=rows('seed', seed), dev=rows('dev'), test=rows('test'),
+                   loaded=dict(sizes, seed=seed))
 
 # %% ../../nbs/08_mini/00_mini.ipynb #ab17m002
 @delegates(mini_task, but='name')

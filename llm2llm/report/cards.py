@@ -62,7 +62,7 @@ def _near(record):
     "The similarity from which two questions of the run were near-duplicates; 0: only equal ones"
     s,t = record.settings,record.task
     if s.get('near_duplicate_threshold') is not None: return s['near_duplicate_threshold']
-    if record.teacher.get('name')=='eda': return 0
+    if (own := record.teacher.get('near_duplicate_threshold')) is not None: return own
     seed = tuple(record.folder.split_rows('seed'))
     return near_limit(Task(t['name'], t['kind'], t['template'], tuple(t['labels']), seed_rows=seed))
 
@@ -71,7 +71,8 @@ def _task_words(t):
     "The settings of a task; files in capitals"
     built_in = t['name'] in TASKS and t['template']==TASKS[t['name']].template
     if built_in or t['name'] in plugins('llm2llm.tasks', {}):
-        return {'task': t['name'], 'task.n_seed': t['seed'], 'task.n_dev': t.get('dev') or None}
+        loaded = t.get('loaded') or dict(n_seed=t['seed'], n_dev=t.get('dev'))
+        return {'task': t['name']} | {f'task.{k}': v for k,v in loaded.items() if v}
     words = dict(dev=False, question='question', answer='answer', kind=t['kind'], template=t['template'])
     words |= {k: f'{k.upper()}.jsonl' for k in ('dev', 'test', 'pool') if t.get(k)}
     if kind_of(t['kind']).choices: words['choices'] = 'choices'

@@ -164,7 +164,9 @@ _COLUMNS = dict(round='round', rows='train rows', wrong='wrong', unseen='crossfi
 def _round(record, m):
     "The numbers of a round for the page"
     its = numbers(record, m)
-    return {k: its.get(column) for k,column in _COLUMNS.items()} | dict(rejected=m.rejected)
+    out = {k: its.get(column) for k,column in _COLUMNS.items()}
+    out |= {k: round(out[k], 1) for k in ('dev', 'test') if out[k] is not None}   # as the report has them
+    return out | dict(rejected=m.rejected)
 
 # %% ../../nbs/06_report/05_ledger.ipynb #95828cd0
 def _task(about):

@@ -106,7 +106,7 @@ def claim(
     old,new = dict(flat(have['settings'])), dict(flat(want))
     for k in [*new, *old]:
         a,b = old.get(k),new.get(k)
-        if a == b or k in record: continue
+        if a == b or any(f'{k}.'.startswith(f'{name}.') for name in record): continue
         raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
                        "resume with the same settings, or choose another output_dir")
     if versions != have['versions']: self.log(versions=versions)

@@ -203,7 +203,8 @@ def seconds_for(self:Plan,
     micro,batch = s['per_device_train_batch_size'],max(1, min(s['per_device_eval_batch_size'], asked))
     read = self.training['weights']+self.training['quantisation']
     def training(i):
-        return rows*num_train_epochs/micro*_pass_seconds(gpu, count, micro*tokens, 3 if s['lora_r'] else 4, 3, i)
+        passes = 3 if s['lora_r'] else 4
+        return rows*num_train_epochs/micro*_pass_seconds(gpu, count, micro*tokens, passes, 3, i)
     def answers(i):
         token = max(read/(ASSUMED['bandwidth'][i]*gpu.gbs*1e9), ASSUMED['launch'][i]*count['layers'])
         return asked/batch*(_pass_seconds(gpu, count, batch*tokens, 1, 1, i) + self.work['new_tokens']*token)

@@ -16,9 +16,11 @@ _number = re.compile(r'''\s*+(?:\*\*|=)?\s*+                # markdown bold or a
     (?:\\?[$£€¥₹]|US\$|USD|EUR|GBP|Rs\.?)?\s*+(?P<sign2>[-+]?)\s*+
     (?P<number>[0-9]+(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?
         |[0-9]+(?![0-9,]*,[0-9])(?:\.[0-9]+)?|\.[0-9]+)''', re.X)
-_not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ['’][0-9] | [^\S\n]*[xX]\b
+_not_one_number = re.compile(r'''[eE][-+]?[0-9] | \.[0-9] | ['’_][0-9] | [^\S\n]*[xX]\b | [xX][0-9A-Fa-f]
+    | [²³¹⁰-⁹½⅓⅔¼-¾⅐-⅞] | [^\S\n]*(?!and\b)[A-Za-z]+[.,]?[^\S\n]+(?:and[^\S\n]+)?[$£€]?[0-9]
     | [^\S\n]*(?:[-+*/×÷=^:,–—]|or\b|to\b|and\b(?=[^\S\n]*[0-9]+[^\S\n]*/))[^\S\n]*[$£€]?[0-9.(]
-    | [^\S\n]+[0-9] | [^\S\n]*(?:k|K|M|bn|thousand|million|billion|hundred|dozen)\b''', re.X)
+    | [^\S\n]+[0-9]
+    | [^\S\n]*(?:k|K|M|B|bn|tn|hundred|dozen|thousand|million|billion|trillion|lakh|crore)\b''', re.X)
 
 # %% ../../nbs/02_tasks/00_arithmetic.ipynb #d9e7b64c
 def plain_number(

@@ -9,7 +9,7 @@ __all__ = ['READERS', 'MAX_CHARACTERS', 'Source', 'list_errors', 'read_places', 
 import csv,io,json,re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 from ..core import DataError, Example, SettingError, nearest, unknown
@@ -28,12 +28,18 @@ def _text(path):
         raise DataError(f"{path}:{len(lines)+1}: {byte} is not UTF-8; save the file as UTF-8") from None
 
 # %% ../../nbs/02_tasks/03_files.ipynb #d5e8fb06
-def _json_lines(path):
+def _once(pairs):
+    "An object, whose keys are different"
+    twice = [key for key,times in Counter(key for key,_ in pairs).items() if times > 1]
+    if twice: raise ValueError(f"the key {twice[0]!r} comes twice")
+    return dict(pairs)
+
+def _json_lines(path, wanted):
     "Number and object of each line"
     for n,line in enumerate(_text(path).split('\n'), 1):
         line = line.strip()
         if not line: continue
-        try: row = json.loads(line)
+        try: row = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as e:
             hint = 'write one object on each line, and no list' if line in '[{' else 'correct the line'
             raise DataError(f"{path}:{n}: not JSON ({e}): {shorten(line)}; {hint}") from None
@@ -41,6 +47,7 @@ def _json_lines(path):
             raise DataError(f"{path}:{n}: {shorten(row)} is not an object; write a line like "
                             '{"question": "…", "answer": "…"}')
         yield n, row
+
 
 # %% ../../nbs/02_tasks/03_files.ipynb #bb214bdc
 def _header(cells, place):
@@ -50,28 +57,73 @@ def _header(cells, place):
     return names
 
 # %% ../../nbs/02_tasks/03_files.ipynb #ab15f001
-def _csv(path):
-    "Number of the first line and cells of each row"
-    text,start,header = _text(path),1,None
-    separator = max(',;\t', key=text.partition('\n')[0].count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+def _before_header(text):
+    "Lines before the header, and the separators that are possible"
+    skipped = re.match(r'(?:[ \t]*\n)*', text)[0].count('\n')
+    said = re.match(r'(?:[ \t]*\n)*"?sep=(.)"?[ \t]*\n', text)
+    return (skipped+1, said[1]) if said else (skipped, ',;\t')
+
+
+# %% ../../nbs/02_tasks/03_files.ipynb #ab15f0a0
+def _csv_rows(path, text, skip, separator):
+    "Number of the first line and cells of each row, the header first; one of another width is an error"
+    start,header = skip+1,None
+    reader = csv.reader(io.StringIO(text.split('\n', skip)[skip]), delimiter=separator, strict=True)
     try:
         for cells in reader:
-            n,start = start,reader.line_num+1
+            n,start = start,reader.line_num+skip+1
             if not any(map(str.strip, cells)): continue
-            if header is None: header = _header(cells, f'{path}:{n}')
-            elif len(cells)==len(header): yield n, dict(zip(header, cells))
-            else: raise DataError(f"{path}:{n}: {len(cells)} cells, but the header has {len(header)}; "
-                                  "put a cell that holds the separator in double quotes")
+            if header is None: header = cells = _header(cells, f'{path}:{n}')
+            if len(cells) != len(header):
+                raise DataError(f"{path}:{n}: {len(cells)} cells, but the header has {len(header)}; "
+                                "put a cell that holds the separator in double quotes")
+            yield n, cells
     except csv.Error as e:
         raise DataError(f"{path}:{start}: not CSV from this line on ({e}); "
                         "a double quote inside a cell is written twice") from None
 
+
+# %% ../../nbs/02_tasks/03_files.ipynb #ab15f0a1
+@contextmanager
+def _any_size():
+    "Cells of any size: a long text may stand in a column that nobody asked for"
+    before = csv.field_size_limit(2**31-1)
+    try: yield
+    finally: csv.field_size_limit(before)
+
+def _by_separator(path, wanted):
+    "For each separator under which the columns exist the header and rows, or the error"
+    text = _text(path).replace('\r\n', '\n').replace('\r', '\n')
+    skip,separators = _before_header(text)
+    found,first = {},text.split('\n', skip)[skip].partition('\n')[0]
+    for separator in sorted(separators, key=first.count, reverse=True):
+        try:
+            with _any_size(): found[separator] = [*_csv_rows(path, text, skip, separator)]
+        except DataError as e: found[separator] = e
+    fit = {s: rows for s,rows in found.items() if isinstance(rows, list) and rows and wanted <= {*rows[0][1]}}
+    return fit or dict([next(iter(found.items()))])
+
+
+# %% ../../nbs/02_tasks/03_files.ipynb #ab15f0a2
+def _csv(path, wanted):
+    "Number of the first line and cells of each row"
+    (separator,rows),*others = _by_separator(path, wanted).items()
+    if isinstance(rows, DataError): raise rows
+    if any(found != rows for _,found in others):
+        readings = [f"{s!r} with the columns {', '.join(r[0][1])}" for s,r in ((separator, rows), *others)]
+        raise DataError(f"{path}: the separator is {' or '.join(readings)}; write sep={separator} into a line "
+                        "of its own above the header")
+    for n,cells in rows[1:]: yield n, dict(zip(rows[0][1], cells))
+
+
 # %% ../../nbs/02_tasks/03_files.ipynb #0a2b26d2
-def _parquet(path):
+def _parquet(path, wanted):
     "Number and cells of each row"
     import pyarrow, pyarrow.parquet
-    try: return enumerate(pyarrow.parquet.ParquetFile(path).read().to_pylist(), 1)
+    try:
+        table = pyarrow.parquet.ParquetFile(path).read()
+        _header(table.column_names, path)
+        return enumerate(table.to_pylist(), 1)
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise DataError(f"{path}: not a Parquet file that can be read ({e})") from None
 
@@ -86,7 +138,7 @@ def _check_columns(cells, columns, place):
         close = nearest(column, cells)
         guess = f"did you mean {close!r}? Say" if close else 'say'
         raise DataError(f"{place}: no column {column!r}; found: {', '.join(map(str, cells))}; "
-                        f"{guess} which column it is with {setting}=NAME (--{setting} NAME)")
+                        f"{guess} which column it is with {setting}=NAME (--task.{setting} NAME)")
 
 def _cell(value, column):
     "The text of a cell"
@@ -137,6 +189,7 @@ def _example(cells, made_id, question, answer, choices):
 def _table(source, name):
     "Number and cells of each row of a table in memory"
     if hasattr(source, 'iterrows'):
+        _header(map(str, source.columns), name)
         source = source.astype(object).where(source.notna(), None).to_dict('records')
     if not isinstance(source, Iterable):
         raise SettingError(f"{name} must be a file, a DataFrame, a Dataset or a list of dicts, "
@@ -147,7 +200,7 @@ def _table(source, name):
                               "{'question': '…', 'answer': '…'}")
 
 # %% ../../nbs/02_tasks/03_files.ipynb #ab17f002
-def _file(path):
+def _file(path, wanted):
     "Number and cells of each row of a file"
     if path.is_dir():
         types = ', '.join(READERS)
@@ -155,17 +208,17 @@ def _file(path):
     if not path.is_file():
         close = path.parent.is_dir() and nearest(path.name, [p.name for p in path.parent.iterdir()])
         raise DataError(f"{path}: no such file" + (f"; did you mean {close!r}?" if close else ''))
-    if path.suffix.lower() in READERS: return READERS[path.suffix.lower()](path)
+    if path.suffix.lower() in READERS: return READERS[path.suffix.lower()](path, wanted)
     raise DataError(f"{path}: {unknown('file type', path.suffix, READERS)}")
 
 # %% ../../nbs/02_tasks/03_files.ipynb #ab12f002
 Source: TypeAlias = str | Path | Iterable[dict]  # a .jsonl, .csv, .tsv or .parquet file, or a table in memory
 
-def _open(source, name):
+def _open(source, name, wanted):
     "What a source is called, the same in short, and its rows by number"
     if not isinstance(source, str | Path): return name, name, _table(source, name)
     path = Path(source)
-    return path, path.name, _file(path)
+    return path, path.name, _file(path, wanted)
 
 def _columns(question, answer, choices):
     "Which setting names each column"
@@ -189,8 +242,8 @@ def read_places(
     name:str,      # what a table is called
 )->dict[str,Example]: # 'file:line', or 'name:number' in a table, to row
     "The rows of a file or table by place, each checked"
-    path,short,numbered = _open(source, name)
     columns,rows,wrong = _columns(question, answer, choices),{},[]
+    path,short,numbered = _open(source, name, {*columns})
     for n,cells in numbered:
         _check_columns(cells, columns, f'{path}:{n}')
         try: rows[f'{path}:{n}'] = _example(cells, f'{short}:{n}', question, answer, choices)

@@ -105,10 +105,11 @@ class Filter:
     def __init__(self,
         task:Task,                 # its seed, dev and test rows are known from the start
         have:Iterable[Example]=(), # rows kept in earlier rounds
-        near_duplicate_threshold:float|None=None, # ROUGE-L F1 of near-duplicates; None: `near_limit`; 0: only equal ones
+        near_duplicate_threshold:float|None=None, # ROUGE-L F1; None: `near_limit`; 0: only equal ones
         decontaminate:bool=True,   # reject rows that share long runs of tokens with dev and test rows
     ):
-        limit,have = near_limit(task) if near_duplicate_threshold is None else near_duplicate_threshold,list(have)
+        given,have = near_duplicate_threshold,list(have)
+        limit = near_limit(task) if given is None else given
         self.task,self.verdicts = task,{}
         self.start = ContaminationIndex((*task.test, *task.dev), limit, task.seed_rows, decontaminate)
         self.kept = ContaminationIndex(near_duplicate_threshold=limit)

@@ -64,7 +64,8 @@ def _from_hub(name):
     except Exception as e:  # a network fails in too many ways to list; the cause is kept
         cause = f"{type(e).__name__}: {shorten(str(e))}"
         raise DataError(f"{name}: cannot load {where['path']} from the Hugging Face Hub ({cause}); without "
-                        "a network pass data=FOLDER (--data FOLDER), with train.jsonl and test.jsonl") from e
+                        "a network pass data=FOLDER (--task.data FOLDER), with train.jsonl and "
+                        "test.jsonl") from e
     theirs = dict(train='train', dev='validation', test='test')
     return {split:_hub_rows(f'{name}-{split}', sets[s], **columns) for split,s in theirs.items() if s in sets}
 
@@ -107,4 +108,6 @@ def load_task(
     splits.unique('train', question_key)
     chosen,dev,pool = _draw_splits(splits, n_seed, n_dev, seed)
     test = tuple(splits.rows['test'].values())
-    return replace(splits.task, seed_rows=chosen, dev=dev, test=test, pool=pool, notes=tuple(splits.notes))
+    loaded = dict(data=data and 'FOLDER', n_seed=n_seed, n_dev=n_dev, seed=seed)
+    return replace(splits.task, seed_rows=chosen, dev=dev, test=test, pool=pool, notes=tuple(splits.notes),
+                   loaded=loaded)

@@ -96,7 +96,7 @@ class ContaminationIndex:
     "Rows that no training row may repeat"
     def __init__(self,
         rows:Iterable[Example]=(),  # dev and test rows
-        near_duplicate_threshold:float|None=.95, # ROUGE-L F1 of near-duplicates, up to 1; None or 0: there are none
+        near_duplicate_threshold:float|None=.95, # ROUGE-L F1 of near-duplicates, up to 1; None or 0: none
         known:Iterable[Example]=(), # rows that the teacher may imitate; their runs of 13 tokens are free
         runs:bool=True,             # are shared runs of tokens an offence?
     ):

@@ -9,7 +9,7 @@ __all__ = ['TASKS', 'Rows', 'Task', 'found_kind']
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, DataError, Example, SettingError, check_one_of, to_dict, unknown
@@ -58,6 +58,7 @@ class Task:
     test:tuple[Example,...] = () # rows that are scored at the end and never choose anything
     pool:tuple[Example,...] = () # further real rows, for the pool teacher
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
+    loaded:dict[str,object] = field(default_factory=dict, compare=False) # what makes it again, beside the name
 
     def __post_init__(self):
         for s in ('seed_rows', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))

@@ -7,6 +7,7 @@ __all__ = ['LETTERS', 'fold', 'parse_label', 'parse_choice', 'question_key']
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #97d40ba4
 import re
+from unicodedata import category, normalize
 from collections.abc import Sequence
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #aba26688
@@ -14,9 +15,10 @@ _quotes = str.maketrans({'“':'"', '”':'"', '‘':"'", '’':"'", '`':"'"})
 
 def fold(
     text:str, # any text
-)->str:       # the same for texts that differ in case, white space and quotes only
+)->str:       # the same for texts that differ in case, white space, quotes or characters that nobody sees
     "One spelling for texts that count as equal"
-    return ' '.join(text.translate(_quotes).casefold().split()).strip('\'" ')
+    seen = ''.join(c for c in normalize('NFC', text) if category(c) != 'Cf')
+    return ' '.join(seen.translate(_quotes).casefold().split()).strip('\'" ')
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #f126f3aa
 def parse_label(

@@ -247,9 +247,25 @@ def _pairs(pairs):
     for name,value in pairs: _add(row, name, value)
     return row
 
+# %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9087
+_escapes = re.compile(r'''
+    \\\\                                        # a backslash, written as JSON has it
+    | \\(?= (?![\\"/bfnrtu])                   # what JSON does not know: \alpha
+    | u(?![0-9A-Fa-f]{4})                      # \underline
+    | [bf](?=[A-Za-z])                         # \frac, for no text holds a form feed
+    | (?:t(?:imes|ext(?:[a-z]{2})?|heta|anh?|op?|au|riangle|ilde|frac|herefore)
+    | n(?:eq?|u|abla|ot|otin|i|parallel)
+    | r(?:ho|ight|ightarrow|angle|m|ceil|floor))(?![A-Za-z]))''', re.X)
+
+def _with_backslashes(text):
+    "JSON in which LaTeX's backslashes are doubled"
+    return _escapes.sub(r'\\\\', text)
+
+
 # %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9088
 def _json_rows(text):
     "The rows in a text as JSON, and whether there was any JSON object"
+    text = _with_backslashes(text)
     decoder,at,rows,seen = json.JSONDecoder(strict=False, object_pairs_hook=_pairs),0,[],False
     while (at := text.find('{', at)) >= 0:
         try: value,at = decoder.raw_decode(text, at)
@@ -298,11 +314,18 @@ def _row(task, like, fields, rephrase):
     return task.kind.example(question, {k: fields[k] for k in want[1:]}, task.labels)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #7e2c41c7
+_aloud = r'(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis)'
+_thought_begins = re.compile(rf'(?:<{_aloud}>|\[{_aloud}\]|◁think▷|<\|begin_of_thought\|>'
+                             r'|<\|channel\|>(?:analysis|commentary))', re.I)
+_thought_ends = re.compile(rf'(?:</{_aloud}>|<\|end_of_thought\|>|\[/{_aloud}\]|◁/think▷'
+                           r'|<\|channel\|>final<\|message\|>)', re.I)
+
 def without_thoughts(
     text:str, # a reply
-)->str:       # what follows `</think>`; some templates open the thought themselves
+)->str:       # what follows the end of the last thought; some templates open the thought themselves
     "A reply without what its model thought aloud"
-    return re.sub(r'<think>.*', '', text.rpartition('</think>')[2], flags=re.S)
+    said = _thought_ends.split(text)[-1]
+    return _thought_begins.split(said)[0]
 
 def _rows(task, text, finish):
     "The rows in a reply, and whether it holds any JSON object"

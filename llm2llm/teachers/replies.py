@@ -89,8 +89,9 @@ class Replies:
 @patch
 def _connect(self:Replies):
     mode = 'mode=ro' if self.read_only else 'mode=rwc'
-    half = [self.path.with_name(self.path.name+end) for end in ('-wal', '-journal')]   # of a process that died
-    if self.read_only and not any(p.exists() for p in half): mode += '&immutable=1'   # others may not write here
+    beside = [self.path.with_name(self.path.name+end) for end in ('-wal', '-journal')]   # a process died
+    whole = not any(p.exists() for p in beside)
+    if self.read_only and whole: mode += '&immutable=1'   # it may lie in a folder where nobody may write
     self.db = sqlite3.connect(f'{self.path.absolute().as_uri()}?{mode}', uri=True, check_same_thread=False,
                               isolation_level=None)
     begin = f'pragma journal_mode=delete; pragma synchronous=full; {_TABLES}'

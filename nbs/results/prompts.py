@@ -1,4 +1,4 @@
-"""How the task is said to a student: wordings, asked of dev rows of SNIPS and SST-2. Resumable; a line of JSON each.
+"""How a task is said to a student: wordings, asked of dev rows of SNIPS and SST-2. Resumable; JSON lines.
 
 python nbs/results/prompts.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--draws 3] [--rows 60] [--epochs 6]
 """
@@ -24,7 +24,7 @@ def chat(user, system): return [dict(role='system', content=system), dict(role='
 def cue(task): return task.template.format(question='').strip()  # 'Intent:'
 
 
-# Each is a function of a task and a question; text is a user's turn of a chat model, unless `plain` is in the name.
+# Each is a function of a task and a question; text is a user's turn, unless `plain` is in the name.
 WORDINGS = {
     'question': lambda t, q: f'{q}\n{cue(t)}',
     'classes first': lambda t, q: f'{t.description}.\nClasses: {classes(t)}.\n\n{q}\n{cue(t)}',
