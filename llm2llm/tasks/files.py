@@ -111,8 +111,8 @@ def _csv(path, wanted):
     if isinstance(rows, DataError): raise rows
     if any(found != rows for _,found in others):
         readings = [f"{s!r} with the columns {', '.join(r[0][1])}" for s,r in ((separator, rows), *others)]
-        raise DataError(f"{path}: the separator is {' or '.join(readings)}; write sep={separator} into a line "
-                        "of its own above the header")
+        raise DataError(f"{path}: the separator is {' or '.join(readings)}; write sep={separator} into a "
+                        "line of its own above the header")
     for n,cells in rows[1:]: yield n, dict(zip(rows[0][1], cells))
 
 
