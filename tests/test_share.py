@@ -2,6 +2,7 @@
 
 import base64, json, os, shlex, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -278,7 +279,7 @@ def test_the_command_of_a_card_draws_the_same_rows(tmp_path):
     task = mini_task('mini-intent', n_seed=8, n_test=9, seed=3)
     LLM2LLM(task, mini_student('mini-intent', num_train_epochs=1), None, tmp_path / 'run').fit(verbose=False)
     words = shlex.split(command_line(RunFolder(tmp_path / 'run').settings()))
-    made = {k.removeprefix('--task.'): int(v) for k, v in zip(words, words[1:]) if k.startswith('--task.')}
+    made = {k.removeprefix('--task.'): int(v) for k, v in pairwise(words) if k.startswith('--task.')}
     again = mini_task(words[words.index('--task') + 1], **made)
     assert (again.seed_rows, again.test) == (task.seed_rows, task.test)
 

@@ -102,6 +102,15 @@ def _decoding(self:StudentStages, trained_on):
     stop = self.task.stop_regex if taught else self.task.kind.stop_regex_untrained
     return dict(max_new_tokens=limit, stop_regex=stop)
 
+# %% ../../nbs/05_loop/02_stages.ipynb #5859804e
+@patch
+def _way(self:StudentStages):
+    "How answers are asked for, where not as usual: a folder takes over none that were asked for in another way"
+    config,out = self.config,{}
+    if config.protocol=='official': out['protocol'] = config.protocol
+    if self.untrained: out['num_fewshot'] = config.num_fewshot
+    return out and out | dict(seed=config.seed)
+
 # %% ../../nbs/05_loop/02_stages.ipynb #654eca74
 @patch
 def complete(self:StudentStages,
@@ -155,7 +164,7 @@ def answers(self:StudentStages,
     def make(path):
         self.load(student)
         write_jsonl(path, self.ask(rows, trained_on, (round, split), on_answer=on_answer))
-    inputs = dict(student=content_digest(student), rows=digest(*rows))
+    inputs = dict(student=content_digest(student), rows=digest(*rows), **self._way())
     path = self._stage(round, answers_part(split), f'{split} answers', inputs, make)
     return {d['id']: answer(d) for d in read_jsonl(path)}
 
@@ -175,7 +184,7 @@ def crossfit(self:StudentStages,
             self._fit(rest, round, 'fold', f)
             write_jsonl(path, self.ask(held_out, rest, (round, 'fold'), on_answer=on_answer))
         inputs = dict(student=self.student.settings(), seed=config.seed, rest=digest(*rest),
-                      asked=digest(*held_out))
+                      asked=digest(*held_out), **self._way())
         path = self._stage(round, fold_part(f), 'crossfit', inputs, make)
         out |= {d['id']: answer(d) for d in read_jsonl(path)}
     return out
@@ -191,7 +200,7 @@ def samples(self:StudentStages,
     def make(path):
         self.load(student)
         write_jsonl(path, self.ask([x for x in seed for _ in range(k)], rows, (round, 'sample'), drawn=True))
-    inputs = dict(student=content_digest(student), rows=digest(*seed), samples=k)
+    inputs = dict(student=content_digest(student), rows=digest(*seed), samples=k, **self._way())
     path,out = self._stage(round, 'samples', 'samples', inputs, make),{x.id: [] for x in seed}
     for d in read_jsonl(path): out[d['id']].append(answer(d))
     return out

@@ -373,13 +373,13 @@ _chat_template = ("{{ bos_token }}{% for m in messages %}{% if m['role'] != 'sys
 
 def mini_chat(
     folder:str|Path, # where the model goes; it is made once
-    steps:int=160,   # optimiser steps, about a tenth of a second each
+    steps:int=160,   # optimiser steps, about a twentieth of a second each
     **parts:object,  # parts of `Prompt`: the words that it is to understand
 )->Path:             # the folder
     "A tiny chat model that writes rows of mini-intent when asked with a few words"
     folder = Path(folder)
     if (folder/'config.json').exists(): return folder
-    student = mini_student('mini-intent', batch_size=16, learning_rate=2e-3)
+    student = mini_student('mini-intent', learning_rate=2e-3, batch_size=8)
     pairs = list(_pairs(mini_intent(n_seed=630, n_test=1, seed=77), parts))
     student.train(pairs, max_steps=steps, label='a tiny teacher')
     student.tokenizer.chat_template = _chat_template

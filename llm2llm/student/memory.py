@@ -298,13 +298,23 @@ def plan(
                     per_device_eval_batch_size=per_device_eval_batch_size)
     return _planned(config, gpu, settings, work)
 
+# %% ../../nbs/03_student/01_memory.ipynb #f783a255
+_traced = {}   # counting takes a second or two, and the same shapes count the same
+
+def _trace(config, s):
+    "Weights by kind, their number, and the bytes of training"
+    micro,shape = s['per_device_train_batch_size'],(s['quantization'], s['lora_r'], s['dtype'])
+    size = micro, s['max_length'], micro < s['batch_size']
+    key = config.to_json_string(use_diff=False), shape, size
+    if key not in _traced:
+        model = bare_student(config, *shape)
+        n = sum(p.numel() for name,p in model.named_parameters() if '.lora_' not in name)
+        _traced[key] = _counts(model), n, training_bytes(model, *size)
+    return _traced[key]
+
 # %% ../../nbs/03_student/01_memory.ipynb #f783a256
 def _planned(config, gpu, s, work):
-    try:
-        model = bare_student(config, s['quantization'], s['lora_r'], s['dtype'])
-        count,size = _counts(model),sum(p.numel() for n,p in model.named_parameters() if '.lora_' not in n)
-        micro = s['per_device_train_batch_size']
-        training = training_bytes(model, micro, s['max_length'], micro < s['batch_size'])
+    try: count,size,training = _trace(config, s)
     except (RuntimeError, ValueError, NotImplementedError) as e:
         raise StudentError(f"the memory of a model of type {config.model_type!r} cannot be planned: "
                            f"{line(e)}; give another model") from e
@@ -315,7 +325,7 @@ def _planned(config, gpu, s, work):
     s['per_device_eval_batch_size'] = s['per_device_eval_batch_size'] or fitting
     name = Path(str(getattr(config, '_name_or_path', '') or config.model_type)).name
     answering = own | answer_bytes(config, s['per_device_eval_batch_size'], *row)
-    return Plan(f'{name}, {size/1e9:.2f} B parameters', s, training, answering, gpu, work, count)
+    return Plan(f'{name}, {size/1e9:.2f} B parameters', s, dict(training), answering, gpu, work, dict(count))
 
 # %% ../../nbs/03_student/01_memory.ipynb #2f8e9aa4
 def _ways(s):
@@ -345,7 +355,7 @@ def fit(
             if p.fits:
                 changes = [f'{k} {first.settings[k]} → {v}' for k,v in way.items() if first.settings[k]!=v]
                 return replace(p, changes=tuple(changes))
-            if sum(p.training[k] for k in HELD) > gpu.gb*2**30: break
+            if sum(p.training[k] for k in HELD)*GAPS + CONTEXT > gpu.gb*2**30: break
     raise StudentError(_too_large(plan(config, gpu, **settings | stage[-1])))
 
 # %% ../../nbs/03_student/01_memory.ipynb #4d6e9f01

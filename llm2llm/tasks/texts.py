@@ -9,6 +9,7 @@ __all__ = ['LETTERS', 'fold', 'parse_label', 'parse_choice', 'question_key']
 import re
 from unicodedata import category, normalize
 from collections.abc import Sequence
+from functools import lru_cache
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #aba26688
 _quotes = str.maketrans({'“':'"', '”':'"', '‘':"'", '’':"'", '`':"'"})
@@ -21,13 +22,15 @@ def fold(
     return ' '.join(seen.translate(_quotes).casefold().split()).strip('\'" ')
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #f126f3aa
+@lru_cache
+def _known(labels): return {fold(label):label for label in labels}
+
 def parse_label(
     completion:str, # the generated text, prompt removed
     labels:Sequence[str], # the label set, or the choices of a row
 )->str|None:        # the member of `labels`, or None
     "The label that the completion is"
-    known = {fold(label):label for label in labels}
-    return known.get(fold(completion))
+    return _known(tuple(labels)).get(fold(completion))
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #652e2fd6
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'

@@ -11,6 +11,7 @@ __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS',
 import json,re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from ..core import Example, SettingError, check_one_of, check_int, rng_for
 from ..tasks.task import Task
 from .teacher import Candidate, Chat, Request, Schema
@@ -170,7 +171,9 @@ def demonstrations(
     rows = r.sample(list(task.seed_rows), len(task.seed_rows))
     rest = [x for x in rows if x.id not in (row.id, row.parent_id)]
     if not task.kind.stratified: return rest[:n]
-    like,other = ([x for x in rest if (task.gold(x)==task.gold(row)) is same] for same in (True, False))
+    own = task.gold(row)
+    def first(same): return [*islice((x for x in rest if (task.gold(x)==own) is same), n)]
+    like,other = first(True),first(False)
     k = min(len(like), (n+1)//2)
     return (like[:k] + other + like[k:])[:n]
 
