@@ -58,7 +58,7 @@ class Task:
     test:tuple[Example,...] = () # rows that are scored at the end and never choose anything
     pool:tuple[Example,...] = () # further real rows, for the pool teacher
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
-    loaded:dict[str,object] = field(default_factory=dict, compare=False) # what makes it again, beside the name
+    loaded:dict[str,object] = field(default_factory=dict, compare=False) # with its name, what makes it again
 
     def __post_init__(self):
         for s in ('seed_rows', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))

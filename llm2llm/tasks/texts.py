@@ -7,9 +7,9 @@ __all__ = ['LETTERS', 'fold', 'parse_label', 'parse_choice', 'question_key']
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #97d40ba4
 import re
-from unicodedata import category, normalize
 from collections.abc import Sequence
 from functools import lru_cache
+from unicodedata import category, normalize
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #aba26688
 _quotes = str.maketrans({'“':'"', '”':'"', '‘':"'", '’':"'", '`':"'"})
