@@ -139,6 +139,20 @@ def test_label_not_in_the_set(tmp_path):
         Task.from_files(seed, labels=['glade', 'sad'])
 
 
+def test_answers_that_are_quotes(tmp_path):
+    marks = '"\'«„‹([{<—'
+    rows = [row(f'Which mark opens style {i}?', mark) for i, mark in enumerate(marks)]
+    task = Task.from_files(jsonl(tmp_path / 'seed.jsonl', *rows), dev=False)
+    assert [r.answer for r in task.seed_rows] == [*marks]
+    assert all(task.score(r, task.completion(r)).correct for r in task.seed_rows)
+
+
+def test_files_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    jsonl(tmp_path / 'seed.jsonl', *moods)
+    assert len(Task.from_files('~/seed.jsonl', dev=False).seed_rows) == len(moods)
+
+
 def test_labels_that_look_alike_are_one(tmp_path):
     "and the note tells them apart; a student could not"
     words = ['ready', 'ready\u200b', 'caf\u00e9', 'cafe\u0301'] * 4

@@ -304,6 +304,12 @@ def test_from_the_shell(tmp_path, run):
     assert '1 of 2 cells failed' in err
 
 
+def test_a_plan_of_too_many_cells_is_refused_at_once(tmp_path, run):
+    (tmp_path / 'g.yaml').write_text('common: {task: mini-gsm, teacher: none}\nseeds: 1000000\nmethods: {plain: {}}\n')
+    err = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path, status=2, timeout=60).stderr
+    assert 'the plan has 1,000,000 cells, and a grid at most 10,000' in err
+
+
 def test_a_dry_run_says_what_the_cells_lack(tmp_path, run):
     (tmp_path / 'g.yaml').write_text(
         'common: {task: {name: mini-gsm, n-seed: 4}}\nseeds: 2\nmethods:\n'

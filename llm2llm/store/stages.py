@@ -44,7 +44,7 @@ class StageFolder:
     def __init__(self,
         path:str|Path, # the folder; made when it is opened
         siblings:Sequence[str|Path]=(), # other runs, whose results of the same inputs are taken over
-    ): self.path,self.siblings = Path(path),siblings
+    ): self.path,self.siblings = Path(path).expanduser(),siblings
 
     def __truediv__(self, name:str)->Path: return self.path/name
     def __repr__(self): return f"{type(self).__name__}({str(self.path)!r})"

@@ -217,7 +217,7 @@ Source: TypeAlias = str | Path | Iterable[dict]  # a .jsonl, .csv, .tsv or .parq
 def _open(source, name, wanted):
     "What a source is called, the same in short, and its rows by number"
     if not isinstance(source, str | Path): return name, name, _table(source, name)
-    path = Path(source)
+    path = Path(source).expanduser()
     return path, path.name, _file(path, wanted)
 
 def _columns(question, answer, choices):

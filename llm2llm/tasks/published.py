@@ -102,7 +102,7 @@ def load_task(
     if n_seed is not None: check_int('n_seed', n_seed, 1)
     check_int('n_dev', n_dev)
     check_int('seed', seed)
-    splits = Splits(TASKS[name], _from_hub(name) if data is None else _folder(name, Path(data)))
+    splits = Splits(TASKS[name], _from_hub(name) if data is None else _folder(name, Path(data).expanduser()))
     for split in splits.rows: splits.check(split, name, refuse=False)
     splits.separate()
     splits.unique('train', question_key)

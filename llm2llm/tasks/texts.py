@@ -19,7 +19,8 @@ def fold(
 )->str:       # the same for texts that differ in case, white space, quotes or characters that nobody sees
     "One spelling for texts that count as equal"
     seen = ''.join(c for c in normalize('NFC', text) if category(c) != 'Cf')
-    return ' '.join(seen.translate(_quotes).casefold().split()).strip('\'" ')
+    plain = ' '.join(seen.translate(_quotes).casefold().split())
+    return plain.strip('\'" ') or plain   # an answer may be a quote
 
 # %% ../../nbs/02_tasks/01_texts.ipynb #f126f3aa
 @lru_cache

@@ -8,6 +8,7 @@ __all__ = ['OWNED', 'check_key', 'find_key', 'check_headers', 'check_url', 'chec
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #efa4cf56
 import json,os,re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 from ..core import SettingError
 
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #d63df353
@@ -59,12 +60,17 @@ def check_url(
     url:str, # as a user gave it
 )->str:      # `url`
     "An endpoint's address, else a `SettingError`"
-    if not re.match(r'https?://[^/\s]+', url):
-        raise SettingError(f'base_url must be an address such as http://localhost:8000/v1, not {url!r}')
-    if '@' in url.split('/')[2]:
-        raise SettingError('base_url holds a user or a password; '
+    such = 'an address such as http://localhost:8000/v1'
+    if '@' in url:
+        raise SettingError('base_url holds a user or a password (it is not shown); '
                            'give them by api_key, default_headers or the environment')
-    return url
+    if mark := re.search('[?#]', url):
+        raise SettingError(f'base_url must be {such}, without what follows {mark[0]!r} (it is not shown: it '
+                           'may be a key); give a key by key_env, api_key or default_headers')
+    try: urlsplit(url).port
+    except ValueError as e: raise SettingError(f'base_url: {e}: {url!r}; give {such}') from None
+    if re.match(r'https?://[^/\s]+', url): return url
+    raise SettingError(f'base_url must be {such}, not {url!r}')
 
 # %% ../../nbs/04_teachers/04c_endpoint.ipynb #3404053e
 OWNED = ('model', 'messages', 'n', 'max_tokens', 'max_completion_tokens', 'response_format', 'stream',

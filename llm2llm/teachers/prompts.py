@@ -9,6 +9,7 @@ __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS',
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #32ad9b80
 import json,re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
@@ -178,9 +179,15 @@ def demonstrations(
     return (like[:k] + other + like[k:])[:n]
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #69e06ece
+def _labels(task):
+    "The label set in a line; names in quotes where one of them has a comma"
+    quoted = any(',' in name for name in task.labels)
+    names = [json.dumps(name, ensure_ascii=False) if quoted else name for name in task.labels]
+    return f"\nLabels: {', '.join(names)}" if names else ''
+
 def _system(task, row, prompt, form):
     about = (prompt.about or task.description or 'See the examples.').rstrip('.')
-    labels = f"\nLabels: {', '.join(task.labels)}" if task.labels and not prompt.rephrase else ''
+    labels = '' if prompt.rephrase else _labels(task)
     new = 'The question in other words' if prompt.rephrase else 'A new example'
     rules = '\n'.join(f'- {r}' for r in prompt.rules)
     how = reply_form([*reply_fields(task, row, prompt.rephrase)], form)
@@ -281,10 +288,15 @@ def _json_rows(text):
 _heading = re.compile(r'^[ \t>*_#-]*+(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?'
                       r'[*_]*[ \t]*:[*_]*[ \t]*', re.I|re.M)
 
-def _text_rows(text):
-    "The rows in a text behind headings"
+def _text_rows(text, like):
+    "The rows in a text behind headings; as many as stand in the question of `like` are a part of a question"
     rows,words = [],_heading.split(text)[1:]   # heading, text, heading, text, …
+    own = Counter(map(str.lower, _heading.findall(like.question)))
     for name,value in zip(map(str.lower, words[::2]), words[1::2]):
+        if rows and [*rows[-1]]==['question'] and own[name]:
+            own[name] -= 1
+            rows[-1]['question'] += f'\n{name.capitalize()}: {value.strip()}'
+            continue
         if name=='question': rows.append({})
         if not rows: continue
         if name=='wrong': name = f"wrong_{sum(k.startswith('wrong') for k in rows[-1])+1}"
@@ -296,22 +308,25 @@ _solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|
                      r'[*_]*[ \t]*:', re.I|re.M)
 _end_tokens = re.compile(r'(?<!\s)(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
 
-def _wrong_fields(fields, want):
+def _wrong_fields(fields, want, like):
     "What is wrong with a reply's fields; '': nothing"
     if set(fields) != set(want): return ', '.join(fields)
     if odd := [k for k in want if not isinstance(fields[k], str)]: return f'{odd[0]} is not text'
     if re.search('[\ud800-\udfff]', ''.join(fields.values())): return 'half a surrogate pair'
-    return 'a solution in the question' if _solves.search(fields['question']) else ''
+    solved = _solves.search(fields['question']) and not _solves.search(like.question)
+    return 'a solution in the question' if solved else ''
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #e17dc79c
+_several = re.compile(r'\A1[.)]\s.*\s2[.)]\s', re.S)
+
 def _row(task, like, fields, rephrase):
     "The `Example` of a reply's fields, or the reason why they make none"
     want = [*reply_fields(task, like, rephrase)]
     if rephrase: fields = {k:v for k,v in fields.items() if not k.startswith(('answer', 'wrong_'))}
-    if wrong := _wrong_fields(fields, want): return f'wrong fields: {wrong}'
+    if wrong := _wrong_fields(fields, want, like): return f'wrong fields: {wrong}'
     question = fields['question'].strip()
     if (m := re.fullmatch(r'(["“])([^"“”]+)["”]', question)): question = m[2].strip()
-    several = re.match(r'1[.)]\s', question) and re.search(r'\s2[.)]\s', question)
+    several = _several.search(question) and not _several.search(like.question)
     if several: return 'several examples in one reply'
     if rephrase: return Example('', question, like.answer, like.choices)
     return task.kind.example(question, {k: fields[k] for k in want[1:]}, task.labels)
@@ -330,11 +345,11 @@ def without_thoughts(
     said = _thought_ends.split(text)[-1]
     return _thought_begins.split(said)[0]
 
-def _rows(task, text, finish):
+def _rows(task, like, text, finish):
     "The rows in a reply, and whether it holds any JSON object"
     rows,seen = _json_rows(text)
     if rows or (seen and text[0]=='{') or (finish=='length' and not task.kind.ended(text)): return rows, seen
-    return _text_rows(text), seen
+    return _text_rows(text, like), seen
 
 def _fault(rows, row, seen, finish):
     "Why a reply holds no example"
@@ -356,7 +371,7 @@ def read_reply(
     if refused: return Candidate(reason=f'refused: {refused}', text=text)
     words = _end_tokens.sub('', without_thoughts(text)).strip()
     if not words and finish != 'length': return Candidate(reason='empty reply', text=text)
-    rows,seen = _rows(task, words, finish)
+    rows,seen = _rows(task, like, words, finish)
     row = _row(task, like, rows[0], rephrase) if len(rows)==1 else None
     if isinstance(row, Example): return Candidate(row)
     return Candidate(reason=_fault(rows, row, seen, finish), text=text)
@@ -369,6 +384,6 @@ def solve_messages(
 )->Chat:
     "What is sent to have a row's question answered"
     about = ((prompt and prompt.about) or task.description or 'Answer the question').rstrip('.')
-    labels = f"\nLabels: {', '.join(task.labels)}" if task.labels else ''
+    labels = _labels(task)
     system = f'{about}.{labels}\n{task.kind.solve}'
     return [dict(role='system', content=system), dict(role='user', content=task.prompt(row))]
