@@ -137,8 +137,8 @@ MAX_CELLS = 10_000   # of a plan; each is checked before the first one runs
 def _check_size(what):
     n = math.prod(map(len, what))
     if n <= MAX_CELLS: return
-    raise SettingError(f"the plan has {n:,} cells, and a grid at most {MAX_CELLS:,}; give fewer seeds, values or "
-                       "methods")
+    raise SettingError(f"the plan has {n:,} cells, and a grid at most {MAX_CELLS:,}; give fewer seeds, values "
+                       "or methods")
 
 
 # %% ../../nbs/07_grid/00_cells.ipynb #e74351cb
