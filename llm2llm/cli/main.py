@@ -7,10 +7,11 @@ __all__ = ['Command', 'all_commands', 'run_help', 'part_help', 'command_help', '
            'main']
 
 # %% ../../nbs/09_cli/04_main.ipynb #22564932
-import inspect,os,re,shlex,signal,sys
+import errno,inspect,os,re,shlex,signal,sys,traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from . import commands
 from .estimate import estimate, estimate_options
@@ -20,6 +21,7 @@ from ..core import LLM2LLMError, SettingError, check_one_of, interruptible, plug
 from ..loop.config import LoopConfig
 from ..loop.rules import rules
 from ..student.distributed import rank
+from ..tables import clean, printable
 from ..teachers.kinds import teacher_kinds
 
 # %% ../../nbs/09_cli/04_main.ipynb #ecb5a6bd
@@ -187,23 +189,76 @@ def own_flags(
     return re.sub(r'--task\.(\w+)', lambda m: f'--{m[1]}' if m[1] in known else m[0], text)
 
 
+# %% ../../nbs/09_cli/04_main.ipynb #104586b2
+class _Terminal:
+    "A stream whose text is printable"
+    def __init__(self, stream): self.stream = stream
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def write(self, text): return self.stream.write(printable(text))
+
+@contextmanager
+def _printable_output():
+    "What is printed inside the block can be printed"
+    before = sys.stdout,sys.stderr
+    for stream in before:
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+    sys.stdout = _Terminal(sys.stdout)   # standard error has the progress bars, which move the cursor
+    try:
+        yield
+        sys.stdout.flush()
+    finally: sys.stdout,sys.stderr = before
+
+
+# %% ../../nbs/09_cli/04_main.ipynb #104586b3
+def _unforeseen(error):
+    "What is said of an error that nobody foresaw"
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    place = f'{Path(at.filename).name}:{at.lineno}'
+    issues = metadata('llm2llm')['Project-URL'].partition(', ')[2] + '/issues'
+    return (f"{type(error).__name__} at {place}: {clean(error, 200)}; nobody foresaw this. What is done is "
+            f"kept. Please report it with what `llm2llm --debug …` prints: {issues}")
+
+def _of_system(error):
+    "What is said of an error of the operating system"
+    what = f'{error.filename}: ' if error.filename else ''
+    return f'{what}{error.strerror or error}'
+
+def _give_up_output():
+    "Nothing more can be written: a closed pipe, a full disk"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# %% ../../nbs/09_cli/04_main.ipynb #104586b4
+def _failed(error, args):
+    "Say what went wrong; the exit code"
+    ours,system = isinstance(error, LLM2LLMError),isinstance(error, OSError)
+    said = _of_system(error) if system else ''
+    if ours: said = own_flags(str(error), args)
+    said = said or _unforeseen(error)
+    if system and error.errno==errno.ENOSPC: _give_up_output()
+    print(f'llm2llm: {printable(said)}', file=sys.stderr)
+    return 2 if ours or system else 1
+
+
 # %% ../../nbs/09_cli/04_main.ipynb #104586bc
 def main(
     args:list[str]|None=None, # words after `llm2llm`; None: those of the process
-)->int:                       # exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 after SIGTERM
+)->int:       # exit code: 0, 1 (our fault), 2 (a user's mistake), 130 after Ctrl-C, 143 after SIGTERM
     "The `llm2llm` command"
     args = sys.argv[1:] if args is None else args
+    debug,args = args[:1]==['--debug'],args[args[:1]==['--debug']:]
     # other ranks may wait for this one where no signal is heard, so those end at once
     signals,stopping = [],nullcontext([]) if rank() else interruptible()
     try:
-        with stopping as signals: dispatch(args)
-    except LLM2LLMError as e:
-        print(f'llm2llm: {own_flags(str(e), args)}', file=sys.stderr)
-        return 2
+        with stopping as signals, _printable_output(): dispatch(args)
     except KeyboardInterrupt:
         print(f"\nllm2llm: stopped. Resume with: {shlex.join(['llm2llm', *args])}", file=sys.stderr)
         return 128 + (signals or [signal.SIGINT])[0]
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 1
+    except Exception as e:   # the last place where anything can be said of it
+        if debug: raise
+        return _failed(e, args)
     return 0
+

@@ -50,6 +50,9 @@ class Plan:
         self.common,self.vary,methods = (_pairs(k, getattr(self, k)) for k in ('common', 'vary', 'methods'))
         self.common = flat_words(self.common)
         self.methods = {str(m): _settings(f'method {m}', settings) for m,settings in methods.items()}
+        for m in self.methods:
+            if not re.match('[-=+@]', m): continue   # a spreadsheet would take it for a formula
+            raise SettingError(f"a method's name begins with a letter or a digit, not as {m!r}")
         if not methods: raise SettingError("a plan needs methods, as in {plain: {teacher: none}, LLM2LLM: }")
         if not isinstance(self.seeds, list): self.seeds = list(range(check_int('seeds', self.seeds, 1)))
         for seed in self.seeds: check_int('a seed', seed)
@@ -137,8 +140,8 @@ MAX_CELLS = 10_000   # of a plan; each is checked before the first one runs
 def _check_size(what):
     n = math.prod(map(len, what))
     if n <= MAX_CELLS: return
-    raise SettingError(f"the plan has {n:,} cells, and a grid at most {MAX_CELLS:,}; give fewer seeds, values "
-                       "or methods")
+    raise SettingError(f"the plan has {n:,} cells, and a grid at most {MAX_CELLS:,}; give fewer seeds, "
+                       "values or methods")
 
 
 # %% ../../nbs/07_grid/00_cells.ipynb #e74351cb

@@ -139,7 +139,8 @@ def _candidate(entry, line, texts):
     tokens = cost['prompt_tokens'] + (cost.get('completion_tokens') or 0) if 'prompt_tokens' in cost else None
     shown = dict(question=row.question, answer=row.answer, text=line.text,
                  wrong_completion=row.wrong_completion)
-    return _filled(dict(id=row.id, round=row.round, teacher=row.teacher, verdict=clean(line.verdict),
+    return _filled(dict(id=clean(row.id), round=row.round, teacher=clean(row.teacher),
+                        verdict=clean(line.verdict),
                         why=clean(reason(line.verdict)), wrong=_was_wrong(entry, row), usd=cost.get('usd'),
                         about=about if about!=row.parent_id else None, tokens=tokens,
                         choices=[texts(c) for c in row.choices] or None,
@@ -150,7 +151,7 @@ def _row(entry, task, texts):
     "A seed row for the page"
     row,series = entry.row,[*entry.answers]
     label = (task.gold(row) if task.kind.group else row.source) or ''   # what the page groups rows by
-    return _filled(dict(id=row.id, question=texts(row.question), answer=texts(row.answer),
+    return _filled(dict(id=clean(row.id), question=texts(row.question), answer=texts(row.answer),
                         gold=texts(task.kind.shown(row, task.labels)), label=clean(label),
                         choices=[texts(c) for c in row.choices] or None,
                         status=[entry.status(s) for s in series], marks=[entry.marks(s) for s in series],

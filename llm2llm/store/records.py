@@ -202,7 +202,8 @@ def _runs_in(path):
 def _head(self:RunFolder):
     path = self.path
     if not path.is_dir():
-        raise RunError(f"{path}: no such folder; give the folder of a run (its `out`), or call fit() first")
+        raise RunError(f"{path}: no such folder; give the folder of a run (its `output_dir`), or call fit() "
+                       "first")
     if not self.started: raise RunError(f"{path}: not a run folder, it has no run.json{_runs_in(path)}")
     return read_head(self/'run.json')
 

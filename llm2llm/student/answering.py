@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 import torch
 from fastcore.basics import patch
-from ..core import DataError,SettingError,StudentError,check_int,progress
+from ..core import DataError,SettingError,StudentError,check_int,check_number,progress
 from . import distributed as ranks
 from .decoding import Completion,Decoder,sampler
 from .memory import free_memory,rows_that_fit,tidy
 from .models import quiet
-from .settings import check_number
 from .tokens import cut_left,encode_completions,read_prompts
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 
@@ -61,8 +60,9 @@ def drawing(
     seeds:list[int]|None, # n, where the random numbers of each prompt start
 )->Callable:              # function of questions and a device: their `sampler`, or None
     "What adds the noise to the scores of some of n questions"
-    if temperature or isinstance(temperature, bool): check_number('temperature (0: greedy)', temperature)
-    if check_number('top_p', top_p) > 1:
+    if temperature or isinstance(temperature, bool):
+        check_number('temperature (0: greedy)', temperature, above=True)
+    if check_number('top_p', top_p, above=True) > 1:
         raise SettingError(f"top_p is a share of the probability, at most 1, not {top_p!r}")
     if not temperature: return lambda asked, device: None
     if seeds is None or len(seeds)!=n:

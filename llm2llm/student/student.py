@@ -14,7 +14,7 @@ import torch
 from dataclasses import fields
 from fastcore.basics import attrdict,patch
 from fastcore.meta import delegates
-from ..core import DataError,SettingError,StudentError,check_one_of,check_int,progress
+from ..core import DataError,SettingError,StudentError,check_int,check_number,check_one_of,progress
 from ..store.folder import check_target
 from . import distributed as ranks
 from .answering import Answering
@@ -22,7 +22,7 @@ from .config import StudentConfig,student_config
 from .memory import tidy,used_memory
 from .models import load_adapter,load_model,own_rng,quiet,write_model
 from .models import base_digest,end_tokens,generation,line,place,read_config,read_tokenizer
-from .settings import FLASH,check_batches,check_number,check_open,check_weights,row_length
+from .settings import FLASH,check_batches,check_open,check_weights,row_length
 from .settings import default_dtype,default_epochs,default_lora,default_learning_rate
 from .settings import find_attention,find_device,find_liger
 from .tokens import encode_completions,end_of_turn,training_rows
@@ -54,9 +54,9 @@ def _check(self:Student):
     for name,value in attrdict(self, 'max_steps', 'lora_alpha', 'per_device_eval_batch_size').items():
         if value is not None: check_int(name, value, 1)
     for name,value in attrdict(self, 'learning_rate', 'num_train_epochs').items():
-        if value is not None: setattr(self, name, check_number(name, value))
-    dropout = self.lora_dropout and check_number('lora_dropout', self.lora_dropout)
-    if dropout >= 1: raise SettingError(f"lora_dropout is a share below 1, not {dropout!r}")
+        if value is not None: setattr(self, name, float(check_number(name, value, above=True)))
+    if check_number('lora_dropout', self.lora_dropout) >= 1:
+        raise SettingError(f"lora_dropout is a share below 1, not {self.lora_dropout!r}")
     for tracker in filter(None, (self.report_to or '').split(',')):
         check_one_of('report_to', tracker, ('trackio','wandb','tensorboard'))
 
@@ -230,7 +230,7 @@ def n_steps(self:Student,
     steps,epochs = max_steps,num_train_epochs
     if steps is None and epochs is None: steps,epochs = self.max_steps,self.num_train_epochs
     if steps is not None: return check_int('max_steps', steps, 1)
-    epochs = default_epochs(n) if epochs is None else check_number('num_train_epochs', epochs)
+    epochs = default_epochs(n) if epochs is None else check_number('num_train_epochs', epochs, above=True)
     return max(1, math.ceil(epochs*math.ceil(n/self.batch_size)))
 
 # %% ../../nbs/03_student/06_student.ipynb #748f0153

@@ -222,6 +222,8 @@ def _open(source, name, wanted):
 
 def _columns(question, answer, choices):
     "Which setting names each column"
+    if question==answer:
+        raise SettingError(f"question and answer are both column {question!r}; name two columns")
     listed = [choices] if isinstance(choices, str) else choices or ()
     columns = {question:'question', answer:'answer'} | dict.fromkeys(listed, 'choices')
     return {column:setting for column,setting in columns.items() if column is not None}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from fastcore.basics import patch
-from ..core import SettingError, TeacherError, check_int
+from ..core import SettingError, TeacherError, check_int, check_number
 from .completion import bounded_http, least_tokens, read_completion, room, sent_now
 from .endpoint import check_headers, check_key, check_url, find_key
 from .failures import Failure, OddReply, Refused, classify_error, error_text, failures
@@ -43,6 +43,7 @@ class Client:
         least_values = dict(concurrency=1, requests_per_minute=1, tokens_per_minute=1, max_retries=0)
         for name,least in least_values.items():
             if (value := getattr(self, name)) is not None: check_int(name, value, least)
+        check_number('timeout', self.timeout, above=True)
         if not isinstance(self.model, str) or not self.model.strip():
             raise SettingError(f'model must be the name of a model, not {self.model!r}')
         self.default_headers = check_headers(self.default_headers or {})
