@@ -1,6 +1,6 @@
 """Turn a few labelled examples into a better fine-tuned language model"""
 
-__version__ = "0.5.0.dev0"
+__version__ = "0.5.0"
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
