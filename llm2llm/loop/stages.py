@@ -105,7 +105,7 @@ def _decoding(self:StudentStages, trained_on):
 # %% ../../nbs/05_loop/02_stages.ipynb #5859804e
 @patch
 def _way(self:StudentStages):
-    "How answers are asked for, where not as usual; none that were asked for in another way are taken over"
+    "How answers are asked for, where not as usual; none asked for in another way is taken over"
     config,out = self.config,{}
     if config.protocol=='official': out['protocol'] = config.protocol
     if self.untrained: out['num_fewshot'] = config.num_fewshot
