@@ -182,7 +182,7 @@ def free(self:Student):
     "Give the memory back; the next use loads the base again, so `save` first what is to be kept"
     self.model = self._plain = self._fresh = self.loaded_from = None
     self.trained = 0
-    tidy()
+    if self.device=='cuda': tidy()  # elsewhere the memory went with the last reference
 
 # %% ../../nbs/03_student/06_student.ipynb #dda898be
 @patch
