@@ -76,11 +76,12 @@ def root(): return ROOT
 
 @pytest.fixture(scope='session')
 def run():
-    "A command's finished process; the test fails, showing its output, if it ends with another status than `status`."
+    """A command's finished process; the test fails, showing its output, if it ends with another status than `status`.
+    With `cold` it starts as a user's does, and has nothing loaded."""
 
-    def _run(*cmd, status=0, cwd=ROOT, timeout=600, **env):
+    def _run(*cmd, status=0, cwd=ROOT, timeout=600, cold=False, **env):
         words, how = [str(c) for c in cmd], dict(cwd=cwd, timeout=timeout, env={**os.environ, **env})
-        if warm.is_warm(words, how['env']): res = warm.run(words, capture_output=True, text=True, **how)
+        if not cold and warm.is_warm(words, how['env']): res = warm.run(words, capture_output=True, text=True, **how)
         else: res = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, encoding='utf-8', **how)
         assert res.returncode == status, (
             f'{cmd} ended with {res.returncode}:\n{res.stdout[-3000:]}\n{res.stderr[-6000:]}'

@@ -75,7 +75,7 @@ print(json.dumps(said))
 
 def elsewhere(run, script, *args):
     "What a process that does not know llm2llm prints last"
-    return json.loads(run(sys.executable, '-c', script, json.dumps(args)).stdout.splitlines()[-1])
+    return json.loads(run(sys.executable, '-c', script, json.dumps(args), cold=True).stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize('kind', ['adapter', 'model'])

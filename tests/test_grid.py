@@ -270,7 +270,7 @@ def test_one_grid_at_a_time_in_a_folder(tmp_path, run):
 
 def test_from_the_shell(tmp_path, run):
     (tmp_path / 'g.yaml').write_text(
-        'common: {student: {num-train-epochs: 1}, task: {n-seed: 4, n-test: 8}, teacher: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n'
+        'common: {student: {num-train-epochs: 1}, task.n-seed: 4, teacher: none}\nvary:\n  task: [mini-gsm]\nseeds: [3]\nmethods:\n  plain:\n'
     )
     res = run('llm2llm', 'grid', '--config', 'g.yaml', '--dry_run', cwd=tmp_path)
     assert (

@@ -115,7 +115,7 @@ def test_pins_take_the_oldest_python(root):
 # ---- import
 
 @pytest.fixture(scope='session')
-def python(run): return lambda code: run(sys.executable, '-c', code)
+def python(run): return lambda code: run(sys.executable, '-c', code, cold=True)
 
 
 def test_import_loads_nothing_heavy(python):

@@ -96,6 +96,8 @@ def _connect(self:Replies):
                               isolation_level=None)
     begin = f'pragma journal_mode=delete; pragma synchronous=full; {_TABLES}'
     if not self.read_only: self.db.executescript(begin)
+    [health] = self.db.execute('pragma quick_check(1)').fetchone()
+    if health != 'ok': raise sqlite3.DatabaseError(f'damaged ({health}); copy the folder again, whole')
     self._known = {k: Reply(**json.loads(r)) for k,r in self.db.execute('select key, reply from replies')}
     self._ids = itertools.count(1 + (self.db.execute('select max(id) from attempts').fetchone()[0] or 0))
     self.notes = {k: json.loads(v) for k,v in self.db.execute('select name, value from notes')}
