@@ -34,8 +34,9 @@ class StudentStages:
 
     def _stage(self, round, part, phase, inputs, make):
         "The result of a stage; its time and memory go into the log"
-        about = dict(round=round, phase=phase, memory=self.student.memory)
-        return self.folder.stage(stage_name(round, part), inputs, make, **about)
+        about,task = dict(round=round, phase=phase, memory=self.student.memory),self.task
+        said = digest(task.template, task.kind, list(task.labels))   # the same rows, in these words
+        return self.folder.stage(stage_name(round, part), inputs | dict(task=said), make, **about)
 
 def seed_for(
     *names, # what the draw is for
