@@ -6,14 +6,14 @@
 __all__ = ['world', 'rank', 'join', 'seat', 'gather', 'chain', 'together', 'lead']
 
 # %% ../../nbs/03_student/04_distributed.ipynb #47421c0b
-import atexit,os
+import atexit,os,sys
 from collections.abc import Callable,Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import wraps
 
 # %% ../../nbs/03_student/04_distributed.ipynb #8c6c30ec
-from ..core import LLM2LLMError,RunError,SettingError,check_one_of
+from ..core import GPUMemoryError,LLM2LLMError,RunError,SettingError,check_one_of
 
 # %% ../../nbs/03_student/04_distributed.ipynb #30779266
 def world()->int: # at least 1
@@ -84,6 +84,11 @@ def chain(
     while any(each := gather(next(items, None), who)): yield from filter(None, each)
 
 # %% ../../nbs/03_student/04_distributed.ipynb #3153e36a
+def _fall(e):
+    "End this process; the others may wait for it in the middle of a step, and the launcher ends them"
+    print(f'Error: rank {rank()}: {e}', file=sys.stderr, flush=True)
+    os._exit(1)
+
 def together(
     method:Callable, # of an object that may `lead`
 )->Callable:         # the method
@@ -95,6 +100,7 @@ def together(
         if rank()==0: _tell((method.__name__, args, {k:v for k,v in kwargs.items() if not callable(v)}))
         state.update(inside=True, broken=True)
         try: out = method(self, *args, **kwargs)
+        except GPUMemoryError as e: _fall(e)
         except LLM2LLMError as e: error = e
         finally: state['inside'] = False
         state['broken'] = False   # what is no mistake of the user's breaks the work off

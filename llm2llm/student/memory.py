@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['GAPS', 'CONTEXT', 'GPUS', 'ASSUMED', 'PARTS', 'HELD', 'peak_bytes', 'answer_bytes', 'rows_that_fit', 'used_memory',
-           'free_memory', 'tidy', 'GPU', 'find_gpu', 'Plan', 'plan', 'fit']
+           'free_memory', 'tidy', 'within_memory', 'GPU', 'find_gpu', 'Plan', 'plan', 'fit']
 
 # %% ../../nbs/03_student/01_memory.ipynb #be38cbde
 import gc,re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 import torch
 from fastcore.basics import patch
-from ..core import SettingError, StudentError, check_int
+from ..core import GPUMemoryError, SettingError, StudentError, check_int
 from .models import line
+from .precision import Precision, precision
 from .settings import check_batches, check_weights, default_lora
 from .step import _quantised, bare_student, stack, training_bytes
 from ..tables import markdown_table, text_table
@@ -91,6 +93,22 @@ def tidy():
     gc.collect()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
 
+# %% ../../nbs/03_student/01_memory.ipynb #0a1b2c41
+def within_memory(
+    advice:str, # what the memory is too small for, and what to do
+)->Callable:    # decorates a method of an object that can `free` its memory
+    "Have a method raise a `GPUMemoryError` that holds no tensors if a GPU's memory is too small"
+    def decorate(method):
+        @wraps(method)
+        def call(self, *args, **kwargs):
+            try: return method(self, *args, **kwargs)
+            except torch.OutOfMemoryError: pass
+            self.free()
+            tidy()
+            raise GPUMemoryError(f"the GPU's memory is too small {advice}")
+        return call
+    return decorate
+
 # %% ../../nbs/03_student/01_memory.ipynb #ae3a0abf
 @dataclass(frozen=True)
 class GPU:
@@ -99,6 +117,7 @@ class GPU:
     gb:float               # memory, 2**30 bytes
     tflops:float|None=None # 10**12 operations a second, 16 bit, dense; None: unknown
     gbs:float|None=None    # 10**9 bytes a second from its memory; None: unknown
+    bfloat16:bool=True     # in hardware? No: compute capability below 8.0
     def __str__(self): return f'{self.name} ({self.gb:g} GB)' if self.tflops else self.name
 
 # %% ../../nbs/03_student/01_memory.ipynb #ae3a0abe
@@ -126,7 +145,7 @@ A6000           48   155     768"""
 # %% ../../nbs/03_student/01_memory.ipynb #4baa90e0
 def _gpu(line):
     *name,gb,tflops,gbs = line.split()
-    return GPU(' '.join(name), float(gb), float(tflops), float(gbs))
+    return GPU(' '.join(name), float(gb), float(tflops), float(gbs), name[0] not in ('T4','V100'))
 
 GPUS = {re.sub(r'\W', '', g.name).lower(): g for g in map(_gpu, _SHEETS.strip().splitlines())}
 
@@ -243,7 +262,7 @@ def _sentences(self:Plan)->Iterator[str]:
     "What the tables do not say"
     s,w,gpu = self.settings,self.work,self.gpu
     trained = f"an adapter of rank {s['lora_r']}" if s['lora_r'] else 'all weights'
-    yield (f"Trains {trained} on a base in {s['quantization'] or s['dtype']}, "
+    yield (f"Trains {trained} on a base in {s['quantization'] or _precision(s).weights}, "
            f"{s['per_device_train_batch_size']} of {s['batch_size']} rows at a time, each of at most "
            f"{s['max_length']} tokens; answers up to {s['per_device_eval_batch_size']} at a time.")
     yield '* Only the larger of these two is there at a time.'
@@ -270,9 +289,9 @@ def _repr_markdown_(self:Plan):
 def plan(
     config:'PreTrainedConfig',   # of a causal language model, as transformers has it
     gpu:str|GPU|None=None,       # name such as '4090', or size such as '24GB'; None: only say what is needed
-    quantization:str|None='nf4', # the base in 4 bits ('nf4'), 8 bits ('int8') or `dtype` (None)
-    lora_r:int|None=None,        # rank of the adapter; 0: all weights, in float32; None: see `default_lora`
-    dtype:str='bfloat16',        # of what is not quantised: 'bfloat16', 'float16' or 'float32'
+    quantization:str|None='nf4', # the base in 4 bits ('nf4'), 8 bits ('int8') or as it is (None)
+    lora_r:int|None=None,        # rank of the adapter; 0: all weights; None: see `default_lora`
+    dtype:str|None=None,         # 'float32', 'bfloat16' or 'float16'; None: as the GPU multiplies in hardware
     batch_size:int=8,            # rows of an optimiser step
     per_device_train_batch_size:int|None=None, # rows of a forward pass; None: all of the batch
     max_length:int=1024,         # tokens of the longest row, prompt and completion
@@ -291,20 +310,24 @@ def plan(
     for name in ('rows','asked','tokens'): check_int(name, work[name], 1)
     check_weights(quantization, lora_r, dtype)
     check_batches(batch_size, per_device_train_batch_size)
-    lora_r = default_lora(config, quantization, dtype) if lora_r is None else lora_r
-    settings = dict(quantization=quantization, lora_r=lora_r, dtype=dtype if lora_r else 'float32',
-                    batch_size=batch_size, max_length=max_length,
-                    per_device_train_batch_size=per_device_train_batch_size or batch_size,
+    lora_r = default_lora(config, quantization) if lora_r is None else lora_r
+    dtype = precision('cuda', dtype, lora_r, native=gpu is None or gpu.bfloat16).dtype
+    micro = per_device_train_batch_size or batch_size
+    settings = dict(quantization=quantization, lora_r=lora_r, dtype=dtype, batch_size=batch_size,
+                    max_length=max_length, per_device_train_batch_size=micro,
                     per_device_eval_batch_size=per_device_eval_batch_size)
     return _planned(config, gpu, settings, work)
 
 # %% ../../nbs/03_student/01_memory.ipynb #f783a255
+def _precision(s)->Precision: return precision('cuda', s['dtype'], s['lora_r'])
+
 _traced = {}   # counting takes a second or two, and the same shapes count the same
 
 def _trace(config, s):
     "Weights by kind, their number, and the bytes of training"
-    micro,shape = s['per_device_train_batch_size'],(s['quantization'], s['lora_r'], s['dtype'])
-    size = micro, s['max_length'], micro < s['batch_size']
+    micro,numbers = s['per_device_train_batch_size'],_precision(s)
+    shape = s['quantization'], s['lora_r'], numbers.weights
+    size = micro, s['max_length'], micro < s['batch_size'], numbers.dtype!='float32'
     key = config.to_json_string(use_diff=False), shape, size
     if key not in _traced:
         model = bare_student(config, *shape)
@@ -319,7 +342,7 @@ def _planned(config, gpu, s, work):
         raise StudentError(f"the memory of a model of type {config.model_type!r} cannot be planned: "
                            f"{line(e)}; give another model") from e
     own = {k: training[k] for k in ('weights','quantisation','adapter')}
-    row = s['max_length'], 4 if s['dtype']=='float32' else 2, s['lora_r']
+    row = s['max_length'], 4 if _precision(s).weights=='float32' else 2, s['lora_r']
     fitting = s['batch_size']
     if gpu: fitting = rows_that_fit(config, row[0], int(gpu.gb*2**30)-CONTEXT-sum(own.values()), *row[1:])
     s['per_device_eval_batch_size'] = s['per_device_eval_batch_size'] or fitting
@@ -331,7 +354,7 @@ def _planned(config, gpu, s, work):
 def _ways(s):
     "Settings to try, from those given to those that need least; each stage has the same weights"
     micro = [m for m in range(s['per_device_train_batch_size'], 0, -1) if s['batch_size'] % m==0]
-    four = dict(quantization='nf4', lora_r=s['lora_r'] or 16, dtype=s['dtype'] if s['lora_r'] else 'bfloat16')
+    four = dict(quantization='nf4', lora_r=s['lora_r'] or 16)
     lengths = [s['max_length'] >> i for i in range(1, 12) if s['max_length'] >> i >= 128]
     if s['quantization']!='nf4': yield [dict(per_device_train_batch_size=m) for m in micro]
     shorter = [four|dict(per_device_train_batch_size=1, max_length=n) for n in lengths]

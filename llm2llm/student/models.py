@@ -226,11 +226,14 @@ def load_model(
     if quantization: kwargs['quantization_config'] = few_bits(quantization, kwargs['dtype'])
     with quiet(), own_rng(0):
         try: model,info = AutoModelForCausalLM.from_pretrained(place(base), **kwargs)
+        except torch.OutOfMemoryError: raise   # a RuntimeError too
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
             raise StudentError(f"cannot load the weights of {base}: {line(e)}") from e
     _check_weights(info, base, model)
     for m in model.modules():
         if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False
+    # the last token's state is a slice; torch would copy the whole head once for each row
+    model.get_output_embeddings().register_forward_pre_hook(lambda m,args: (args[0].contiguous(), *args[1:]))
     return model.eval()
 
 # %% ../../nbs/03_student/03_models.ipynb #5e0b8f3a

@@ -96,7 +96,8 @@ def as_before(
     try: yield
     finally:
         for m,forward in forwards:
-            m.__dict__.pop('forward', None)
+            # with its mark, accelerate would take the model for one that computes in 16 bits already
+            for left in ('forward','_original_forward','_is_accelerate_prepared'): m.__dict__.pop(left, None)
             if forward is not None: m.forward = forward
             if getattr(m, 'is_activation_checkpointing', False): m.activation_checkpointing_disable()
             if hasattr(m, 'disable_input_require_grads'): m.disable_input_require_grads()

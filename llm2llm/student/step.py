@@ -206,6 +206,7 @@ def step_bytes(
     tokens:int,            # of each row
     checkpoint:bool=True,  # are activations recomputed in the backward pass?
     accumulate:bool=True,  # are there gradients of earlier micro-batches?
+    autocast:bool=True,    # are products of 16 bits?
 )->dict[str,int]:          # bytes: kept between the passes; peaks in forward, loss and backward
     "What one training step takes beside the model's own bytes"
     plain = _ready(model, checkpoint, accumulate)
@@ -217,7 +218,7 @@ def step_bytes(
     with mock.patch.multiple('trl.kernels.chunked_logprob', **_IN_PLACE), meter:
         ids,mask = torch.zeros(rows, tokens, dtype=torch.long),torch.ones(rows, tokens, dtype=torch.long)
         mask[0, -1] = 0   # a padded row: attention needs a mask
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
             loss = -model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).log_probs.sum()
         kept = meter.now
         loss.backward()
@@ -239,13 +240,14 @@ def training_bytes(
     rows:int,              # of a micro-batch
     tokens:int,            # of each row
     accumulate:bool=True,  # has a step several micro-batches?
+    autocast:bool=True,    # are products of 16 bits?
 )->dict[str,int]:          # bytes by part; of `layer` and `logits` only the larger is there at a time
     "What training takes, by part"
     layers = stack(model)
     n,alike = len(layers),len({tuple(p.shape for p in l.parameters()) for l in layers})==1
     if alike: del layers[3:]
     def measure():
-        return own_bytes(model, accumulate) | step_bytes(model, rows, tokens, accumulate=accumulate)
+        return own_bytes(model, accumulate) | step_bytes(model, rows, tokens, True, accumulate, autocast)
     with FakeTensorMode(allow_non_fake_inputs=True):   # bitsandbytes' code tables are real
         fill(model)
         out = measure()

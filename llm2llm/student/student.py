@@ -19,11 +19,12 @@ from ..store.folder import check_target
 from . import distributed as ranks
 from .answering import Answering
 from .config import StudentConfig,student_config
-from .memory import tidy,used_memory
+from .memory import tidy,used_memory,within_memory
 from .models import load_adapter,load_model,own_rng,quiet,write_model
 from .models import base_digest,end_tokens,generation,line,place,read_config,read_tokenizer
 from .settings import FLASH,check_batches,check_open,check_weights,row_length
-from .settings import default_dtype,default_epochs,default_lora,default_learning_rate
+from .precision import precision
+from .settings import default_epochs,default_lora,default_learning_rate,is_small
 from .settings import find_attention,find_device,find_liger
 from .tokens import encode_completions,end_of_turn,training_rows
 
@@ -82,17 +83,19 @@ def _read_base(self:Student):
 @patch
 def _settle(self:Student):
     "The settings that depend on the base"
-    if self.lora_r is None: self.lora_r = default_lora(self.config, self.quantization, self.dtype)
+    if self.lora_r is None: self.lora_r = default_lora(self.config, self.quantization)
     if not self.lora_r and (self.lora_alpha or self.lora_config):
         raise SettingError("lora_alpha and lora_config are for an adapter, and all weights are trained; "
                            "give lora_r=16, or leave them out")
     self.lora_alpha = self.lora_alpha or 2*self.lora_r
-    self.dtype = self.dtype or default_dtype(self.device, self.lora_r)
+    small = self.device=='cpu' and self.dtype is None and is_small(self.config)
+    self.precision = precision(self.device, self.dtype, self.lora_r, small)
+    self.dtype = self.precision.dtype
     width = self.config.get_text_config().hidden_size
     self.learning_rate = self.learning_rate or default_learning_rate(width, self.lora_r)
     self.max_length = row_length(self.config, self.max_length)
     if self.activation_checkpointing is None: self.activation_checkpointing = self.device=='cuda'
-    self.attn_implementation = find_attention(self.attn_implementation, self.device, self.dtype)
+    self.attn_implementation = find_attention(self.attn_implementation, self.device, self.precision.weights)
     self.use_liger_kernel = find_liger(self.use_liger_kernel, self.device)
     self._check_open()
 
@@ -145,12 +148,13 @@ def __repr__(self:Student):
 @patch
 def _read(self:Student, folder=None):
     "The model of `folder` (the base if None) on the student's device"
-    kwargs = attrdict(self, 'revision', 'dtype', 'device', 'quantization', 'attn_implementation')
-    model = load_model(folder or self.model_name_or_path, **kwargs)
+    kwargs = attrdict(self, 'revision', 'device', 'quantization', 'attn_implementation')
+    model = load_model(folder or self.model_name_or_path, dtype=self.precision.weights, **kwargs)
     model.generation_config = generation(self.tokenizer, self.eos_token_id)
     return model
 
 @patch
+@within_memory("for the weights; give quantization='nf4', or a smaller base")
 def load_base(self:Student):
     "Load the base's weights, unless they are there already"
     if self.model is not None: return
@@ -238,16 +242,16 @@ def n_steps(self:Student,
 def _arguments(self:Student, steps, seed, folder, label):
     from trl import SFTConfig
     cuda,share = self.device=='cuda',self.batch_size//ranks.world()
-    micro,native = min(self.per_device_train_batch_size, share), cuda and torch.cuda.is_bf16_supported()
+    micro = min(self.per_device_train_batch_size, share)
     usual = dict(lr_scheduler_type='linear', warmup_steps=0.1, weight_decay=0., max_grad_norm=1.,
-                 optim='paged_adamw_8bit' if cuda and self.quantization else 'adamw_torch_fused',
+                 optim='adamw_8bit' if cuda and self.quantization else 'adamw_torch_fused',
                  dataloader_pin_memory=cuda)
     args = SFTConfig(output_dir=folder, max_steps=steps, seed=seed, learning_rate=self.learning_rate,
         per_device_train_batch_size=micro, gradient_accumulation_steps=share//micro, max_length=None,
         train_sampling_strategy='group_by_length', dataset_kwargs=dict(skip_prepare_dataset=True),
         padding_free=self.attn_implementation==FLASH, use_liger_kernel=self.use_liger_kernel,
-        activation_checkpointing=self.activation_checkpointing, use_cpu=self.device=='cpu', bf16=native,
-        fp16=cuda and not native, ddp_find_unused_parameters=False, save_strategy='no', disable_tqdm=True,
+        activation_checkpointing=self.activation_checkpointing, use_cpu=self.device=='cpu', **self.precision.flags,
+        ddp_find_unused_parameters=False, save_strategy='no', disable_tqdm=True,
         logging_steps=max(1, steps//10), logging_nan_inf_filter=False, run_name=label, project='llm2llm',
         report_to=self.report_to.split(',') if self.report_to else 'none',
         **usual | (self.training_args or {}))
@@ -270,21 +274,17 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
     if ranks.world() > 1: data = [*data, dict(input_ids=[self.tokenizer.eos_token_id]*2, labels=[-100]*2)]
     with tempfile.TemporaryDirectory() as folder, logging_dir(label), as_before(self.model, self._plain):
         args = self._arguments(steps, seed, folder, label)
-        try:
-            trainer = StudentTrainer(bar, self.batch_size, self.model, args, data, self.tokenizer)
-            for p in self.model.parameters():  # TRL makes a QLoRA adapter bfloat16, which rounds small steps
-                if p.requires_grad and self.lora_r: p.data = p.data.float()
-            trainer.train()
-        except torch.OutOfMemoryError as e:
-            rows = args.per_device_train_batch_size
-            raise StudentError(f"the GPU's memory is too small for {rows} rows at a time; give the student "
-                               f"per_device_train_batch_size={max(1, rows//2)}, quantization='nf4' or a "
-                               "smaller max_length") from e
+        trainer = StudentTrainer(bar, self.batch_size, self.model, args, data, self.tokenizer)
+        for p in self.model.parameters():  # TRL makes a QLoRA adapter bfloat16, which rounds small steps
+            if p.requires_grad and self.lora_r: p.data = p.data.float()
+        trainer.train()
     return trainer
 
 # %% ../../nbs/03_student/06_student.ipynb #9b220615
 @patch
 @ranks.together
+@within_memory("for so many rows at a time; give the student a smaller per_device_train_batch_size, "
+               "quantization='nf4' or a smaller max_length")
 def train(self:Student,
     rows:list[tuple[str|list[dict[str,str]],str]], # n (prompt, completion) pairs; prompts as text or chats
     seed:int=0,                       # fresh adapter, order of the rows
@@ -361,6 +361,7 @@ def save(self:Student,
 # %% ../../nbs/03_student/06_student.ipynb #4be52c55
 @patch
 @ranks.together
+@within_memory("for the weights; give quantization='nf4', or a smaller base")
 def load(self:Student,
     folder:str|Path, # written by `save` of a student with the same base and settings
 ):
