@@ -1,13 +1,14 @@
 """How a task is said to a student: wordings, asked of dev rows of SNIPS and SST-2. Resumable; JSON lines.
 
 python nbs/results/prompts.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--draws 3] [--rows 60] [--epochs 6]
+    [--tasks snips] [--wordings question] [--dtype float32]
 """
 import argparse, json, time
+from itertools import product
 from pathlib import Path
 
-import torch
-
 from llm2llm.store.folder import commit, machine, versions
+from llm2llm.student.precision import DTYPES
 from llm2llm.student.student import Student
 from llm2llm.tasks.published import load_task
 
@@ -35,11 +36,10 @@ WORDINGS = {
 }
 
 
-def cell(base, data, name, wording, draw, n, epochs, dev):
+def cell(student, data, name, wording, draw, n, dev):
     "Train on `n` seed rows in one wording and answer dev rows; what came of it"
     task = load_task(name, data, n_seed=n, n_dev=dev, seed=draw)
     say = WORDINGS[wording]
-    student = Student(base, chat=not wording.startswith('plain'), num_train_epochs=epochs)
     trained = student.train([(say(task, r.question), task.completion(r)) for r in task.seed_rows], seed=draw)
     start = time.perf_counter()
     asked = [say(task, r.question) for r in task.dev]
@@ -57,22 +57,21 @@ def main():
     p.add_argument('data')
     for name, value in dict(draws=3, rows=60, epochs=6, dev=200).items():
         p.add_argument(f'--{name}', type=int, default=value)
+    p.add_argument('--tasks', nargs='+', default=TASKS, choices=TASKS)
+    p.add_argument('--wordings', nargs='+', default=[*WORDINGS], choices=WORDINGS)
+    p.add_argument('--dtype', choices=DTYPES)
     a = p.parse_args()
-    key = lambda d: tuple(d[k] for k in ('task', 'wording', 'draw', 'rows', 'epochs'))
+    key = lambda d: (*(d[k] for k in ('task', 'wording', 'draw', 'rows', 'epochs')), d.get('dtype', 'bfloat16'))
     done = {key(json.loads(line)) for line in RAW.read_text().splitlines()} if RAW.exists() else set()
-    native = torch.cpu._is_avx512_bf16_supported()
-    for draw in range(a.draws):
-        for name in TASKS:
-            for wording in WORDINGS:
-                what = dict(task=name, wording=wording, draw=draw, rows=a.rows, epochs=a.epochs)
-                if key(what) in done: continue
-                # with its cache, the adapter of the first step would answer for all
-                fast = torch.autocast('cpu', torch.bfloat16, enabled=native, cache_enabled=False)
-                with fast: got = cell(a.base, a.data, name, wording, draw, a.rows, a.epochs, a.dev)
-                more = dict(base=Path(a.base).name, autocast='bfloat16' if native else None, commit=commit(),
-                            machine=machine(), versions=versions())
-                with RAW.open('a') as f: f.write(json.dumps(what | got | more) + '\n')
-                print(what, got['right'], got['train_seconds'], got['answer_seconds'], flush=True)
+    for draw, name, wording in product(range(a.draws), a.tasks, a.wordings):
+        chat = not wording.startswith('plain')
+        student = Student(a.base, chat=chat, num_train_epochs=a.epochs, dtype=a.dtype)
+        what = dict(task=name, wording=wording, draw=draw, rows=a.rows, epochs=a.epochs, dtype=student.dtype)
+        if key(what) in done: continue
+        got = cell(student, a.data, name, wording, draw, a.rows, a.dev)
+        more = dict(base=Path(a.base).name, commit=commit(), machine=machine(), versions=versions())
+        with RAW.open('a') as f: f.write(json.dumps(what | got | more) + '\n')
+        print(what, got['right'], got['train_seconds'], got['answer_seconds'], flush=True)
 
 
 if __name__ == '__main__': main()
