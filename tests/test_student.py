@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llm2llm.student.models import base_digest, read_config
-from llm2llm.core import DataError, SettingError, StudentError
+from llm2llm.core import DataError, GPUMemoryError, SettingError, StudentError
 from llm2llm.student.decoding import Completion, Decoder, sampler
 from llm2llm.student.memory import rows_that_fit
 from llm2llm.mini.mini import mini_base
@@ -80,6 +80,15 @@ def base(tmp_path_factory): return tiny(tmp_path_factory.mktemp('bases')/'tiny')
 def learnt(base):
     s = Student(base, lora_r=0, learning_rate=3e-3, max_steps=80, batch_size=4)
     s.train(ROWS)
+    return s
+
+
+@pytest.fixture
+def copy(learnt, base, tmp_path):
+    "One that a test may break"
+    learnt.save(tmp_path / 'learnt')
+    s = Student(base, lora_r=0, learning_rate=3e-3, max_steps=80, batch_size=4)
+    s.load(tmp_path / 'learnt')
     return s
 
 
@@ -226,7 +235,7 @@ def test_name_that_cannot_be_had(monkeypatch):
     with pytest.raises(StudentError, match='no/such-model'): Student('no/such-model')
 
 
-def test_memory_runs_out(learnt, monkeypatch):
+def test_memory_runs_out(copy, monkeypatch):
     "Answering halves its batches until they fit; at one prompt it says what to do"
     sizes, real = [], Decoder.choose
     def choose(self, ids, options, *noisy):
@@ -234,17 +243,17 @@ def test_memory_runs_out(learnt, monkeypatch):
         if len(ids) > 2: raise torch.OutOfMemoryError('CUDA out of memory')
         return real(self, ids, options, *noisy)
     monkeypatch.setattr(Decoder, 'choose', choose)
-    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', 64)
-    assert [a.text for a in learnt.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 2, 2, 2] and learnt.per_device_eval_batch_size == 2
+    monkeypatch.setattr(copy, 'per_device_eval_batch_size', 64)
+    assert [a.text for a in copy.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 2, 2, 2] and copy.per_device_eval_batch_size == 2
     sizes.clear()
-    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', None)
-    assert [a.text for a in learnt.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
-    assert sizes == [6, 3, 2, 2, 2] and learnt.per_device_eval_batch_size is None  # found anew next time
+    monkeypatch.setattr(copy, 'per_device_eval_batch_size', None)
+    assert [a.text for a in copy.generate([p for p,_ in ROWS], [LABELS]*6)] == [c for _,c in ROWS]
+    assert sizes == [6, 3, 2, 2, 2] and copy.per_device_eval_batch_size is None  # found anew next time
     monkeypatch.setattr(
         Decoder, 'choose', lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory'))
     )
-    with pytest.raises(StudentError, match='smaller max_length'): learnt.generate([ROWS[0][0]], [LABELS])
+    with pytest.raises(StudentError, match='smaller max_length'): copy.generate([ROWS[0][0]], [LABELS])
 
 
 def test_kept_keys_and_values_change_no_answer(learnt, monkeypatch):
@@ -409,17 +418,17 @@ def test_drawn_tokens_follow_the_scores(base):
     assert ((got-expected)[often]**2/expected[often]).sum() < often.sum()+4*(2*often.sum())**.5  # chi-squared
 
 
-def test_on_completion_is_called_in_the_callers_thread_and_stops_it(learnt, monkeypatch):
+def test_on_completion_is_called_in_the_callers_thread_and_stops_it(copy, monkeypatch):
     import threading
-    monkeypatch.setattr(learnt, 'per_device_eval_batch_size', 2)
+    monkeypatch.setattr(copy, 'per_device_eval_batch_size', 2)
     told = []
     def tell(i, c):
         told.append((i, c.text, threading.current_thread(), torch.is_grad_enabled()))
         if len(told) == 4:
-            raise torch.OutOfMemoryError('not the batch')  # of the caller, so no batch is asked again
+            raise torch.OutOfMemoryError('not the batch')  # of the caller: no batch is asked again
 
-    with pytest.raises(torch.OutOfMemoryError, match='not the batch'):
-        learnt.generate([p for p, _ in ROWS], [LABELS] * 6, on_completion=tell)
+    with pytest.raises(GPUMemoryError):
+        copy.generate([p for p, _ in ROWS], [LABELS] * 6, on_completion=tell)
     assert len(told) == 4 and all(
         t == (i, ROWS[i][1], threading.main_thread(), True) for i, *_ in told for t in told if t[0] == i
     )

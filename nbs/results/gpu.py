@@ -30,9 +30,8 @@ WAYS = ('plain', 'ours', 'ours, liger', 'unsloth')
 ANSWERS = ('unsorted, 64 at a time', 'ours')
 
 
-def make_base(shape, folder, device):
-    "A model folder with random weights and a tokenizer that reads bytes"
-    if (folder/'config.json').exists(): return folder
+def make_base(shape, folder):
+    "A model folder with random weights and a tokenizer that reads bytes, made on the CPU"
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -41,15 +40,11 @@ def make_base(shape, folder, device):
     t = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(['<end>', '<pad>', *alphabet])}, merges=[]))
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<end>', pad_token='<pad>')
-    with torch.device(device):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(kind, **sizes, eos_token_id=0, bos_token_id=None),
-            dtype=torch.bfloat16 if device == 'cuda' else torch.float32,
-        )
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes, eos_token_id=0, bos_token_id=None)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def rows_of(n, length, seed=0):
@@ -72,6 +67,12 @@ class Clock:
 def sync():
     import torch
     if torch.cuda.is_available(): torch.cuda.synchronize()
+
+
+def from_here():
+    "Count the peak from here on: the base is loaded"
+    import torch
+    if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
 
 
 def peak():
@@ -101,6 +102,7 @@ def train_ours(base, device, length, batch, steps, use_liger_kernel=False):
     clock = Clock()
     with quiet(), own_rng(0):
         s._fresh_adapter()
+        from_here()
         s._fit(rows_of(batch*steps, length), steps, 0, clock)
     return clock, dict(
         attention=s.attn_implementation or 'sdpa', activation_checkpointing=s.activation_checkpointing
@@ -131,15 +133,18 @@ def train_plain(base, device, length, batch, steps):
         TrainingArguments,
     )
 
-    cuda = device=='cuda'
+    from llm2llm.student.precision import precision
+
+    cuda, numbers = device=='cuda', precision(device, small=True)
+    dtype = getattr(torch, numbers.dtype)
     bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type='nf4',
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
     model = AutoModelForCausalLM.from_pretrained(
-        base, quantization_config=bits, dtype=torch.bfloat16, device_map={'': 0 if cuda else 'cpu'}
+        base, quantization_config=bits, dtype=dtype, device_map={'': 0 if cuda else 'cpu'}
     )
     for m in model.modules():
         if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False
@@ -152,8 +157,8 @@ def train_plain(base, device, length, batch, steps):
         max_steps=steps,
         per_device_train_batch_size=batch,
         learning_rate=1e-4,
-        bf16=cuda,
         use_cpu=not cuda,
+        **numbers.flags,
         activation_checkpointing=True,
         report_to='none',
         save_strategy='no',
@@ -162,6 +167,7 @@ def train_plain(base, device, length, batch, steps):
     )
     if cuda: args._n_gpu = 1
     clock = Clock()
+    from_here()
     Trainer(
         model=model,
         args=args,
@@ -177,9 +183,11 @@ def train_unsloth(base, device, length, batch, steps):
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
     import torch
+    from llm2llm.student.precision import precision
 
+    numbers = precision(device)
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(base), max_seq_length=length, load_in_4bit=True, dtype=torch.bfloat16
+        str(base), max_seq_length=length, load_in_4bit=True, dtype=getattr(torch, numbers.dtype)
     )
     model = FastLanguageModel.get_peft_model(
         model,
@@ -195,14 +203,15 @@ def train_unsloth(base, device, length, batch, steps):
         max_steps=steps,
         per_device_train_batch_size=batch,
         learning_rate=1e-4,
-        bf16=True,
-        optim='paged_adamw_8bit',
+        **numbers.flags,
+        optim='adamw_8bit',
         report_to='none',
         save_strategy='no',
         logging_steps=steps,
         disable_tqdm=True,
     )
     clock = Clock()
+    from_here()
     Trainer(
         model=model,
         args=args,
@@ -222,11 +231,12 @@ def measure_training(base, device, way, length, batch, steps=12):
 def measure_answers(base, device, way, n=256, new=64):
     "Prompts of 20 to 300 tokens; every answer has `new` tokens, since random weights do not learn to stop"
     import torch
-    from llm2llm.student.models import quiet
+    from llm2llm.student.models import own_rng, quiet
     r = random.Random(0)
     prompts = [''.join(r.choice('abcdefgh ') for _ in range(r.randint(20, 300))) for _ in range(n)]
     s = student(base, device, 300+new+8, 1)
     s.load_base()
+    with quiet(), own_rng(0): s._fresh_adapter()   # a round answers with one
     s.eos_token_id = [s.tokenizer.convert_tokens_to_ids('<pad>')]
     s.model.generation_config.eos_token_id = s.eos_token_id
     run = lambda: s.generate(prompts, max_new_tokens=new)
@@ -240,6 +250,7 @@ def measure_answers(base, device, way, n=256, new=64):
 
     s.generate(prompts[:8], max_new_tokens=4)
     sync()
+    from_here()
     start = time.perf_counter()
     assert len(run()) == n
     sync()
@@ -308,7 +319,7 @@ def jobs(shapes):
 
 def one(job, work, device, data):
     "Make one measurement, in this process"
-    base = make_base(job['shape'], Path(work)/job['shape'], device)
+    base = Path(work)/job['shape']
     if job['what']=='training':
         found = measure_training(base, device, job['way'], job['length'], job['batch'])
         if job['way']=='ours': found['planned'] = planned(base, job['length'], job['batch'])
@@ -364,7 +375,9 @@ def main():
     p.add_argument('--out', default=str(HERE/'raw'/'gpu'))
     p.add_argument('--only', help='only these: training, answers or round')
     p.add_argument('--one', help=argparse.SUPPRESS)
+    p.add_argument('--make', help=argparse.SUPPRESS)
     a = p.parse_args()
+    if a.make: return make_base(a.make, Path(a.work)/a.make)
     if a.one: return one(json.loads(a.one), a.work, a.device, a.data)
     import torch
     if a.device=='cuda' and not torch.cuda.is_available():
@@ -378,6 +391,12 @@ def main():
     commit = subprocess.run(
         ['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE
     ).stdout.strip()
+    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get('PYTHONPATH')])])
+    env = os.environ | dict(HF_HUB_OFFLINE='1', PYTHONPATH=path)
+    me = [sys.executable, __file__, '--work', a.work, '--device', a.device]
+    for shape in a.shapes.split(','):
+        if (Path(a.work)/shape/'config.json').exists(): continue
+        subprocess.run([*me, '--make', shape], check=True, env=env)   # by a process that leaves the GPU alone
     for job in jobs(a.shapes.split(',')):
         measured = any(all(f.get(k)==v for k, v in job.items()) and 'error' not in f for f in found)
         if measured or (a.only and job['what'] != a.only): continue
@@ -385,11 +404,9 @@ def main():
             print(f"{job}: left out, {why}")
             continue
         start = time.perf_counter()
-        command = [sys.executable, __file__, '--one', json.dumps(job), '--work', a.work, '--device', a.device]
+        command = [*me, '--one', json.dumps(job)]
         if a.data: command += ['--data', a.data]
-        path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get('PYTHONPATH')])])
-        done = subprocess.run(command, capture_output=True, text=True,
-                              env=os.environ | dict(HF_HUB_OFFLINE='1', PYTHONPATH=path))
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
         said = [l for l in done.stdout.split('\n') if l.startswith('FOUND ')]
         entry = job | (
             json.loads(said[-1][6:]) if said else dict(error=done.stderr.strip().split('\n')[-1][:300])
