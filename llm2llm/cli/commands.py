@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run', 'prompt_options', 'prompt', 'report', 'show_report', 'ledger', 'export_options', 'export', 'predict', 'share',
-           'check', 'score', 'tasks', 'grid']
+           'check', 'score', 'tasks', 'doctor', 'grid']
 
 # %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json
@@ -283,6 +283,20 @@ def tasks():
     for name,make in plugins('llm2llm.tasks', {}).items(): print(f"{name:12} {'':7} {make.__doc__}")
     print(f"{'FILE':12} {'':7} your own rows, JSON Lines, CSV or Parquet: "
           "--task FILE --task.question COLUMN --task.answer COLUMN")
+
+# %% ../../nbs/09_cli/03_commands.ipynb #5c67fe71
+def doctor(
+    student:str='mini',     # a model folder, a name on the Hub, or mini, which ships with the package
+    device:str|None=None,   # cpu, cuda or mps (default: cuda if there is one)
+    output_file:str|None=None, # write what is found as JSON, without names of users, paths or keys
+):
+    "Say whether this machine can do a run, by doing a small piece of one"
+    from llm2llm.student.doctor import Findings, examine, nameless
+    known = [*Findings.__dataclass_fields__, 'ok', 'verdict']
+    if output_file: check_out(output_file, *known)
+    found = examine(student, device)
+    if output_file: write_jsonl(output_file, [nameless(found.as_dict(), student)])
+    if not found.ok: raise RunError("this machine cannot do a run yet; the line above says why")
 
 # %% ../../nbs/09_cli/03_commands.ipynb #35349687
 def _lacks(words):

@@ -39,10 +39,8 @@ class Command:
 # %% ../../nbs/09_cli/04_main.ipynb #52537ab3
 def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
-    calls = dict(run=commands.run, estimate=estimate, prompt=commands.prompt, report=commands.report,
-                 ledger=commands.ledger, predict=commands.predict, export=commands.export,
-                 share=commands.share, grid=commands.grid, check=commands.check, score=commands.score,
-                 tasks=commands.tasks)
+    names = 'doctor run prompt report ledger predict export share grid check score tasks'.split()
+    calls = {name: getattr(commands, name) for name in names} | dict(estimate=estimate)
     of_run = dict(run=run_options, estimate=estimate_options, prompt=commands.prompt_options,
                   export=commands.export_options)
     return {name: Command(call, of_run.get(name)) for name,call in plugins('llm2llm.commands', calls).items()}

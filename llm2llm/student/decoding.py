@@ -6,9 +6,10 @@
 __all__ = ['SHARED', 'Completion', 'left_pad', 'Decoder', 'sampler']
 
 # %% ../../nbs/03_student/02_decoding.ipynb #d12eaaa3
-import inspect,math,os,re
+import inspect,math,re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 # %% ../../nbs/03_student/02_decoding.ipynb #52575623
@@ -73,7 +74,8 @@ def read_shared(self:Decoder,
     ids:list[list[int]],    # n prompts
 )->tuple[int,object|None]:  # how many tokens were read, and their keys and values in n rows
     "Read what all prompts begin with, once"
-    n = min(len(os.path.commonprefix(ids)), min(map(len, ids))-1)
+    alike = takewhile(lambda column: len({*column})==1, zip(*ids))
+    n = min(sum(1 for _ in alike), min(map(len, ids))-1)
     if len(ids)==1 or n < SHARED: return 0,None
     x,mask,positions = left_pad([ids[0][:n]], 0, self.device)
     cache = self._run(x, mask, positions, 1, use_cache=True).past_key_values

@@ -83,12 +83,13 @@ def chain(
     "The items of all ranks at all ranks, as they come"
     while any(each := gather(next(items, None), who)): yield from filter(None, each)
 
-# %% ../../nbs/03_student/04_distributed.ipynb #3153e36a
+# %% ../../nbs/03_student/04_distributed.ipynb #3153e369
 def _fall(e):
     "End this process; the others may wait for it in the middle of a step, and the launcher ends them"
     print(f'Error: rank {rank()}: {e}', file=sys.stderr, flush=True)
     os._exit(1)
 
+# %% ../../nbs/03_student/04_distributed.ipynb #3153e36a
 def together(
     method:Callable, # of an object that may `lead`
 )->Callable:         # the method

@@ -86,7 +86,7 @@ def find_device(
     named = os.environ.get('CUDA_VISIBLE_DEVICES', '') not in ('', '-1')
     if device is None and named and not torch.cuda.is_available():
         raise SettingError(f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, and torch finds "
-                           "no GPU there; mend that (`llm2llm doctor` says what is there), or give device 'cpu'")
+                           "no GPU there; `llm2llm doctor` says what is there; or give device 'cpu'")
     if device is None: return 'cuda' if torch.cuda.is_available() else 'cpu'
     check_one_of('device', device, ('cpu','cuda','mps'))
     available = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
@@ -116,11 +116,11 @@ def find_attention(
 )->str|None:         # None: what transformers chooses
     "How attention is computed"
     check_one_of('attn_implementation', wanted, (None,FLASH,'sdpa','eager'))
-    able = device=='cuda' and dtype!='float32' and bool(find_spec('flash_attn')) and has_bfloat16(device)
+    able = device=='cuda' and dtype!='float32' and bool(find_spec('flash_attn')) and has_bfloat16('cuda')
     if wanted!=FLASH or able: return wanted or (FLASH if able else None)
     raise SettingError(f"attn_implementation {FLASH!r} needs a GPU of NVIDIA from 2020 on, the package "
-                       f"flash_attn and weights of 16 bits; the device is {device} and dtype {dtype}; give 'sdpa', or leave "
-                       "it out")
+                       f"flash_attn and weights of 16 bits; the device is {device} and dtype {dtype}; give "
+                       "'sdpa', or leave it out")
 
 # %% ../../nbs/03_student/05a_settings.ipynb #7edade2a
 def find_liger(

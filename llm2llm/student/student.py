@@ -164,12 +164,12 @@ def load_base(self:Student):
     weights = {} if self.lora_r else dict(self.model.named_parameters())
     self._fresh = {n:p.detach().to('cpu', copy=True) for n,p in weights.items()}
 
+# %% ../../nbs/03_student/06_student.ipynb #c875770c
 @patch
 def _put(self:Student, weights):
     with torch.no_grad():
         for n,p in self.model.named_parameters(): p.copy_(weights[n])
 
-# %% ../../nbs/03_student/06_student.ipynb #c875770c
 @patch
 @ranks.together
 def reset(self:Student):
@@ -250,8 +250,8 @@ def _arguments(self:Student, steps, seed, folder, label):
         per_device_train_batch_size=micro, gradient_accumulation_steps=share//micro, max_length=None,
         train_sampling_strategy='group_by_length', dataset_kwargs=dict(skip_prepare_dataset=True),
         padding_free=self.attn_implementation==FLASH, use_liger_kernel=self.use_liger_kernel,
-        activation_checkpointing=self.activation_checkpointing, use_cpu=self.device=='cpu', **self.precision.flags,
-        ddp_find_unused_parameters=False, save_strategy='no', disable_tqdm=True,
+        activation_checkpointing=self.activation_checkpointing, use_cpu=self.device=='cpu',
+        **self.precision.flags, ddp_find_unused_parameters=False, save_strategy='no', disable_tqdm=True,
         logging_steps=max(1, steps//10), logging_nan_inf_filter=False, run_name=label, project='llm2llm',
         report_to=self.report_to.split(',') if self.report_to else 'none',
         **usual | (self.training_args or {}))
@@ -271,6 +271,7 @@ def _adapter(self:Student):
 def _fit(self:Student, data, steps, seed, bar, label='training'):
     "Train the present weights; the trainer, for its counts"
     from llm2llm.student.sft import StudentTrainer,as_before,logging_dir
+    if self.lora_r and self.model is self._plain: self._fresh_adapter()
     if ranks.world() > 1: data = [*data, dict(input_ids=[self.tokenizer.eos_token_id]*2, labels=[-100]*2)]
     with tempfile.TemporaryDirectory() as folder, logging_dir(label), as_before(self.model, self._plain):
         args = self._arguments(steps, seed, folder, label)
@@ -305,7 +306,6 @@ def train(self:Student,
     self.loaded_from = None
     if init_from=='base': self.reset()
     with quiet(), own_rng(seed), progress(steps, label, 'step') as bar:
-        if self.lora_r and self.model is self._plain: self._fresh_adapter()
         out = self._learnt(self._fit(data, steps, seed, bar, label), steps)
     self.max_new_tokens = self.token_limit([c for _,c in rows])
     if self.device=='cuda': tidy()  # the optimiser goes
