@@ -267,6 +267,9 @@ def _adapter(self:Student):
                       **self.lora_config or {})
 
 # %% ../../nbs/03_student/06_student.ipynb #4a61551e
+_TOO_MANY = ("for so many rows at a time; give the student a smaller per_device_train_batch_size, "
+             "quantization='nf4' or a smaller max_length")
+
 @patch
 def _fit(self:Student, data, steps, seed, bar, label='training'):
     "Train the present weights; the trainer, for its counts"
@@ -284,8 +287,7 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
 # %% ../../nbs/03_student/06_student.ipynb #9b220615
 @patch
 @ranks.together
-@within_memory("for so many rows at a time; give the student a smaller per_device_train_batch_size, "
-               "quantization='nf4' or a smaller max_length")
+@within_memory(_TOO_MANY)
 def train(self:Student,
     rows:list[tuple[str|list[dict[str,str]],str]], # n (prompt, completion) pairs; prompts as text or chats
     seed:int=0,                       # fresh adapter, order of the rows
@@ -303,14 +305,14 @@ def train(self:Student,
     data,cut = training_rows(self.tokenizer, rows, self.max_length, names, self.turn)
     steps = self.n_steps(len(rows), max_steps, num_train_epochs)
     self.load_base()
-    self.loaded_from = None
     if init_from=='base': self.reset()
+    self.loaded_from = None
     with quiet(), own_rng(seed), progress(steps, label, 'step') as bar:
         out = self._learnt(self._fit(data, steps, seed, bar, label), steps)
     self.max_new_tokens = self.token_limit([c for _,c in rows])
     if self.device=='cuda': tidy()  # the optimiser goes
-    epochs,seconds = round(steps/math.ceil(len(rows)/self.batch_size), 2), round(time.perf_counter()-start, 2)
-    return dict(steps=steps, epochs=epochs, **out, cut=cut, seconds=seconds)
+    epochs = round(steps/math.ceil(len(rows)/self.batch_size), 2)
+    return dict(steps=steps, epochs=epochs, **out, cut=cut, seconds=round(time.perf_counter()-start, 2))
 
 # %% ../../nbs/03_student/06_student.ipynb #9f20d035
 @patch
