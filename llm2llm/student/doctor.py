@@ -121,7 +121,8 @@ def _pieces(student, folder):
     yield 'save', lambda: student.save(folder)
     yield 'free and load again', lambda: (student.free(), student.load(folder))
     yield 'resume', lambda: _same(student, folder)
-    if torch.cuda.is_available() and torch.cuda.device_count() > 1: yield 'two ranks', _two_ranks
+    several = torch.cuda.is_available() and torch.cuda.device_count() > 1
+    if several and ranks.world()==1: yield 'two ranks', _two_ranks
 
 def _two_ranks():
     "The same training on two GPUs"
@@ -232,9 +233,9 @@ def examine(
     "Look at this machine and do a small piece of the job on it"
     facts,unseen = machine_facts(),_unseen()
     student = Student(model, quantization='nf4', device=device, batch_size=4, max_length=128)
+    if ranks.world() > 1: student.start_workers()   # `_two_ranks` has launched us
     found = numbers(student)
     for text in _head(facts, found, unseen): tell(text)
-    if ranks.world() > 1: student.start_workers()   # `_two_ranks` has launched us
     done = []
     for check in checks(student):
         tell(str(check))
