@@ -186,9 +186,11 @@ def prompts(
     "What a student is asked for rows"
     shown,out = shots(task, k, seed),[]
     for r in rows:
-        pairs = [(task.prompt(x), task.completion(x)) for x in shown if x.id != r.id][:k]
-        if chat and pairs: out.append([*_turns(pairs), dict(role='user', content=task.prompt(r))])
-        else: out.append('\n\n'.join([*(p+c for p,c in pairs), task.prompt(r)]))
+        pairs = [(task.body(x), task.completion(x)) for x in shown if x.id != r.id][:k]
+        first,*rest = [*_turns(pairs), dict(role='user', content=task.body(r))]
+        told = [first | dict(content=task.instruct(first['content'])), *rest]
+        text = '\n\n'.join([*(p+c for p,c in pairs), task.body(r)])
+        out.append(told if chat and pairs else task.instruct(text))
     return out
 
 # %% ../../nbs/05_loop/01_config.ipynb #410de4c8

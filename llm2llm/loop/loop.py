@@ -75,6 +75,7 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     own |= dict(match_run=self.budget and asdict(self.budget), select=rule.name)
     if rule.settings(): own['rule'] = rule.settings()
     if task.loaded: about['loaded'] = task.loaded
+    if task.instructions: about['instructions'] = task.instructions
     teacher = self.teacher and self.teacher.settings()
     if self.teacher and (limit := self.teacher.near_duplicate_threshold) is not None:
         teacher = teacher | dict(near_duplicate_threshold=limit)

@@ -92,11 +92,13 @@ def _task(record, task):
     had = record.task
     if task is None:
         rows = {'seed_rows': record.folder.split_rows('seed'), 'dev': record.folder.split_rows('dev')}
+        rows['instructions'] = had.get('instructions', '')
         return Task(had['name'], had['kind'], had['template'], tuple(had['labels']), **rows)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
+               instructions=task.instructions,
                rows=digest(task.seed_rows, task.dev, task.test, task.pool))
     for k,v in its.items():
-        if v == had[k]: continue
+        if v == had.get(k, ''): continue
         raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, "
                            f"and the run had {had[k]!r}; describe it with the words that the run was given")
     return task

@@ -174,7 +174,7 @@ def _task(about):
     "The task of a run, without its rows"
     kind = kind_of(about.get('kind', 'text'))
     template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
-    return Task(about.get('name', '?'), kind, template, labels)
+    return Task(about.get('name', '?'), kind, template, labels, instructions=about.get('instructions', ''))
 
 def page_data(
     record:RunRecord,  # from `read_run`, finished or not

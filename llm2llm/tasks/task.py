@@ -50,7 +50,7 @@ class Task:
     "How rows become prompts and completions become scores; and the rows"
     name:str                  # for instance 'snips'
     kind:Kind                 # or its class, or its name, for instance 'label'
-    template:str              # the prompt, with {question} and, for choices, {choices}
+    template:str              # how a row is asked, with {question} and, for choices, {choices}
     labels:tuple[str,...] = ()# the label set of a 'label' task
     description:str = ''      # one line: what is asked
     seed_rows:tuple[Example,...] = () # the labelled rows that training starts from
@@ -59,6 +59,7 @@ class Task:
     pool:tuple[Example,...] = () # further real rows, for the pool teacher
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
     loaded:dict[str,object] = field(default_factory=dict, compare=False) # with its name, what makes it again
+    instructions:str = ''        # what stands before a row: what is asked, and what may be answered
 
     def __post_init__(self):
         for s in ('seed_rows', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))
@@ -88,11 +89,21 @@ def _check_template(self:Task, fields):
 
 # %% ../../nbs/02_tasks/05_task.ipynb #d4682ef6
 @patch
-def prompt(self:Task, row:Example)->str:
-    "The prompt of a row"
+def body(self:Task, row:Example)->str:
+    "A row as it is asked, without instructions"
     listed = '\n'.join(f'{l}. {c}' for l,c in zip(LETTERS, row.choices))
     fill = dict(question=row.question, choices=listed)
     return re.sub(r'\{(question|choices)\}', lambda m: fill[m[1]], self.template)
+
+@patch
+def instruct(self:Task, text:str)->str: # what a student reads
+    "`text` behind the task's instructions"
+    return f'{self.instructions}\n\n{text}' if self.instructions else text
+
+@patch
+def prompt(self:Task, row:Example)->str:
+    "The prompt of a row"
+    return self.instruct(self.body(row))
 
 @patch
 def gold(self:Task, row:Example)->str|None:
@@ -164,7 +175,7 @@ def _repr_markdown_(self:Task)->str:
     return '\n'.join([f"**{self!r}**{shown}", *(f"- {n}" for n in notes)])
 
 # %% ../../nbs/02_tasks/05_task.ipynb #a335fb2e
-TASKS = {t.name:t for t in (
+_plain = (
     Task('gsm8k', 'number', 'Question: {question}\nAnswer:',
          description='Grade-school mathematics word problems, solved step by step'),
     Task('casehold', 'choice', '{question}\n{choices}\nThe holding is:',
@@ -177,9 +188,16 @@ TASKS = {t.name:t for t in (
          'What a question asks for: an abbreviation, a description, an entity, a human, a location '
          'or a number'),
     Task('sst2', 'label', '{question}\nSentiment:', ('negative', 'positive'),
-         'The sentiment of a sentence from a film review'))}
+         'The sentiment of a sentence from a film review'))
+
+TASKS = {t.name: replace(t, instructions=t.kind.instructions(t.labels, t.description)) for t in _plain}
 
 # %% ../../nbs/02_tasks/05_task.ipynb #2d3c9222
+def _with_meanings(description, labels):
+    "A description that says what each label means"
+    meanings = '; '.join(f'{label}: {meaning}' for label,meaning in labels.items())
+    return f"{description.rstrip('.')}. {meanings}" if description else meanings
+
 def found_kind(
     rows:Sequence[Example], # the seed rows
     labels:Sequence[str]|None=None, # the label set, if one is given
@@ -198,11 +216,12 @@ def from_files(cls:Task,
     question:str='question', # column of the input text
     answer:str='answer',     # column of the right answer
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
-    labels:list[str]|None=None,      # the label set; None: found
+    labels:list[str]|dict[str,str]|None=None, # the label set, or what each label means; None: found
     kind:str|Kind|None=None, # 'number', 'label', 'choice', 'text' or your own; None: found
     name:str|None=None,      # None: the name of the seed file, or 'own'
-    template:str|None=None,  # the prompt, with {question} and, for choices, {choices}; None: one for the kind
+    template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
+    instructions:str|None=None, # what stands before each row; '': nothing; None: description and classes
     overlap:str='drop',      # seed, dev or pool rows whose question is held out too: 'drop' or 'refuse'
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
@@ -217,8 +236,11 @@ def from_files(cls:Task,
     seeds = list(rows['seed'].values())
     kind = asked or found_kind(seeds, labels)
     notes = [] if asked else [f"found the kind of task: {kind}{kind.found}"]
+    if isinstance(labels, dict): description,labels = _with_meanings(description, labels),[*labels]
     names,more = kind.find_labels(seeds, labels, place)
-    task = Task(name or own, kind, template or kind.template, tuple(names), description)
+    if instructions is None: instructions = kind.instructions(names, description)
+    task = Task(name or own, kind, template or kind.template, tuple(names), description,
+                instructions=instructions)
     splits = Splits(task, rows, [*notes, *more])
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
     seed,dev,test,pool = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None).values()
