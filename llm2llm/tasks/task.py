@@ -105,6 +105,7 @@ def prompt(self:Task, row:Example)->str:
     "The prompt of a row"
     return self.instruct(self.body(row))
 
+# %% ../../nbs/02_tasks/05_task.ipynb #ab14f004
 @patch
 def gold(self:Task, row:Example)->str|None:
     "The right answer in the spelling that `parse` gives, or None if the row has none"
@@ -115,7 +116,6 @@ def completion(self:Task, row:Example)->str:
     "The text that the student should write"
     return ' ' + self.kind.completion(row, self.labels)
 
-# %% ../../nbs/02_tasks/05_task.ipynb #ab14f004
 @patch
 def options(self:Task, row:Example)->tuple[str,...]:
     "All completions that a row allows; () if any text may come"
@@ -206,6 +206,11 @@ def found_kind(
     known = reversed(kinds().values())  # the general ones come last
     return next(cls() for cls in known if 'fits' in vars(cls) and cls().fits(rows, labels))
 
+def _found(rows, labels):
+    "The kind, with a note"
+    kind = found_kind(rows, labels)
+    return kind,[f"found the kind of task: {kind}{kind.found}"]
+
 # %% ../../nbs/02_tasks/05_task.ipynb #a854923b
 @patch(cls_method=True)
 def from_files(cls:Task,
@@ -234,13 +239,11 @@ def from_files(cls:Task,
     rows = {s:read_places(x, question, answer, choices, s) for s,x in sources.items() if x is not None}
     place,own = (seed_rows, Path(seed_rows).stem) if isinstance(seed_rows, str | Path) else ('seed', 'own')
     seeds = list(rows['seed'].values())
-    kind = asked or found_kind(seeds, labels)
-    notes = [] if asked else [f"found the kind of task: {kind}{kind.found}"]
+    kind,notes = (asked,[]) if asked else _found(seeds, labels)
     if isinstance(labels, dict): description,labels = _with_meanings(description, labels),[*labels]
     names,more = kind.find_labels(seeds, labels, place)
-    if instructions is None: instructions = kind.instructions(names, description)
-    task = Task(name or own, kind, template or kind.template, tuple(names), description,
-                instructions=instructions)
+    told = kind.instructions(names, description) if instructions is None else instructions
+    task = Task(name or own, kind, template or kind.template, tuple(names), description, instructions=told)
     splits = Splits(task, rows, [*notes, *more])
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
     seed,dev,test,pool = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None).values()
