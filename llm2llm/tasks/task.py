@@ -211,6 +211,13 @@ def _found(rows, labels):
     kind = found_kind(rows, labels)
     return kind,[f"found the kind of task: {kind}{kind.found}"]
 
+def _asked(kind, choices):
+    "The kind that is asked for, or None"
+    asked = None if kind is None else kind_of(kind)
+    if not asked or choices or not asked.choices: return asked
+    raise SettingError(f"kind={asked.name!r} needs the choices of each row: "
+                       "choices=COLUMN (--task.choices COLUMN)")
+
 # %% ../../nbs/02_tasks/05_task.ipynb #a854923b
 @patch(cls_method=True)
 def from_files(cls:Task,
@@ -231,10 +238,7 @@ def from_files(cls:Task,
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
-    asked = None if kind is None else kind_of(kind)
-    if asked and asked.choices and not choices:
-        raise SettingError(f"kind={asked.name!r} needs the choices of each row: "
-                           "choices=COLUMN (--task.choices COLUMN)")
+    asked = _asked(kind, choices)
     sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool)
     rows = {s:read_places(x, question, answer, choices, s) for s,x in sources.items() if x is not None}
     place,own = (seed_rows, Path(seed_rows).stem) if isinstance(seed_rows, str | Path) else ('seed', 'own')
