@@ -17,7 +17,7 @@ from . import distributed as ranks
 from .decoding import Completion,Decoder,sampler
 from .memory import free_memory,rows_that_fit,tidy,within_memory
 from .models import quiet
-from .tokens import cut_left,encode_completions,read_prompts
+from .tokens import check_apart,cut_left,encode_completions,read_prompts
 if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 
 # %% ../../nbs/03_student/07_answering.ipynb #d0919418
@@ -43,7 +43,9 @@ def questions(
     options = [()]*len(prompts) if options is None else [*map(tuple, options)]
     if len(options)!=len(prompts):
         raise DataError(f"{len(prompts)} prompts but options for {len(options)}; give one for each")
-    longest = {o: max(map(len, encode_completions(tokenizer, o, turn)), default=limit) for o in set(options)}
+    known = {o: encode_completions(tokenizer, o, turn) for o in set(options)}
+    for o,ids in known.items(): check_apart(o, ids)
+    longest = {o: max(map(len, ids), default=limit) for o,ids in known.items()}
     if max(longest.values(), default=0) >= max_length:
         raise DataError(f"an option is longer than max_length {max_length}; give the student more")
     out = []

@@ -71,7 +71,7 @@ def _read_base(self:Student):
         self.tokenizer,note = read_tokenizer(*base, self.config.get_text_config().vocab_size)
         self.eos_token_id = end_tokens(*base, self.config, self.tokenizer)
     self.notes = [note] if note else []
-    turn = end_of_turn(self.tokenizer)
+    turn = None if self.chat is False else end_of_turn(self.tokenizer)
     if self.chat and turn is None:
         raise SettingError(f"chat: the tokenizer of {self.model_name_or_path} has no chat template that ends "
                            "a turn with a token of its own; leave chat out")
