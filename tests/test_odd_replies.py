@@ -1,6 +1,6 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run continues, and what was paid is counted"
 
-import contextlib, json, socket, threading, time
+import contextlib, json, re, socket, threading, time
 
 import pytest
 
@@ -9,8 +9,9 @@ from llm2llm.teachers.completion import least_tokens, room
 from llm2llm.core import SettingError, TeacherError
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS
+from llm2llm.report.estimate import cost
 from stub_server import Answering
-from test_teacher import PRICE, TASK, api, asked, attempts, make_run
+from test_teacher import PRICE, TASK, api, asked, attempts, kept_replies, make_run
 
 IN_FLIGHT = 16
 
@@ -464,6 +465,78 @@ def test_words_beside_the_content_are_not_free(message, tmp_path):
     ) as s:
         got, spent = write(tmp_path / 'r', s.url, 1, price=PRICE)
     assert spent.completion_tokens == s.requests[0]['max_tokens'] and not got[0].row
+
+
+# Thoughts
+
+def thinker(need, answer=lambda n: row(n)):
+    "A model that spends `need` tokens on thoughts before it answers"
+    def reply(body, n):
+        limit = body.get('max_completion_tokens', body.get('max_tokens'))
+        if limit < need:
+            thought = dict(content='', reasoning_content='Let me think. '*(limit//4))
+            return 200, choices([dict(message=thought, finish_reason='length')], usage=usage(90, limit))
+        return 200, whole(answer(n), usage=usage(90, need))
+    return reply
+
+
+@pytest.mark.parametrize('form', ['auto', 'json', 'text'])
+def test_a_model_that_thinks_needs_room(form, tmp_path):
+    "The run stops after a few replies, its advice is followed in the same folder, and the estimate bounds it"
+    make = lambda url, **more: make_run(
+        tmp_path/'r', url, select='all', rounds=1, response_format=form, concurrency=4, price=PRICE, **more
+    )
+    with Answering(thinker(3000)) as s:
+        with pytest.raises(TeacherError, match='hold no example, since they were cut off at') as e:
+            make(s.url).fit(verbose=False)
+        cut = len(s.requests)
+        assert 4 <= cut <= 7 and all('<think>Let me think.' in r['text'] for r in replies(tmp_path/'r'))
+        with pytest.raises(TeacherError, match='hold no example'): make(s.url).fit(verbose=False)
+        assert len(s.requests) == cut, 'the same command again pays nothing'
+        room = int(re.search(r'--teacher.max_completion_tokens (\d+)\)', str(e.value))[1])
+        run = make(s.url, max_completion_tokens=room).fit(verbose=False)
+        paid = len(s.requests)
+        assert run.final.stopped == 'rounds done' and run.rounds[0].candidates == 24 == paid - cut
+        # what is good stays good under another limit, in a third process too
+        make(s.url, max_completion_tokens=2*room).fit(verbose=False)
+        make(s.url).fit(verbose=False)
+        assert len(s.requests) == paid
+    found = cost(TASK, api(s.url, price=PRICE, max_completion_tokens=room), run.config)
+    assert found.completion_tokens[2] >= 24*3000 and any('thinks first' in n for n in found.notes)
+
+
+def replies(folder):
+    return [reply for _, reply in kept_replies(folder).values()]
+
+
+def test_an_answer_among_the_thoughts(tmp_path):
+    "is not taken for one; the run stops, and what to do is said"
+    thought = lambda body, n: (200, message(dict(content=None, reasoning_content=row(n))))
+    with Answering(thought) as s: got, _ = write(tmp_path/'r', s.url, 24, concurrency=1)
+    assert isinstance(got, TeacherError) and len(s.requests) == 4
+    assert 'thoughts alone' in str(got) and 'put the answer into content' in str(got)
+
+
+def test_a_few_lost_replies_do_not_stop_a_run(tmp_path):
+    "They are counted, a note says how to have them written, and that works"
+    lost = thinker(3000)
+    reply = lambda body, n: lost(body, n) if n%3==0 else (200, whole(row(n), usage=usage(90, 40)))
+    with Answering(reply) as s:
+        make = lambda **more: make_run(tmp_path/'r', s.url, select='all', rounds=1, concurrency=1, **more)
+        run = make().fit(verbose=False)
+        assert run.rounds[0].rejected['cut off at the token limit'] == 8 and len(s.requests) == 24
+        assert any("8 of the teacher's replies were cut off" in n for n in run.final.notes)
+        again = make(max_completion_tokens=4096).fit(verbose=False)
+        assert len(s.requests) == 24 + 8 and 'cut off at the token limit' not in again.rounds[0].rejected
+
+
+def test_a_solution_that_is_cut_off(tmp_path):
+    "is missing, not wrong; with more room it is asked for again, and whole ones are not"
+    with Answering(lambda body, n: thinker(3000)(body, n) if n else (200, whole('#### 7'))) as s:
+        with api(s.url, concurrency=1).open(tmp_path) as t: first = t.verify(TASK, TASK.seed_rows[:2], 1)
+        with api(s.url, max_completion_tokens=4096).open(tmp_path) as t:
+            t.verify(TASK, TASK.seed_rows[:2], 1)
+    assert [votes for votes,_ in first.values()][1] == 'cut off at the token limit' and len(s.requests) == 3
 
 
 # Size

@@ -386,15 +386,15 @@ REASONS = dict(
 @pytest.mark.parametrize('form', ['json', 'text'])
 @pytest.mark.parametrize('odd', ODD)
 def test_each_odd_content(odd, form, tmp_path, request):
-    with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
+    share = .4 if odd in ('empty', 'length') else 1   # a run that gets nothing else stops
+    with Stub(odd=share, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
     kept = kept_replies(tmp_path/'r')
     reason = REASONS.get(odd) or (
         odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
     )
     if reason:
-        assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(
-            c.row for c in found.values()
-        )
+        lost = [c for c in found.values() if not c.row]
+        assert {c.reason.partition(':')[0] for c in lost} == {reason} and (share < 1 or len(lost) == len(found))
     accepts = Filter(TASK)
     for c in found.values():
         assert c.cost['prompt_tokens'] > 0

@@ -261,12 +261,15 @@ def _teaching(self:Run)->AbstractContextManager:
     "The teacher, open on the run's folder until the context ends"
     return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
+# Kept and not compared. What a token limit or a form cost stays: the teacher finds its replies under each.
+_RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
+           'teacher.max_completion_tokens', 'teacher.response_format')
+
 @patch
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
-        record = 'task.notes','task.loaded','rule.made_by','teacher.near_duplicate_threshold'
-        self.folder.claim(self.settings(), versions(), record)
+        self.folder.claim(self.settings(), versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
         if verbose and (before := found_line(self.folder)): print(before, flush=True)

@@ -179,11 +179,13 @@ async def _form(self:APITeacher, task, q, have):
 @patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
-    if found := self.recorded(task, q, have): return found
-    try: return await self._send(task, q, have, await self._form(task, q, have))
+    found = self.recorded(task, q, have)
+    try: found = found or await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
         mend = "use response_format='text'"
         raise SettingError(f'{self.client.base_url} refuses a JSON schema: {e}; {mend}') from None
+    if why := self._watch(task, q, found[0]): raise self.client._fatal(f'{self.client.base_url}: {why}')
+    return found
 
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch

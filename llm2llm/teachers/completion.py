@@ -97,11 +97,14 @@ def _error(value):
     if _at(value, 'object')=='error': return value
     return _at(value, 'error') or _at(value, 'choices', 0, 'error')
 
+def _thoughts(message):
+    "What a server set aside as thoughts"
+    return [message[k] for k in ('reasoning_content', 'reasoning') if isinstance(message.get(k), str)]
+
 def _all_words(message, *read):
     "All that was written: what was read, and what is beside it"
-    beside = [message[k] for k in ('reasoning_content', 'reasoning') if isinstance(message.get(k), str)]
     calls = [json.dumps(message[k]) for k in ('tool_calls', 'function_call') if message.get(k)]
-    return ' '.join(filter(None, [*read, *beside, *calls]))
+    return ' '.join(filter(None, [*read, *_thoughts(message), *calls]))
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0de0012
 def read_completion(
@@ -115,8 +118,9 @@ def read_completion(
     if error := _error(value): return Received('', 'stop', '', *counts, error=error)
     if isinstance(message, str): return Received('', 'stop', '', *counts, odd=message)
     text,refusal = read_text(message.get('content')), read_text(message.get('refusal'))
-    finish = read_finish(_at(value, 'choices', 0, 'finish_reason'))
-    return Received(text, finish, refusal, *counts, least_tokens(_all_words(message, text, refusal)))
+    finish,least = read_finish(_at(value, 'choices', 0, 'finish_reason')), _all_words(message, text, refusal)
+    text = text or ''.join(f'<think>{t}' for t in _thoughts(message)[:1])   # they are no answer
+    return Received(text, finish, refusal, *counts, least_tokens(least))
 
 # %% ../../nbs/04_teachers/04_completion.ipynb #c0dec002
 sent_now = ContextVar('sent', default=False)  # has the present request left?
