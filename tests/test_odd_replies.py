@@ -1,6 +1,6 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run continues, and what was paid is counted"
 
-import contextlib, json, re, socket, threading, time
+import contextlib, json, re, shutil, socket, ssl, subprocess, threading, time
 
 import pytest
 
@@ -339,6 +339,7 @@ def test_nothing_but_replies_of_this_shape(shape, tmp_path):
             or 'prompt tokens where' in str(got)
             or 'tokens where' in str(got)
             or 'answers' in str(got)
+            or 'hold no example' in str(got)
         )
         assert len(str(got)) < 1500
     else: assert all(c.row or c.reason in COUNTED for c in got)
@@ -399,6 +400,99 @@ class Raw:
 def test_what_speaks_no_http(said, tmp_path):
     with Raw(said) as s: got, _ = write(tmp_path/'r', s.url, 2, max_retries=2, price=PRICE)
     assert isinstance(got, TeacherError) and 'gives no reply after 3 attempts' in str(got)
+
+
+@pytest.fixture(scope='module')
+def certificate(tmp_path_factory):
+    "A self-signed certificate for 127.0.0.1 and its key"
+    place = tmp_path_factory.mktemp('tls')
+    files = place/'key.pem', place/'cert.pem'
+    names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1']
+    ask = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', files[0], '-out', files[1]]
+    subprocess.run([*ask, '-days', '2', *names], check=True, capture_output=True)
+    return files
+
+
+def error_of(folder, url, **settings):
+    "What a run says that gets no reply"
+    got, spent = write(folder, url, 2, max_retries=0, price=PRICE, **settings)
+    assert isinstance(got, TeacherError), got
+    assert '\n' not in str(got) and len(str(got)) < 600
+    return str(got), spent
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl')
+def test_a_certificate_that_is_not_valid(certificate, tmp_path, monkeypatch):
+    "is named, with a way that works"
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate[1], certificate[0])
+        s.server.socket = context.wrap_socket(s.server.socket, server_side=True)
+        url = s.url.replace('http:', 'https:')
+        said, spent = error_of(tmp_path/'r', url)
+        assert 'certificate there is not valid: self-signed certificate' in said and 'SSL_CERT_FILE' in said
+        assert spent.lost_tokens == 0
+        monkeypatch.setenv('SSL_CERT_FILE', str(certificate[1]))
+        got, _ = write(tmp_path/'r', url, 2)
+        assert all(c.row for c in got)
+
+
+def test_tls_where_there_is_none(tmp_path):
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        said, spent = error_of(tmp_path/'r', s.url.replace('http:', 'https:'))
+    assert 'an address without TLS begins with http://' in said and spent.lost_tokens == 0
+
+
+@pytest.mark.parametrize('body', [dict(detail='Not Found'), b'<html><head><title>404 Not Found</title></head></html>'])
+def test_an_address_that_is_wrong(body, tmp_path):
+    with Answering(lambda body_, n: (404, body)) as s: said, _ = error_of(tmp_path/'r', s.url)
+    assert f'{s.url}: it answers 404' in said and 'Not Found' in said and '--teacher.base_url' in said
+    assert '<' not in said
+
+
+@pytest.mark.parametrize('name', ['http_proxy', 'ALL_PROXY'])
+def test_a_proxy_is_named(name, tmp_path, monkeypatch):
+    "by its variable and its address, and nothing is shown of its user and password"
+    monkeypatch.setenv(name, 'http://me:proxy-password@127.0.0.1:9')
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        said, _ = error_of(tmp_path/'r', s.url)
+        assert f'{s.url} by the proxy 127.0.0.1:9 (environment variable {name})' in said
+        assert 'Connection refused' in said and 'password' not in said and 'me:' not in said
+        monkeypatch.setenv('no_proxy', '127.0.0.1')
+        assert all(c.row for c in write(tmp_path/'r', s.url, 2)[0])
+
+
+def test_a_proxy_that_lets_nobody_through(tmp_path, monkeypatch):
+    "Nothing was sent to the endpoint, so nothing is paid"
+    with Raw(b'HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n') as s:
+        monkeypatch.setenv('https_proxy', s.url.removesuffix('/v1'))
+        said, spent = error_of(tmp_path/'r', 'https://teacher.invalid/v1', api_key='sk-not-shown')
+    assert 'the proxy answers 407' in said and spent.lost_tokens == 0 and 'not-shown' not in said
+
+
+def test_a_server_that_hangs_up(tmp_path):
+    with Raw(b'') as s: said, spent = error_of(tmp_path/'r', s.url)
+    assert 'the server ended the connection before its reply was whole' in said
+    assert spent.lost_tokens > 0, 'it may have been paid'
+
+
+def test_a_server_that_is_too_slow(tmp_path):
+    with Answering(lambda body, n: time.sleep(1.5) or (200, whole(row(n)))) as s:
+        said, _ = error_of(tmp_path/'r', s.url, timeout=.5)
+    assert 'no reply within 0.5 seconds (timeout, --teacher.timeout)' in said
+
+
+@pytest.mark.parametrize('status', [400, 402, 422, 429, 500, 503])
+def test_what_an_error_reports_is_counted(status, tmp_path):
+    "once for each attempt, whatever its status; zeros are nothing"
+    def reply(body, n):
+        used = usage(0, 0) if n == 1 else usage(600, 7)
+        return status, dict(error=dict(message='no', type='insufficient_quota'), usage=used)
+    with Answering(reply) as s:
+        for _ in range(2):
+            _, spent = write(tmp_path/'r', s.url, 1, price=PRICE, max_retries=0, response_format='text')
+    assert spent.lost_tokens == 607 and len(s.requests) == 2
+    assert spent.lost_usd == pytest.approx((600*PRICE[0] + 7*PRICE[1])/1e6)
 
 
 def test_a_redirect_is_not_followed(tmp_path):
