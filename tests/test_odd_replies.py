@@ -633,6 +633,110 @@ def test_a_solution_that_is_cut_off(tmp_path):
     assert [votes for votes,_ in first.values()][1] == 'cut off at the token limit' and len(s.requests) == 3
 
 
+# Another form of a request
+
+def refuses(what, status, message):
+    "An endpoint that refuses requests of which `what(body, n)` is true"
+    def reply(body, n):
+        if what(body, n): return status, dict(error=dict(message=message, type='invalid_request_error'))
+        return 200, whole(text_row(n) if 'response_format' not in body else row(n), usage=usage(90, 40))
+    return reply
+
+
+def text_row(n): return '\n'.join(f'{k.capitalize()}: {v}' for k, v in json.loads(row(n)).items())
+def with_schema(body, n): return 'response_format' in body
+def with_system(body, n): return body['messages'][0]['role'] == 'system'
+
+
+NO_SCHEMA = [
+    (400, 'This response_format type is unavailable now'),
+    (404, 'No endpoints found that can handle the requested parameters.'),
+    (500, 'failed to parse grammar'),
+    (501, 'not implemented'),
+]
+
+
+@pytest.mark.parametrize('status,message', NO_SCHEMA)
+def test_a_schema_is_refused_with_any_status(status, message, tmp_path):
+    "One request finds it out, and the others are asked in text form"
+    with Answering(refuses(with_schema, status, message)) as s:
+        got, _ = write(tmp_path/'r', s.url, 12, response_format='auto')
+    assert all(c.row for c in got) and len(s.requests) == 13
+
+
+@pytest.mark.parametrize('status,message', NO_SCHEMA)
+def test_what_is_said_of_a_schema_works_in_the_same_folder(status, message, tmp_path):
+    with Answering(refuses(with_schema, status, message)) as s:
+        make = lambda form: make_run(
+            tmp_path/'r', s.url, select='all', rounds=1, response_format=form, max_retries=1
+        )
+        with pytest.raises(SettingError, match='--teacher.response_format text.; the same command resumes'):
+            make('json').fit(verbose=False)
+        assert make('text').fit(verbose=False).final.stopped == 'rounds done'
+
+
+@pytest.mark.parametrize('form', ['auto', 'json'])
+def test_one_reply_that_fails_its_schema(form, tmp_path):
+    "is asked for in text form, the others with their schema, and nothing is paid again"
+    message = "Failed to validate JSON. Please adjust your prompt. See 'failed_generation' for more details."
+    reply = refuses(lambda body, n: with_schema(body, n) and n%5 == 0, 400, message)
+    with Answering(reply) as s:
+        got, _ = write(tmp_path/'r', s.url, 24, response_format=form, concurrency=1)
+        n, text = len(s.requests), sum('response_format' not in b for b in s.requests)
+        assert all(c.row for c in got) and n == 24 + text and 3 < text < 9
+        assert write(tmp_path/'r', s.url, 24, response_format=form)[0] == got and len(s.requests) == n
+
+
+@pytest.mark.parametrize('form', ['auto', 'json', 'text'])
+def test_a_refused_temperature_is_no_matter_of_the_schema(form, tmp_path):
+    message = "Unsupported value: 'temperature' does not support 0.7 with this model."
+    with Answering(refuses(lambda body, n: 'temperature' in body, 400, message)) as s:
+        got = []
+        try: got, _ = write(tmp_path/'r', s.url, 3, response_format=form, temperature=.7, concurrency=1)
+        except SettingError as e: got = e
+    assert isinstance(got, TeacherError) and 'schema' not in str(got) and len(s.requests) == 1
+    assert 'leave temperature out (--teacher.temperature), in another output_dir' in str(got)
+
+
+@pytest.mark.parametrize('status,message', [(400, 'System role not supported'), (500, "Unexpected role 'system'"),
+    (400, 'Developer instruction is not enabled for this model')])
+def test_a_model_without_a_system_message(status, message, tmp_path):
+    "hears its words in the user's turn, for solutions too; it is found out once"
+    with Answering(refuses(with_system, status, message)) as s:
+        got, _ = write(tmp_path/'r', s.url, 12, concurrency=1)
+        assert all(c.row for c in got) and [with_system(b, 0) for b in s.requests] == [True] + [False]*12
+        assert {words(b).replace('\n\n', '\n') for b in s.requests[:1]} == {
+            words(b).replace('\n\n', '\n') for b in s.requests[1:2]
+        }
+        with api(s.url).open(tmp_path/'r') as t: t.verify(TASK, TASK.seed_rows[:1], 1)
+        assert not with_system(s.requests[-1], 0) and len(s.requests) == 14
+        assert write(tmp_path/'r', s.url, 12)[0] == got and len(s.requests) == 14
+
+
+def test_a_token_limit_that_is_too_high(tmp_path):
+    "What is said of it works in the same folder"
+    most = 'max_tokens is too large: {}. This model supports at most 300 completion tokens.'
+    def reply(body, n):
+        limit = body['max_tokens']
+        if limit > 300: return 400, dict(error=dict(message=most.format(limit)))
+        return 200, whole(row(n), usage=usage(90, 40))
+    with Answering(reply) as s:
+        make = lambda most: make_run(
+            tmp_path/'r', s.url, select='all', rounds=1, response_format='auto', max_completion_tokens=most
+        )
+        with pytest.raises(TeacherError, match='give a smaller max_completion_tokens'): make(9000).fit(verbose=False)
+        assert make(300).fit(verbose=False).final.stopped == 'rounds done'
+
+
+def test_a_limit_that_is_reached_may_be_an_error(tmp_path):
+    "Some models answer 400 when thoughts take the whole limit: it is a reply that was cut off"
+    said = 'Could not finish the message because max_tokens or model output limit was reached.'
+    with Answering(lambda body, n: (400, dict(error=dict(message=said)))) as s:
+        got, spent = write(tmp_path/'r', s.url, 24, concurrency=1, price=PRICE)
+    assert isinstance(got, TeacherError) and 'cut off' in str(got) and len(s.requests) == 4
+    assert spent.lost_tokens > 0
+
+
 # Size
 
 def test_a_reply_has_a_size(tmp_path):

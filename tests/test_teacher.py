@@ -348,7 +348,7 @@ def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
 def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
     with (
         Stub(schema='no') as s,
-        pytest.raises(SettingError, match="refuses a JSON schema.*use response_format='text'"),
+        pytest.raises(SettingError, match="with a JSON schema.*give response_format='text'"),
     ):
         write(tmp_path / 'r', s.url, response_format='json')
 

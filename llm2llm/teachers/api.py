@@ -164,9 +164,10 @@ async def _form(self:APITeacher, task, q, have):
         if known := self.client.noted('form'): return known
         form = 'json'
         try: reply,_ = await self._send(task, q, have, form)
-        except Refused:
+        except Refused as e:
             form = 'text'
             await self._send(task, q, have, form)   # raises if it was not the schema
+            if e.what=='generation': return form    # says nothing of the next one
         else:
             text = without_thoughts(reply.text).strip()
             if not text or reply.finish != 'stop' or reply.refusal or reply.problem:
@@ -177,13 +178,18 @@ async def _form(self:APITeacher, task, q, have):
 
 # %% ../../nbs/04_teachers/07_api.ipynb #2d3642ba
 @patch
+def _no_schema(self:APITeacher, error):
+    mend = "give response_format='text' (--teacher.response_format text); the same command resumes with it"
+    return SettingError(f'{self.client.place} refuses a request with a JSON schema: {error}; {mend}')
+
+@patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
     found = self.recorded(task, q, have)
     try: found = found or await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
-        mend = "use response_format='text'"
-        raise SettingError(f'{self.client.base_url} refuses a JSON schema: {e}; {mend}') from None
+        if self.response_format=='json' and e.what=='schema': raise self._no_schema(e) from None
+        found = await self._send(task, q, have, 'text')
     if why := self._watch(task, q, found[0]): raise self.client._fatal(f'{self.client.base_url}: {why}')
     return found
 

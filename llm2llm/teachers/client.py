@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core import SettingError, TeacherError, check_int, check_number
 from .completion import bounded_http, least_tokens, read_completion, room, sent_now
 from .endpoint import check_headers, check_key, check_url, find_key, proxy_words
+from .endpoint import without_system
 from .failures import Failure, OddReply, ProviderError, Refused, broken_off, classify_error
 from .failures import error_text, failures, no_connection, raise_odd
 from .pacing import RateLimiter, AdaptiveSemaphore, backoff
@@ -170,6 +171,7 @@ async def _post(self:Client, q, secret)->bytes:
     "Send one request; the body of a reply with status 200, or what the openai package raises"
     self.http.most = max(self.http.most, room(q.params['max_tokens']))
     limit = self.noted('max_tokens', 'max_tokens')  # what this endpoint calls it
+    chat = q.messages if self.noted('system') is None else without_system(q.messages)
     params = {limit if k=='max_tokens' else k: v for k,v in q.params.items()}
     if q.schema:
         schema = dict(name='example', strict=True, schema=q.schema)
@@ -177,7 +179,7 @@ async def _post(self:Client, q, secret)->bytes:
     headers = {'Idempotency-Key': q.key, **self.default_headers, 'Authorization': f'Bearer {secret}'}
     async with asyncio.timeout(self.timeout):
         got = await self.api.chat.completions.with_raw_response.create(
-            model=q.model, messages=q.messages, **params, extra_body=q.body or None, timeout=self.timeout,
+            model=q.model, messages=chat, **params, extra_body=q.body or None, timeout=self.timeout,
             extra_headers=headers)
     return got.http_response.content
 
@@ -308,7 +310,7 @@ def _failed(self:Client, e, q, end):
     end.message,end.odd = self._message(e),isinstance(e, OddReply)
     status = getattr(e, 'status_code', 0)
     text = self.clean(error_text(e)) if status else ''
-    if sent_now.get(): end.failure = classify_error(e, text, bool(q.schema))
+    if sent_now.get(): end.failure = classify_error(e, text, bool(q.schema), q.messages[0]['role']=='system')
     else:   # a time-out there is a busy machine's; anything else would come again
         end.message = f'a request could not be sent ({end.message})'
         end.failure = Failure(error=None if isinstance(e, OSError) else TeacherError(end.message))
@@ -355,17 +357,19 @@ def _together(self:Client):
     return self._alone if self.capped and self.noted('excess') is None else nullcontext()
 
 # %% ../../nbs/04_teachers/05_client.ipynb #4aee41d1
+_OTHER_FORM = dict(max_tokens='max_completion_tokens', system='user') # what is refused: where it goes
+
 @patch
 async def _try(self:Client, q):
     failed,odd,born,first = 0,0,time.monotonic(),None
     for attempt in itertools.count():
-        field = self.noted('max_tokens')
+        known = {what: self.noted(what) for what in _OTHER_FORM}
         async with self._slots, self._together(): end = await self._attempt(q)
         if end.reply: return end.reply
         error = end.failure.error
-        if isinstance(error, Refused) and error.what=='schema': raise error
-        if isinstance(error, Refused) and field is None:
-            self.note('max_tokens', 'max_completion_tokens')
+        if isinstance(error, Refused) and error.what not in known: raise error   # the caller has another form
+        if isinstance(error, Refused) and known[error.what] is None:
+            self.note(error.what, _OTHER_FORM[error.what])
             continue
         if error: raise self._fatal(self.clean(f'{self.place}: {error}')[:1000]) from None
         failed,odd,first = failed + (not end.busy), odd+end.odd, first or time.monotonic()

@@ -35,7 +35,7 @@ class OddReply(Exception):
 class Refused(Exception):
     "The endpoint refuses a request that another form of it may pass"
     def __init__(self,
-        what:str,    # 'schema' or 'max_tokens'
+        what:str,    # 'schema', 'generation' (this reply does not keep to it), 'max_tokens' or 'system'
         message:str, # what the endpoint says
     ):
         super().__init__(message)
@@ -130,37 +130,69 @@ class Failure:
     wait:float|None = None      # seconds that the endpoint asks to wait; None: it does not say
 
 # %% ../../nbs/04_teachers/04b_failures.ipynb #bf12ebad
+_own_limit = re.compile(r'max_(completion_)?tokens.{0,80}(too large|exceed|at most|maximum|less than)|'
+                        r'at most \d+ completion tokens', re.I)   # what is asked for, not what is sent
+_reached = re.compile(r'output limit was reached|higher max_(completion_)?tokens', re.I)
+_generation = re.compile(r'json_validate_failed|failed_generation|failed to (validate|generate) json', re.I)
+_schema = re.compile(r'response_format|json.?schema|structured.?output|grammar|guided.?(json|decod)|'
+                     r'requested parameters', re.I)
+_system = re.compile(r'system.{0,20}(role|message|prompt|instruction)|role.{0,20}system|'
+                     r'developer instruction', re.I)
+_not = re.compile(r"\bnot\b|n't\b|unsupported|unrecogni[sz]ed|unknown|unexpected|invalid", re.I)
+
+# %% ../../nbs/04_teachers/04b_failures.ipynb #520e2ab9
 _KEY = 'check the key and what it may be used for (key_env, --teacher.key_env)'
 _MEND = {401: _KEY, 403: _KEY, 407: 'give user and password in that variable',
          404: 'check the address (base_url, --teacher.base_url; most end in /v1) and the name of the model '
               '(another model needs another output_dir)'}
 
-def _refusal(message, code, schema):
-    "What a status of 400, 413 or 422 means, None if a person has to look at it"
-    text = f'{code} {message}'
-    limit = re.search('max_(completion_)?tokens|completion tokens', message)   # asked for, not sent
-    own = limit and 'context' not in message.lower()
-    too_long = 'context_length' in code or (_context.search(text) and not own)
-    if too_long: return Failure(reply=Reply(problem='context'))
-    if _filtered.search(text): return Failure(True, Reply(refusal=message, finish='content_filter'))
-    if 'max_completion_tokens' in message: return Failure(error=Refused('max_tokens', message))
-    if schema: return Failure(error=Refused('schema', message))
+def _mend(status, message):
+    "What a person can do, or ''"
+    for name in ('temperature', 'top_p'):
+        if name in message: return f'leave {name} out (--teacher.{name}), in another output_dir'
+    if _own_limit.search(message):
+        return 'give a smaller max_completion_tokens (--teacher.max_completion_tokens)'
+    return _MEND.get(status, '')
+
+# %% ../../nbs/04_teachers/04b_failures.ipynb #5af045b5
+def _another_form(text, status, schema, system):
+    "What of a request is refused that another form does without, or ''"
+    if schema and _generation.search(text): return 'generation'
+    if schema and (status==501 or _schema.search(text)): return 'schema'
+    if system and _system.search(text) and _not.search(text): return 'system'
+    unknown = 'max_tokens' in text and _not.search(text)
+    return 'max_tokens' if unknown or 'max_completion_tokens' in text else ''
+
+def _refusal(message, code, status, schema, system):
+    "What a request that is refused for its content means, None if a person has to look at it"
+    text,bad_request = f'{code} {message}',status in (400, 413, 422)
+    own = _own_limit.search(message)
+    if bad_request and _reached.search(text): return Failure(True, Reply(finish='length'))
+    if bad_request and (_context.search(text) or 'context_length' in code) and not own:
+        return Failure(reply=Reply(problem='context'))
+    if bad_request and _filtered.search(text):
+        return Failure(True, Reply(refusal=message, finish='content_filter'))
+    what = '' if own else _another_form(text, status, schema, system)
+    if not what and bad_request and schema and not _mend(status, message): what = 'schema'
+    if what: return Failure(error=Refused(what, message))
 
 # %% ../../nbs/04_teachers/04b_failures.ipynb #421583c1
 def classify_error(
     error:Exception, # what a request raised
     message:str,     # what the provider says
     schema:bool,     # was a schema sent?
+    system:bool=False, # was a system message sent?
 )->Failure:
     "What an error means"
     if isinstance(error, TooLarge): return Failure(True, Reply(problem='large', text=str(error)))
     if not (status := getattr(error, 'status_code', 0)): return Failure(not no_connection(error))
     code = f"{error.code or ''} {error.type or ''}"
-    if status in (400, 413, 422) and (refusal := _refusal(message, code, schema)): return refusal
     busy = status in (408, 409, 429) or status >= 500
+    content = status >= 500 or (status >= 400 and status not in (401, 403, 407, 408, 409, 429))
+    if content and (refusal := _refusal(message, code, status, schema, system)): return refusal
     if busy and 'insufficient_quota' not in code:
         return Failure(status in (408, 502, 504, *range(520, 525)), wait=retry_after(error.response.headers))
     moved = status < 400 and error.response.headers.get('location')
     if moved: message = f'it has moved to {moved}; give that address (base_url, --teacher.base_url)'
-    mend = f'; {_MEND[status]}' if status in _MEND else ''
-    return Failure(error=TeacherError(f'it answers {status}: {message[:500]}{mend}'))
+    says = '; '.join(filter(None, [message[:500].rstrip('. '), _mend(status, message)]))
+    return Failure(error=TeacherError(f'it answers {status}: {says}'))
