@@ -695,7 +695,7 @@ def test_a_refused_temperature_is_no_matter_of_the_schema(form, tmp_path):
         try: got, _ = write(tmp_path/'r', s.url, 3, response_format=form, temperature=.7, concurrency=1)
         except SettingError as e: got = e
     assert isinstance(got, TeacherError) and 'schema' not in str(got) and len(s.requests) == 1
-    assert 'leave temperature out (--teacher.temperature), in another output_dir' in str(got)
+    assert 'Leave temperature out (--teacher.temperature), in another output_dir' in str(got)
 
 
 @pytest.mark.parametrize('status,message', [(400, 'System role not supported'), (500, "Unexpected role 'system'"),
@@ -724,7 +724,7 @@ def test_a_token_limit_that_is_too_high(tmp_path):
         make = lambda most: make_run(
             tmp_path/'r', s.url, select='all', rounds=1, response_format='auto', max_completion_tokens=most
         )
-        with pytest.raises(TeacherError, match='give a smaller max_completion_tokens'): make(9000).fit(verbose=False)
+        with pytest.raises(TeacherError, match='Give a smaller max_completion_tokens'): make(9000).fit(verbose=False)
         assert make(300).fit(verbose=False).final.stopped == 'rounds done'
 
 

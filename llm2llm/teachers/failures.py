@@ -141,17 +141,17 @@ _system = re.compile(r'system.{0,20}(role|message|prompt|instruction)|role.{0,20
 _not = re.compile(r"\bnot\b|n't\b|unsupported|unrecogni[sz]ed|unknown|unexpected|invalid", re.I)
 
 # %% ../../nbs/04_teachers/04b_failures.ipynb #520e2ab9
-_KEY = 'check the key and what it may be used for (key_env, --teacher.key_env)'
-_MEND = {401: _KEY, 403: _KEY, 407: 'give user and password in that variable',
-         404: 'check the address (base_url, --teacher.base_url; most end in /v1) and the name of the model '
+_KEY = 'Check the key and what it may be used for (key_env, --teacher.key_env)'
+_MEND = {401: _KEY, 403: _KEY, 407: 'Give user and password in that variable',
+         404: 'Check the address (base_url, --teacher.base_url; most end in /v1) and the name of the model '
               '(another model needs another output_dir)'}
 
 def _mend(status, message):
     "What a person can do, or ''"
     for name in ('temperature', 'top_p'):
-        if name in message: return f'leave {name} out (--teacher.{name}), in another output_dir'
+        if name in message: return f'Leave {name} out (--teacher.{name}), in another output_dir'
     if _own_limit.search(message):
-        return 'give a smaller max_completion_tokens (--teacher.max_completion_tokens)'
+        return 'Give a smaller max_completion_tokens (--teacher.max_completion_tokens)'
     return _MEND.get(status, '')
 
 # %% ../../nbs/04_teachers/04b_failures.ipynb #5af045b5
@@ -194,5 +194,6 @@ def classify_error(
         return Failure(status in (408, 502, 504, *range(520, 525)), wait=retry_after(error.response.headers))
     moved = status < 400 and error.response.headers.get('location')
     if moved: message = f'it has moved to {moved}; give that address (base_url, --teacher.base_url)'
-    says = '; '.join(filter(None, [message[:500].rstrip('. '), _mend(status, message)]))
+    says,mend = message[:500],_mend(status, message)
+    if mend: says = f"{says}{'.'*(not says.endswith('.'))} {mend}"
     return Failure(error=TeacherError(f'it answers {status}: {says}'))
