@@ -17,11 +17,11 @@ from fastcore.meta import delegates
 from ..core import Example, SettingError, in_cell, progress, is_interactive
 from ..tasks.task import Task
 from .client import Client
+from .completion import without_thoughts
 from .endpoint import check_body, find_key
 from .failures import Refused
 from .llm import LLMTeacher
 from .pricing import LimitReached, Limits, check_price
-from .prompts import without_thoughts
 from .replies import ChatRequest, Reply
 from .teacher import Request
 

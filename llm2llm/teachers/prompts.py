@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS', 'REPHRASE', 'CUT_OFF', 'Prompt', 'prompt_for',
            'row_text', 'reply_fields', 'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages',
-           'without_thoughts', 'read_reply', 'solve_messages']
+           'read_reply', 'solve_messages']
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #32ad9b80
 import json,re
@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from ..core import Example, SettingError, check_one_of, check_int, rng_for
 from ..tasks.task import Task
+from .completion import without_thoughts
 from .teacher import Candidate, Chat, Request, Schema
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #5f985e31
@@ -273,16 +274,36 @@ def _with_backslashes(text):
 
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9088
-def _json_rows(text):
-    "The rows in a text as JSON, and whether there was any JSON object"
-    text = _with_backslashes(text)
-    decoder,at,rows,seen = json.JSONDecoder(strict=False, object_pairs_hook=_pairs),0,[],False
+_decoder = json.JSONDecoder(strict=False, object_pairs_hook=_pairs)
+_row_begins = re.compile(r'\{\s*["\'“]?question', re.I)
+_beside = re.compile(r'("(?:[^"\\]|\\.)*+")|//[^\n]*|/\*.*?\*/|,(?=\s*[]}])', re.S)
+
+def _tidy(text):
+    "JSON without comments and commas after a last item; nothing between quotes is touched"
+    for _ in range(2): text = _beside.sub(lambda m: m[1] or '', text)   # a comment may follow such a comma
+    return text
+
+def _scan(text):
+    "The rows in a text as JSON, whether it holds any object, and where and why a row is no JSON"
+    at,rows,seen,error = 0,[],False,None
     while (at := text.find('{', at)) >= 0:
-        try: value,at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError): value,at = None,at+1
+        value,end = None,at+1
+        try: value,end = _decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as e:
+            if error is None and _row_begins.match(text, at): error = at,e
         rows += _objects(value)
         seen |= bool(value)
-    return rows, seen
+        at = end
+    return rows, seen, error
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #ee4d8283
+def _json_rows(text):
+    "The rows in a text as JSON, and why there is none ('': there is no JSON object)"
+    text = _with_backslashes(text)
+    rows,seen,error = _scan(text)
+    if error is None: return rows, 'wrong fields' if seen else ''
+    tidy = _scan(text[:error[0]] + _tidy(text[error[0]:]))[0]
+    return (tidy, '') if len(tidy) > len(rows) else (rows, f'not JSON: {error[1]}')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #808d7135
 _heading = re.compile(r'^[ \t>*_#-]*+(?:\d{1,2}[.)][ \t]*)?[*_]*(question|answer|wrong)(?:[ \t]*\d+)?'
@@ -332,32 +353,19 @@ def _row(task, like, fields, rephrase):
     return task.kind.example(question, {k: fields[k] for k in want[1:]}, task.labels)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #7e2c41c7
-_aloud = r'(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis)'
-_thought_begins = re.compile(rf'(?:<{_aloud}>|\[{_aloud}\]|◁think▷|<\|begin_of_thought\|>'
-                             r'|<\|channel\|>(?:analysis|commentary))', re.I)
-_thought_ends = re.compile(rf'(?:</{_aloud}>|<\|end_of_thought\|>|\[/{_aloud}\]|◁/think▷'
-                           r'|<\|channel\|>final<\|message\|>)', re.I)
-
-def without_thoughts(
-    text:str, # a reply
-)->str:       # what follows the end of the last thought; some templates open the thought themselves
-    "A reply without what its model thought aloud"
-    said = _thought_ends.split(text)[-1]
-    return _thought_begins.split(said)[0]
-
 def _rows(task, like, text, finish):
-    "The rows in a reply, and whether it holds any JSON object"
-    rows,seen = _json_rows(text)
-    if rows or (seen and text[0]=='{') or (finish=='length' and not task.kind.ended(text)): return rows, seen
-    return _text_rows(text, like), seen
+    "The rows in a reply, and why there is none as JSON"
+    rows,why = _json_rows(text)
+    if rows or (why and text[0]=='{') or (finish=='length' and not task.kind.ended(text)): return rows, why
+    return _text_rows(text, like), why
 
 CUT_OFF = 'cut off at the token limit'
 
-def _fault(rows, row, seen, finish):
+def _fault(rows, row, why, finish):
     "Why a reply holds no example"
     if finish=='length': return CUT_OFF
     if rows: return 'several examples in one reply' if len(rows) > 1 else row
-    return 'wrong fields' if seen else 'no example in the reply'
+    return why or 'no example in the reply'
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #7e2c41c8
 def read_reply(
@@ -374,10 +382,10 @@ def read_reply(
     words = _end_tokens.sub('', without_thoughts(text)).strip()
     if not words and finish != 'length':
         return Candidate(reason='empty reply: thoughts alone' if text.strip() else 'empty reply', text=text)
-    rows,seen = _rows(task, like, words, finish)
+    rows,why = _rows(task, like, words, finish)
     row = _row(task, like, rows[0], rephrase) if len(rows)==1 else None
     if isinstance(row, Example): return Candidate(row)
-    return Candidate(reason=_fault(rows, row, seen, finish), text=text)
+    return Candidate(reason=_fault(rows, row, why, finish), text=text)
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #ebf879e8
 def solve_messages(
