@@ -6,6 +6,7 @@ import pytest
 
 from llm2llm.teachers import client as client_module
 from llm2llm.teachers.completion import least_tokens, room
+from llm2llm import Task
 from llm2llm.core import SettingError, TeacherError
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS
@@ -631,6 +632,23 @@ def test_a_solution_that_is_cut_off(tmp_path):
         with api(s.url, max_completion_tokens=4096).open(tmp_path) as t:
             t.verify(TASK, TASK.seed_rows[:2], 1)
     assert [votes for votes,_ in first.values()][1] == 'cut off at the token limit' and len(s.requests) == 3
+
+
+def test_an_endpoint_that_reads_only_a_part(tmp_path, capsys):
+    "Its count says so: a note in the round's output and at the end names its setting"
+    rows = [dict(question=f'row {i} ' + ' '.join(f'word{j*i}' for j in range(800)), answer='yes no'.split()[i%2])
+            for i in range(6)]
+    task = Task.from_files(rows, kind='label')
+    text = lambda n: json.dumps(dict(question=f'a short question of number {n}', answer='yes'))
+    for name, count in dict(part=lambda body: 2048, whole=bound, none=lambda body: 0).items():
+        with Answering(lambda body, n: (200, whole(text(n), usage=usage(count(body), 9)))) as s:  # noqa: B023 (used here)
+            run = make_run(tmp_path/name, s.url, task, select='all', rounds=1, prompt=dict(demos=3)).fit()
+            most = max(least_tokens(words(b)) for b in s.requests)
+        note = f'{s.url} counts 2,048 tokens for a prompt that has at least {most:,}'
+        said = capsys.readouterr().out
+        found = [x for x in run.final.notes if 'OLLAMA_CONTEXT_LENGTH' in x]
+        assert (len(found), said.count(note), said.count('--ctx-size')) == (1, 2, 2) if name == 'part' else not found
+        if found: assert found[0].startswith(note) and said.index(note) < said.index('round 1:')
 
 
 # Another form of a request

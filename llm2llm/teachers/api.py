@@ -91,6 +91,17 @@ def __repr__(self:APITeacher):
     caps = ', '.join(f'{k}={v:g}' for k,v in self.limits().items() if v is not None) or 'no cap'
     return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.price).partition(': ')[2]})"
 
+# %% ../../nbs/04_teachers/07_api.ipynb #ddefc60a
+_PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as the '
+         'end, and to write without the rest. Give the server a longer context (Ollama: num_ctx or '
+         'OLLAMA_CONTEXT_LENGTH; llama.cpp: --ctx-size), then run again in another output_dir.')
+
+@patch
+def notes(self:APITeacher)->list[str]: # while it is open; often none
+    "What a reader should know of the endpoint"
+    part = self.client.noted('part')
+    return [_PART.format(self.client.base_url, *part)] if part else []
+
 # %% ../../nbs/04_teachers/07_api.ipynb #db4bc727
 @patch
 def open(self:APITeacher,

@@ -208,10 +208,12 @@ def _counted(n, least, worst):
     if n is None or n > MOST_TOKENS or (least and not n): return None
     return max(n, min(least, worst))
 
+def _least(q): return least_tokens(' '.join(m['content'] for m in q.messages))
+
 @patch
 def _book(self:Client, got, q, worst, started, end):
     "Write into an attempt what a reply with status 200 took"
-    least = least_tokens(' '.join(m['content'] for m in q.messages)), got.least_tokens
+    least = _least(q), got.least_tokens
     counts = [*map(_counted, (got.prompt_tokens, got.completion_tokens), least, worst)]
     prompt,completion = (most if n is None else n for n,most in zip(counts, worst))
     end.usd = self.price(prompt, completion, min(got.cached_tokens, prompt), started)
@@ -236,9 +238,11 @@ def _bound(self:Client, base):
     return max(base + self.noted('excess', 0), math.ceil(base*self.noted('ratio', 1.)))
 
 @patch
-def _remember(self:Client, got, base):
-    "Note how far an endpoint counts beyond what a text can have: as a part of its own, and in proportion"
+def _remember(self:Client, got, base, least):
+    "Note how far an endpoint counts beyond what a text can have, or how little of it"
     prompt = min(got.prompt_tokens or 0, MOST_TOKENS)
+    part = least >= 1000 and 0 < 1.25*prompt < least   # a count of zero is none
+    if part and least > self.noted('part', [0, 0])[1]: self.note('part', [prompt, least])
     over = prompt > base
     if over or (self.capped and not (got.odd or got.error)):
         self.note('excess', max(self.noted('excess', 0), prompt*over))
@@ -294,7 +298,7 @@ async def _send(self:Client, q, secret, base, worst, end):
             raise Stopped
         got = read_completion(await self._post(q, secret))
         self._book(got, q, worst, started, end)
-        self._remember(got, base)
+        self._remember(got, base, _least(q))
         self._check_counts(got, *worst)
         raise_odd(got)
         self.heard,self.alive = True,time.monotonic()
