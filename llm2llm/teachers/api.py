@@ -92,8 +92,8 @@ def __repr__(self:APITeacher):
     return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.price).partition(': ')[2]})"
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ddefc60a
-_PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as the '
-         'end, and to write without the rest. Give the server a longer context (Ollama: num_ctx or '
+_PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as '
+         'the end, and to write without the rest. Give the server a longer context (Ollama: num_ctx or '
          'OLLAMA_CONTEXT_LENGTH; llama.cpp: --ctx-size), then run again in another output_dir.')
 
 @patch
