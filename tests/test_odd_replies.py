@@ -4,15 +4,16 @@ import contextlib, json, re, shutil, socket, ssl, subprocess, threading, time
 
 import pytest
 
-from llm2llm.teachers import client as client_module
+from llm2llm.teachers import client as client_module, failures
 from llm2llm.teachers.completion import least_tokens, room
 from llm2llm import Task
-from llm2llm.core import SettingError, TeacherError
+from llm2llm.core import RunError, SettingError, TeacherError
+from llm2llm.loop import messages
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS
 from llm2llm.report.estimate import cost
 from stub_server import Answering
-from test_teacher import PRICE, TASK, api, asked, attempts, kept_replies, make_run
+from test_teacher import PRICE, SHORT, TASK, api, asked, attempts, kept_replies, make_run
 
 IN_FLIGHT = 16
 
@@ -753,6 +754,24 @@ def test_a_limit_that_is_reached_may_be_an_error(tmp_path):
         got, spent = write(tmp_path/'r', s.url, 24, concurrency=1, price=PRICE)
     assert isinstance(got, TeacherError) and 'cut off' in str(got) and len(s.requests) == 4
     assert spent.lost_tokens > 0
+
+
+def test_what_an_advice_names_is_taken_or_needs_another_folder(tmp_path):
+    "A note or an error names a setting that the folder then takes, or says `another output_dir`"
+    with Answering(lambda body, n: (200, whole(row(n), usage=usage(90, 40)))) as s:
+        make = lambda **more: make_run(tmp_path/'r', s.url, select='all', rounds=1, **more)
+        make().fit(verbose=False)
+        for name, value in dict(max_completion_tokens=4096, response_format='auto', max_usd=9., timeout=60).items():
+            make(price=PRICE, **{name: value}).fit(verbose=False)
+        for name, value in dict(temperature=.5, prompt=SHORT | dict(demos=1)).items():
+            with pytest.raises(RunError, match='choose another output_dir'): make(**{name: value}).fit(verbose=False)
+        assert len(s.requests) == 24, 'every reply is found, whatever its limit and form'
+    told = [v for k, v in vars(messages).items() if k.isupper() and isinstance(v, str)]
+    told += [failures._mend(400, f"'{name}' is not supported") for name in ('temperature', 'top_p')]
+    told.append(failures._mend(404, 'no'))
+    refused = re.compile(r'select=|max_length|--teacher\.temperature|--teacher\.top_p|name of the model')
+    assert len(told) == 8 and all('another output_dir' in x for x in told if refused.search(x))
+    assert sum(bool(refused.search(x)) for x in told) == 5
 
 
 # Size

@@ -51,12 +51,12 @@ def found_line(
 _MEMORISED = (
     "Round 0 answers all {} seed rows rightly, so there is nothing to augment and this run is plain "
     "fine-tuning. With few rows the student has usually memorised them, which says nothing about new rows. "
-    "Use select='crossfit' (--select crossfit: each row is answered by a student that has not seen it), "
+    "In another output_dir, use select='crossfit' (students answer rows that they have not seen), "
     "num_return_sequences (answers are drawn), per_round with select='random', or fewer epochs.")
 _UNSENT = ("A cap on the teacher ({}) left {} unsent. The same command with a higher cap resumes here; "
            "what came is kept.")
 _CUT = ("{} prompts were longer than the student's max_length allows and were cut on the left; "
-        "give a larger max_length.")
+        "give a larger max_length (--student.max_length), in another output_dir.")
 _CUT_REPLIES = ("{} of the teacher's replies were cut off at its token limit. The same command with a larger "
                 "max_completion_tokens (--teacher.max_completion_tokens) asks for those again.")
 
