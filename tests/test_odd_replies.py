@@ -12,6 +12,7 @@ from llm2llm.loop import messages
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS
 from llm2llm.report.estimate import cost
+from llm2llm.store.folder import read_jsonl
 from stub_server import Answering
 from test_teacher import PRICE, SHORT, TASK, api, asked, attempts, kept_replies, make_run
 
@@ -624,6 +625,8 @@ def test_a_few_lost_replies_do_not_stop_a_run(tmp_path):
         assert any("8 of the teacher's replies were cut off" in n for n in run.final.notes)
         again = make(max_completion_tokens=4096).fit(verbose=False)
         assert len(s.requests) == 24 + 8 and 'cut off at the token limit' not in again.rounds[0].rejected
+    changed = [x['teacher'] for x in read_jsonl(tmp_path/'r'/'log.jsonl') if 'teacher' in x]
+    assert [x['max_completion_tokens'] for x in changed] == [4096], 'the log says what is no longer so'
 
 
 def test_a_solution_that_is_cut_off(tmp_path):

@@ -277,8 +277,11 @@ _RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
-        self.folder.claim(self.settings(), versions(), _RECORD)
+        settings = self.settings()
+        teacher = settings['teacher']
+        self.folder.claim(settings, versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
+        if teacher != self.folder.settings()['teacher']: self.folder.log(once=True, teacher=teacher)
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
         if verbose and (before := found_line(self.folder)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
