@@ -1,16 +1,20 @@
 "Endpoints that lie about what a request took, and replies of every shape: caps hold, the run continues, and what was paid is counted"
 
-import contextlib, json, socket, threading, time
+import contextlib, json, re, shutil, socket, ssl, subprocess, threading, time
 
 import pytest
 
-from llm2llm.teachers import client as client_module
+from llm2llm.teachers import client as client_module, failures
 from llm2llm.teachers.completion import least_tokens, room
-from llm2llm.core import SettingError, TeacherError
+from llm2llm import Task
+from llm2llm.core import RunError, SettingError, TeacherError
+from llm2llm.loop import messages
 from llm2llm.teachers.pricing import prompt_bound
 from llm2llm.teachers.replies import PROBLEMS
+from llm2llm.report.estimate import cost
+from llm2llm.store.folder import read_jsonl
 from stub_server import Answering
-from test_teacher import PRICE, TASK, api, asked, attempts, make_run
+from test_teacher import PRICE, SHORT, TASK, api, asked, attempts, kept_replies, make_run
 
 IN_FLIGHT = 16
 
@@ -338,6 +342,7 @@ def test_nothing_but_replies_of_this_shape(shape, tmp_path):
             or 'prompt tokens where' in str(got)
             or 'tokens where' in str(got)
             or 'answers' in str(got)
+            or 'hold no example' in str(got)
         )
         assert len(str(got)) < 1500
     else: assert all(c.row or c.reason in COUNTED for c in got)
@@ -398,6 +403,99 @@ class Raw:
 def test_what_speaks_no_http(said, tmp_path):
     with Raw(said) as s: got, _ = write(tmp_path/'r', s.url, 2, max_retries=2, price=PRICE)
     assert isinstance(got, TeacherError) and 'gives no reply after 3 attempts' in str(got)
+
+
+@pytest.fixture(scope='module')
+def certificate(tmp_path_factory):
+    "A self-signed certificate for 127.0.0.1 and its key"
+    place = tmp_path_factory.mktemp('tls')
+    files = place/'key.pem', place/'cert.pem'
+    names = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1']
+    ask = ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', files[0], '-out', files[1]]
+    subprocess.run([*ask, '-days', '2', *names], check=True, capture_output=True)
+    return files
+
+
+def error_of(folder, url, **settings):
+    "What a run says that gets no reply"
+    got, spent = write(folder, url, 2, max_retries=0, price=PRICE, **settings)
+    assert isinstance(got, TeacherError), got
+    assert '\n' not in str(got) and len(str(got)) < 600
+    return str(got), spent
+
+
+@pytest.mark.skipif(not shutil.which('openssl'), reason='needs openssl')
+def test_a_certificate_that_is_not_valid(certificate, tmp_path, monkeypatch):
+    "is named, with a way that works"
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate[1], certificate[0])
+        s.server.socket = context.wrap_socket(s.server.socket, server_side=True)
+        url = s.url.replace('http:', 'https:')
+        said, spent = error_of(tmp_path/'r', url)
+        assert 'certificate there is not valid: self-signed certificate' in said and 'SSL_CERT_FILE' in said
+        assert spent.lost_tokens == 0
+        monkeypatch.setenv('SSL_CERT_FILE', str(certificate[1]))
+        got, _ = write(tmp_path/'r', url, 2)
+        assert all(c.row for c in got)
+
+
+def test_tls_where_there_is_none(tmp_path):
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        said, spent = error_of(tmp_path/'r', s.url.replace('http:', 'https:'))
+    assert 'an address without TLS begins with http://' in said and spent.lost_tokens == 0
+
+
+@pytest.mark.parametrize('body', [dict(detail='Not Found'), b'<html><head><title>404 Not Found</title></head></html>'])
+def test_an_address_that_is_wrong(body, tmp_path):
+    with Answering(lambda body_, n: (404, body)) as s: said, _ = error_of(tmp_path/'r', s.url)
+    assert f'{s.url}: it answers 404' in said and 'Not Found' in said and '--teacher.base_url' in said
+    assert '<' not in said
+
+
+@pytest.mark.parametrize('name', ['http_proxy', 'ALL_PROXY'])
+def test_a_proxy_is_named(name, tmp_path, monkeypatch):
+    "by its variable and its address, and nothing is shown of its user and password"
+    monkeypatch.setenv(name, 'http://me:proxy-password@127.0.0.1:9')
+    with Answering(lambda body, n: (200, whole(row(n)))) as s:
+        said, _ = error_of(tmp_path/'r', s.url)
+        assert f'{s.url} by the proxy 127.0.0.1:9 (environment variable {name})' in said
+        assert 'Connection refused' in said and 'password' not in said and 'me:' not in said
+        monkeypatch.setenv('no_proxy', '127.0.0.1')
+        assert all(c.row for c in write(tmp_path/'r', s.url, 2)[0])
+
+
+def test_a_proxy_that_lets_nobody_through(tmp_path, monkeypatch):
+    "Nothing was sent to the endpoint, so nothing is paid"
+    with Raw(b'HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n') as s:
+        monkeypatch.setenv('https_proxy', s.url.removesuffix('/v1'))
+        said, spent = error_of(tmp_path/'r', 'https://teacher.invalid/v1', api_key='sk-not-shown')
+    assert 'the proxy answers 407' in said and spent.lost_tokens == 0 and 'not-shown' not in said
+
+
+def test_a_server_that_hangs_up(tmp_path):
+    with Raw(b'') as s: said, spent = error_of(tmp_path/'r', s.url)
+    assert 'the server ended the connection before its reply was whole' in said
+    assert spent.lost_tokens > 0, 'it may have been paid'
+
+
+def test_a_server_that_is_too_slow(tmp_path):
+    with Answering(lambda body, n: time.sleep(1.5) or (200, whole(row(n)))) as s:
+        said, _ = error_of(tmp_path/'r', s.url, timeout=.5)
+    assert 'no reply within 0.5 seconds (timeout, --teacher.timeout)' in said
+
+
+@pytest.mark.parametrize('status', [400, 402, 422, 429, 500, 503])
+def test_what_an_error_reports_is_counted(status, tmp_path):
+    "once for each attempt, whatever its status; zeros are nothing"
+    def reply(body, n):
+        used = usage(0, 0) if n == 1 else usage(600, 7)
+        return status, dict(error=dict(message='no', type='insufficient_quota'), usage=used)
+    with Answering(reply) as s:
+        for _ in range(2):
+            _, spent = write(tmp_path/'r', s.url, 1, price=PRICE, max_retries=0, response_format='text')
+    assert spent.lost_tokens == 607 and len(s.requests) == 2
+    assert spent.lost_usd == pytest.approx((600*PRICE[0] + 7*PRICE[1])/1e6)
 
 
 def test_a_redirect_is_not_followed(tmp_path):
@@ -464,6 +562,219 @@ def test_words_beside_the_content_are_not_free(message, tmp_path):
     ) as s:
         got, spent = write(tmp_path / 'r', s.url, 1, price=PRICE)
     assert spent.completion_tokens == s.requests[0]['max_tokens'] and not got[0].row
+
+
+# Thoughts
+
+def thinker(need, answer=lambda n: row(n)):
+    "A model that spends `need` tokens on thoughts before it answers"
+    def reply(body, n):
+        limit = body.get('max_completion_tokens', body.get('max_tokens'))
+        if limit < need:
+            thought = dict(content='', reasoning_content='Let me think. '*(limit//4))
+            return 200, choices([dict(message=thought, finish_reason='length')], usage=usage(90, limit))
+        return 200, whole(answer(n), usage=usage(90, need))
+    return reply
+
+
+@pytest.mark.parametrize('form', ['auto', 'json', 'text'])
+def test_a_model_that_thinks_needs_room(form, tmp_path):
+    "The run stops after a few replies, its advice is followed in the same folder, and the estimate bounds it"
+    make = lambda url, **more: make_run(
+        tmp_path/'r', url, select='all', rounds=1, response_format=form, concurrency=4, price=PRICE, **more
+    )
+    with Answering(thinker(3000)) as s:
+        with pytest.raises(TeacherError, match='hold no example, since they were cut off at') as e:
+            make(s.url).fit(verbose=False)
+        cut = len(s.requests)
+        assert 4 <= cut <= 7 and all('<think>Let me think.' in r['text'] for r in replies(tmp_path/'r'))
+        with pytest.raises(TeacherError, match='hold no example'): make(s.url).fit(verbose=False)
+        assert len(s.requests) == cut, 'the same command again pays nothing'
+        room = int(re.search(r'--teacher.max_completion_tokens (\d+)\)', str(e.value))[1])
+        run = make(s.url, max_completion_tokens=room).fit(verbose=False)
+        paid = len(s.requests)
+        assert run.final.stopped == 'rounds done' and run.rounds[0].candidates == 24 == paid - cut
+        # what is good stays good under another limit, in a third process too
+        make(s.url, max_completion_tokens=2*room).fit(verbose=False)
+        make(s.url).fit(verbose=False)
+        assert len(s.requests) == paid
+    found = cost(TASK, api(s.url, price=PRICE, max_completion_tokens=room), run.config)
+    assert found.completion_tokens[2] >= 24*3000 and any('thinks first' in n for n in found.notes)
+
+
+def replies(folder):
+    return [reply for _, reply in kept_replies(folder).values()]
+
+
+def test_an_answer_among_the_thoughts(tmp_path):
+    "is not taken for one; the run stops, and what to do is said"
+    thought = lambda body, n: (200, message(dict(content=None, reasoning_content=row(n))))
+    with Answering(thought) as s: got, _ = write(tmp_path/'r', s.url, 24, concurrency=1)
+    assert isinstance(got, TeacherError) and len(s.requests) == 4
+    assert 'thoughts alone' in str(got) and 'put the answer into content' in str(got)
+
+
+def test_a_few_lost_replies_do_not_stop_a_run(tmp_path):
+    "They are counted, a note says how to have them written, and that works"
+    lost = thinker(3000)
+    reply = lambda body, n: lost(body, n) if n%3==0 else (200, whole(row(n), usage=usage(90, 40)))
+    with Answering(reply) as s:
+        make = lambda **more: make_run(tmp_path/'r', s.url, select='all', rounds=1, concurrency=1, **more)
+        run = make().fit(verbose=False)
+        assert run.rounds[0].rejected['cut off at the token limit'] == 8 and len(s.requests) == 24
+        assert any("8 of the teacher's replies were cut off" in n for n in run.final.notes)
+        again = make(max_completion_tokens=4096).fit(verbose=False)
+        assert len(s.requests) == 24 + 8 and 'cut off at the token limit' not in again.rounds[0].rejected
+    changed = [x['teacher'] for x in read_jsonl(tmp_path/'r'/'log.jsonl') if 'teacher' in x]
+    assert [x['max_completion_tokens'] for x in changed] == [4096], 'the log says what is no longer so'
+
+
+def test_a_solution_that_is_cut_off(tmp_path):
+    "is missing, not wrong; with more room it is asked for again, and whole ones are not"
+    with Answering(lambda body, n: thinker(3000)(body, n) if n else (200, whole('#### 7'))) as s:
+        with api(s.url, concurrency=1).open(tmp_path) as t: first = t.verify(TASK, TASK.seed_rows[:2], 1)
+        with api(s.url, max_completion_tokens=4096).open(tmp_path) as t:
+            t.verify(TASK, TASK.seed_rows[:2], 1)
+    assert [votes for votes,_ in first.values()][1] == 'cut off at the token limit' and len(s.requests) == 3
+
+
+def test_an_endpoint_that_reads_only_a_part(tmp_path, capsys):
+    "Its count says so: a note in the round's output and at the end names its setting"
+    rows = [dict(question=f'row {i} ' + ' '.join(f'word{j*i}' for j in range(800)), answer='yes no'.split()[i%2])
+            for i in range(6)]
+    task = Task.from_files(rows, kind='label')
+    text = lambda n: json.dumps(dict(question=f'a short question of number {n}', answer='yes'))
+    for name, count in dict(part=lambda body: 2048, whole=bound, none=lambda body: 0).items():
+        with Answering(lambda body, n: (200, whole(text(n), usage=usage(count(body), 9)))) as s:  # noqa: B023 (used here)
+            run = make_run(tmp_path/name, s.url, task, select='all', rounds=1, prompt=dict(demos=3)).fit()
+            most = max(least_tokens(words(b)) for b in s.requests)
+        note = f'{s.url} counts 2,048 tokens for a prompt that has at least {most:,}'
+        said = capsys.readouterr().out
+        found = [x for x in run.final.notes if 'OLLAMA_CONTEXT_LENGTH' in x]
+        assert (len(found), said.count(note), said.count('--ctx-size')) == (1, 2, 2) if name == 'part' else not found
+        if found: assert found[0].startswith(note) and said.index(note) < said.index('round 1:')
+
+
+# Another form of a request
+
+def refuses(what, status, message):
+    "An endpoint that refuses requests of which `what(body, n)` is true"
+    def reply(body, n):
+        if what(body, n): return status, dict(error=dict(message=message, type='invalid_request_error'))
+        return 200, whole(text_row(n) if 'response_format' not in body else row(n), usage=usage(90, 40))
+    return reply
+
+
+def text_row(n): return '\n'.join(f'{k.capitalize()}: {v}' for k, v in json.loads(row(n)).items())
+def with_schema(body, n): return 'response_format' in body
+def with_system(body, n): return body['messages'][0]['role'] == 'system'
+
+
+NO_SCHEMA = [
+    (400, 'This response_format type is unavailable now'),
+    (404, 'No endpoints found that can handle the requested parameters.'),
+    (500, 'failed to parse grammar'),
+    (501, 'not implemented'),
+]
+
+
+@pytest.mark.parametrize('status,message', NO_SCHEMA)
+def test_a_schema_is_refused_with_any_status(status, message, tmp_path):
+    "One request finds it out, and the others are asked in text form"
+    with Answering(refuses(with_schema, status, message)) as s:
+        got, _ = write(tmp_path/'r', s.url, 12, response_format='auto')
+    assert all(c.row for c in got) and len(s.requests) == 13
+
+
+@pytest.mark.parametrize('status,message', NO_SCHEMA)
+def test_what_is_said_of_a_schema_works_in_the_same_folder(status, message, tmp_path):
+    with Answering(refuses(with_schema, status, message)) as s:
+        make = lambda form: make_run(
+            tmp_path/'r', s.url, select='all', rounds=1, response_format=form, max_retries=1
+        )
+        with pytest.raises(SettingError, match='--teacher.response_format text.; the same command resumes'):
+            make('json').fit(verbose=False)
+        assert make('text').fit(verbose=False).final.stopped == 'rounds done'
+
+
+@pytest.mark.parametrize('form', ['auto', 'json'])
+def test_one_reply_that_fails_its_schema(form, tmp_path):
+    "is asked for in text form, the others with their schema, and nothing is paid again"
+    message = "Failed to validate JSON. Please adjust your prompt. See 'failed_generation' for more details."
+    reply = refuses(lambda body, n: with_schema(body, n) and n%5 == 0, 400, message)
+    with Answering(reply) as s:
+        got, _ = write(tmp_path/'r', s.url, 24, response_format=form, concurrency=1)
+        n, text = len(s.requests), sum('response_format' not in b for b in s.requests)
+        assert all(c.row for c in got) and n == 24 + text and 3 < text < 9
+        assert write(tmp_path/'r', s.url, 24, response_format=form)[0] == got and len(s.requests) == n
+
+
+@pytest.mark.parametrize('form', ['auto', 'json', 'text'])
+def test_a_refused_temperature_is_no_matter_of_the_schema(form, tmp_path):
+    message = "Unsupported value: 'temperature' does not support 0.7 with this model."
+    with Answering(refuses(lambda body, n: 'temperature' in body, 400, message)) as s:
+        got = []
+        try: got, _ = write(tmp_path/'r', s.url, 3, response_format=form, temperature=.7, concurrency=1)
+        except SettingError as e: got = e
+    assert isinstance(got, TeacherError) and 'schema' not in str(got) and len(s.requests) == 1
+    assert 'Leave temperature out (--teacher.temperature), in another output_dir' in str(got)
+
+
+@pytest.mark.parametrize('status,message', [(400, 'System role not supported'), (500, "Unexpected role 'system'"),
+    (400, 'Developer instruction is not enabled for this model')])
+def test_a_model_without_a_system_message(status, message, tmp_path):
+    "hears its words in the user's turn, for solutions too; it is found out once"
+    with Answering(refuses(with_system, status, message)) as s:
+        got, _ = write(tmp_path/'r', s.url, 12, concurrency=1)
+        assert all(c.row for c in got) and [with_system(b, 0) for b in s.requests] == [True] + [False]*12
+        assert {words(b).replace('\n\n', '\n') for b in s.requests[:1]} == {
+            words(b).replace('\n\n', '\n') for b in s.requests[1:2]
+        }
+        with api(s.url).open(tmp_path/'r') as t: t.verify(TASK, TASK.seed_rows[:1], 1)
+        assert not with_system(s.requests[-1], 0) and len(s.requests) == 14
+        assert write(tmp_path/'r', s.url, 12)[0] == got and len(s.requests) == 14
+
+
+def test_a_token_limit_that_is_too_high(tmp_path):
+    "What is said of it works in the same folder"
+    most = 'max_tokens is too large: {}. This model supports at most 300 completion tokens.'
+    def reply(body, n):
+        limit = body['max_tokens']
+        if limit > 300: return 400, dict(error=dict(message=most.format(limit)))
+        return 200, whole(row(n), usage=usage(90, 40))
+    with Answering(reply) as s:
+        make = lambda most: make_run(
+            tmp_path/'r', s.url, select='all', rounds=1, response_format='auto', max_completion_tokens=most
+        )
+        with pytest.raises(TeacherError, match='Give a smaller max_completion_tokens'): make(9000).fit(verbose=False)
+        assert make(300).fit(verbose=False).final.stopped == 'rounds done'
+
+
+def test_a_limit_that_is_reached_may_be_an_error(tmp_path):
+    "Some models answer 400 when thoughts take the whole limit: it is a reply that was cut off"
+    said = 'Could not finish the message because max_tokens or model output limit was reached.'
+    with Answering(lambda body, n: (400, dict(error=dict(message=said)))) as s:
+        got, spent = write(tmp_path/'r', s.url, 24, concurrency=1, price=PRICE)
+    assert isinstance(got, TeacherError) and 'cut off' in str(got) and len(s.requests) == 4
+    assert spent.lost_tokens > 0
+
+
+def test_what_an_advice_names_is_taken_or_needs_another_folder(tmp_path):
+    "A note or an error names a setting that the folder then takes, or says `another output_dir`"
+    with Answering(lambda body, n: (200, whole(row(n), usage=usage(90, 40)))) as s:
+        make = lambda **more: make_run(tmp_path/'r', s.url, select='all', rounds=1, **more)
+        make().fit(verbose=False)
+        for name, value in dict(max_completion_tokens=4096, response_format='auto', max_usd=9., timeout=60).items():
+            make(price=PRICE, **{name: value}).fit(verbose=False)
+        for name, value in dict(temperature=.5, prompt=SHORT | dict(demos=1)).items():
+            with pytest.raises(RunError, match='choose another output_dir'): make(**{name: value}).fit(verbose=False)
+        assert len(s.requests) == 24, 'every reply is found, whatever its limit and form'
+    told = [v for k, v in vars(messages).items() if k.isupper() and isinstance(v, str)]
+    told += [failures._mend(400, f"'{name}' is not supported") for name in ('temperature', 'top_p')]
+    told.append(failures._mend(404, 'no'))
+    refused = re.compile(r'select=|max_length|--teacher\.temperature|--teacher\.top_p|name of the model')
+    assert len(told) == 8 and all('another output_dir' in x for x in told if refused.search(x))
+    assert sum(bool(refused.search(x)) for x in told) == 5
 
 
 # Size

@@ -348,15 +348,15 @@ def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
 def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
     with (
         Stub(schema='no') as s,
-        pytest.raises(SettingError, match="refuses a JSON schema.*use response_format='text'"),
+        pytest.raises(SettingError, match="with a JSON schema.*give response_format='text'"),
     ):
         write(tmp_path / 'r', s.url, response_format='json')
 
 
 def test_an_empty_first_reply_says_nothing_of_the_form(tmp_path):
     with Stub(odd=1, odd_only='empty') as s:
-        write(tmp_path/'r', s.url, response_format='auto')
-        assert s.stats()['requests'] == 24 and 'response_format' in s.stats()['seen']['body']
+        write(tmp_path/'r', s.url, 3, response_format='auto')
+        assert s.stats()['requests'] == 3 and 'response_format' in s.stats()['seen']['body']
 
 
 @pytest.mark.parametrize('form,concurrency', [('auto', 16), ('text', 1),
@@ -386,15 +386,15 @@ REASONS = dict(
 @pytest.mark.parametrize('form', ['json', 'text'])
 @pytest.mark.parametrize('odd', ODD)
 def test_each_odd_content(odd, form, tmp_path, request):
-    with Stub(odd=1, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
+    share = .4 if odd in ('empty', 'length') else 1   # a run that gets nothing else stops
+    with Stub(odd=share, odd_only=odd) as s: found, _ = write(tmp_path/'r', s.url, response_format=form)
     kept = kept_replies(tmp_path/'r')
     reason = REASONS.get(odd) or (
         odd == 'keys' and ('wrong fields' if form == 'json' else 'no example in the reply')
     )
     if reason:
-        assert {c.reason.partition(':')[0] for c in found.values()} == {reason} and not any(
-            c.row for c in found.values()
-        )
+        lost = [c for c in found.values() if not c.row]
+        assert {c.reason.partition(':')[0] for c in lost} == {reason} and (share < 1 or len(lost) == len(found))
     accepts = Filter(TASK)
     for c in found.values():
         assert c.cost['prompt_tokens'] > 0

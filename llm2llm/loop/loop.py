@@ -220,6 +220,13 @@ def _why_stop(self:Run, done, new, why):
     if why or new: return why
     return 'cap on the teacher reached' if 'not asked' in done.rejected else 'nothing kept'
 
+@patch
+def _tell(self:Run):
+    "Print what the teacher has met, if anything"
+    notes = self.teacher.notes() if self.teacher else []
+    for note in notes: print(note, flush=True)
+    return notes
+
 # %% ../../nbs/05_loop/04_loop.ipynb #f08ce6d9
 @patch
 def _start(self:Run):
@@ -230,11 +237,12 @@ def _start(self:Run):
 @patch
 def _all_rounds(self:Run, verbose):
     "Round after round; why it ended"
-    rows,counts,self.rounds,stopped = self._start(),Counter(),[],''
+    rows,counts,self.rounds,told,stopped = self._start(),Counter(),[],[],''
     while not stopped:
         done,new,why = self._round(len(self.rounds), rows, counts)
         self.rounds.append(done)
         if verbose: print(round_line(done, self.n_rounds), flush=True)
+        if verbose and not told: told = self._tell()
         stopped,rows = self._why_stop(done, new, why),rows+new
     return stopped
 
@@ -250,10 +258,10 @@ def _finish(self:Run, stopped):
     if task.test and 'test' not in scores:
         answers = self.students.answers(best.round, 'test', task.test, self.folder.train_rows(best.round))
         scores['test'] = Score.of(answers.values())
-    limits = self.teacher.limits() if self.teacher else {}
+    limits,met = (self.teacher.limits(), self.teacher.notes()) if self.teacher else ({}, [])
     notes = end_notes(self.rounds, scores, stopped, config.rule, len(task.seed_rows), limits)
     self.final = Final(picked_round=best.round, pick=pick, stopped=stopped, scores=scores,
-                       notes=(*task.notes, *notes))
+                       notes=(*task.notes, *notes, *met))
     self.folder.write_final(self.final)
 
 # %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b5
@@ -262,13 +270,19 @@ def _teaching(self:Run)->AbstractContextManager:
     "The teacher, open on the run's folder until the context ends"
     return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
+# Kept and not compared. A teacher finds its replies under every token limit and in every form.
+_RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
+           'teacher.max_completion_tokens', 'teacher.response_format')
+
 @patch
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
     with self.folder.open():
-        record = 'task.notes','task.loaded','rule.made_by','teacher.near_duplicate_threshold'
-        self.folder.claim(self.settings(), versions(), record)
+        settings = self.settings()
+        teacher = settings['teacher']
+        self.folder.claim(settings, versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
+        if teacher != self.folder.settings()['teacher']: self.folder.log(once=True, teacher=teacher)
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
         if verbose and (before := found_line(self.folder)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))

@@ -9,6 +9,7 @@ __all__ = ['round_line', 'end_line', 'found_line', 'end_notes']
 from collections.abc import Sequence
 from .rules import Rule
 from ..store.records import Final, Round, RunFolder, Score
+from ..teachers.prompts import CUT_OFF
 from ..teachers.replies import Replies
 
 # %% ../../nbs/05_loop/03a_messages.ipynb #5a1d0008
@@ -50,12 +51,14 @@ def found_line(
 _MEMORISED = (
     "Round 0 answers all {} seed rows rightly, so there is nothing to augment and this run is plain "
     "fine-tuning. With few rows the student has usually memorised them, which says nothing about new rows. "
-    "Use select='crossfit' (--select crossfit: each row is answered by a student that has not seen it), "
+    "In another output_dir, use select='crossfit' (students answer rows that they have not seen), "
     "num_return_sequences (answers are drawn), per_round with select='random', or fewer epochs.")
 _UNSENT = ("A cap on the teacher ({}) left {} unsent. The same command with a higher cap resumes here; "
            "what came is kept.")
 _CUT = ("{} prompts were longer than the student's max_length allows and were cut on the left; "
-        "give a larger max_length.")
+        "give a larger max_length (--student.max_length), in another output_dir.")
+_CUT_REPLIES = ("{} of the teacher's replies were cut off at its token limit. The same command with a larger "
+                "max_completion_tokens (--teacher.max_completion_tokens) asks for those again.")
 
 def _unsent(rounds, limits):
     "The note on requests that a cap left unsent"
@@ -83,5 +86,6 @@ def end_notes(
     if memorised: out.append(_MEMORISED.format(n_seed))
     if stopped=='nothing kept': out.append(_none_kept(last))
     out += _unsent(rounds, limits)
+    if lost := sum(m.rejected.get(CUT_OFF, 0) for m in rounds): out.append(_CUT_REPLIES.format(lost))
     cut = last.cut + sum(s.prompt_truncated for s in scores.values())
     return [*out, _CUT.format(cut)] if cut else out

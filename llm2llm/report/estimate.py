@@ -118,6 +118,10 @@ def _measured(folder):
     return rates, (spent.prompt_tokens*fifth, spent.completion_tokens*fifth)
 
 # %% ../../nbs/06_report/04_estimate.ipynb #99b90d5b
+_MEASURED = 'Tokens a request are those of the earlier run, plus or minus a fifth.'
+_COUNTED = 'Tokens are counted by characters, about four to one; the high end has the longest replies.'
+_THOUGHTS = 'The thoughts of a model that thinks first (max_completion_tokens) are in the high end alone.'
+
 def _check_teacher(teacher):
     if teacher is not None and not isinstance(teacher, Teacher):
         raise SettingError(f"teacher must be a teacher, such as APITeacher(MODEL), not {teacher!r:.80}")
@@ -167,8 +171,8 @@ def _notes(teacher, usd, rates, measured, tokens, config)->Iterator[str]:
     if config.match_run: yield 'The budget of the matched run is not taken into account.'
     if config.rule.crossfit and not measured:
         yield f'{config.rule.name} finds more wrong rows than the student has among those it was trained on.'
-    if tokens: yield 'Tokens a request are those of the earlier run, plus or minus a fifth.'
-    else: yield 'Tokens are counted by characters, about four to one; the high end has the longest replies.'
+    yield _MEASURED if tokens else _COUNTED
+    if not tokens and teacher.settings().get('max_completion_tokens'): yield _THOUGHTS
     if k: yield f'Each new row is also solved by the teacher (num_verifications={k}).'
     if usd and cap is None: yield 'No cap on money is set: max_usd (--teacher.max_usd) sets one.'
     elif usd:

@@ -17,11 +17,11 @@ from fastcore.meta import delegates
 from ..core import Example, SettingError, in_cell, progress, is_interactive
 from ..tasks.task import Task
 from .client import Client
+from .completion import without_thoughts
 from .endpoint import check_body, find_key
 from .failures import Refused
 from .llm import LLMTeacher
 from .pricing import LimitReached, Limits, check_price
-from .prompts import without_thoughts
 from .replies import ChatRequest, Reply
 from .teacher import Request
 
@@ -90,6 +90,17 @@ def check_ready(self:APITeacher):
 def __repr__(self:APITeacher):
     caps = ', '.join(f'{k}={v:g}' for k,v in self.limits().items() if v is not None) or 'no cap'
     return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.price).partition(': ')[2]})"
+
+# %% ../../nbs/04_teachers/07_api.ipynb #ddefc60a
+_PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as '
+         'the end, and to write without the rest. Give the server a longer context (Ollama: num_ctx or '
+         'OLLAMA_CONTEXT_LENGTH; llama.cpp: --ctx-size), then run again in another output_dir.')
+
+@patch
+def notes(self:APITeacher)->list[str]: # while it is open; often none
+    "What a reader should know of the endpoint"
+    part = self.client.noted('part')
+    return [_PART.format(self.client.base_url, *part)] if part else []
 
 # %% ../../nbs/04_teachers/07_api.ipynb #db4bc727
 @patch
@@ -164,9 +175,10 @@ async def _form(self:APITeacher, task, q, have):
         if known := self.client.noted('form'): return known
         form = 'json'
         try: reply,_ = await self._send(task, q, have, form)
-        except Refused:
+        except Refused as e:
             form = 'text'
             await self._send(task, q, have, form)   # raises if it was not the schema
+            if e.what=='generation': return form    # says nothing of the next one
         else:
             text = without_thoughts(reply.text).strip()
             if not text or reply.finish != 'stop' or reply.refusal or reply.problem:
@@ -177,13 +189,20 @@ async def _form(self:APITeacher, task, q, have):
 
 # %% ../../nbs/04_teachers/07_api.ipynb #2d3642ba
 @patch
+def _no_schema(self:APITeacher, error):
+    mend = "give response_format='text' (--teacher.response_format text); the same command resumes with it"
+    return SettingError(f'{self.client.place} refuses a request with a JSON schema: {error}; {mend}')
+
+@patch
 async def _obtain(self:APITeacher, task, q, have):
     "The reply to a request of the loop, and its key"
-    if found := self.recorded(task, q, have): return found
-    try: return await self._send(task, q, have, await self._form(task, q, have))
+    found = self.recorded(task, q, have)
+    try: found = found or await self._send(task, q, have, await self._form(task, q, have))
     except Refused as e:
-        mend = "use response_format='text'"
-        raise SettingError(f'{self.client.base_url} refuses a JSON schema: {e}; {mend}') from None
+        if self.response_format=='json' and e.what=='schema': raise self._no_schema(e) from None
+        found = await self._send(task, q, have, 'text')
+    if why := self._watch(task, q, found[0]): raise self.client._fatal(f'{self.client.base_url}: {why}')
+    return found
 
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch

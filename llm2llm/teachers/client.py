@@ -9,15 +9,16 @@ __all__ = ['MOST_TOKENS', 'MAX_WAIT', 'ODD_TRIES', 'Client', 'Stopped', 'Attempt
 import asyncio,itertools,math,os,random,re,socket,time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from fastcore.basics import patch
 from ..core import SettingError, TeacherError, check_int, check_number
 from .completion import bounded_http, least_tokens, read_completion, room, sent_now
-from .endpoint import check_headers, check_key, check_url, find_key
-from .failures import Failure, OddReply, Refused, classify_error, error_text, failures
-from .failures import no_connection, raise_odd
+from .endpoint import check_headers, check_key, check_url, find_key, proxy_words
+from .endpoint import without_system
+from .failures import Failure, OddReply, ProviderError, Refused, broken_off, classify_error
+from .failures import error_text, failures, no_connection, raise_odd
 from .pacing import RateLimiter, AdaptiveSemaphore, backoff
 from .pricing import Budget, Limits, Price, check_price, prompt_bound
 from .replies import ChatRequest, Replies, Reply
@@ -66,6 +67,7 @@ async def connect(self:Client,
     self._key = find_key(self.api_key, self.key_env, self.base_url)
     check_price(self.limits, self.price)
     self.replies,self.stopping,self._asked = replies,asyncio.Event(),{}
+    self.place = self.base_url + proxy_words(self.base_url)   # as messages say it
     self.heard,self.alive,self.fatal_error = False,0.,None   # any status? last reply; what ended it
     replies.forget_problems()
     await self._reach()
@@ -81,7 +83,7 @@ async def connect(self:Client,
 async def _reach(self:Client):
     "Find out, without a request, whether anybody listens where nothing was ever asked; raises `TeacherError`"
     url = urlsplit(self.base_url)
-    if url.scheme in getproxies() or self.replies.spent().requests: return
+    if self.place != self.base_url or url.scheme in getproxies() or self.replies.spent().requests: return
     place = url.hostname, url.port or (443 if url.scheme=='https' else 80)
     try: (await asyncio.to_thread(socket.create_connection, place, 5)).close()
     except TimeoutError: return  # slow is not away
@@ -169,6 +171,7 @@ async def _post(self:Client, q, secret)->bytes:
     "Send one request; the body of a reply with status 200, or what the openai package raises"
     self.http.most = max(self.http.most, room(q.params['max_tokens']))
     limit = self.noted('max_tokens', 'max_tokens')  # what this endpoint calls it
+    chat = q.messages if self.noted('system') is None else without_system(q.messages)
     params = {limit if k=='max_tokens' else k: v for k,v in q.params.items()}
     if q.schema:
         schema = dict(name='example', strict=True, schema=q.schema)
@@ -176,7 +179,7 @@ async def _post(self:Client, q, secret)->bytes:
     headers = {'Idempotency-Key': q.key, **self.default_headers, 'Authorization': f'Bearer {secret}'}
     async with asyncio.timeout(self.timeout):
         got = await self.api.chat.completions.with_raw_response.create(
-            model=q.model, messages=q.messages, **params, extra_body=q.body or None, timeout=self.timeout,
+            model=q.model, messages=chat, **params, extra_body=q.body or None, timeout=self.timeout,
             extra_headers=headers)
     return got.http_response.content
 
@@ -205,10 +208,12 @@ def _counted(n, least, worst):
     if n is None or n > MOST_TOKENS or (least and not n): return None
     return max(n, min(least, worst))
 
+def _least(q): return least_tokens(' '.join(m['content'] for m in q.messages))
+
 @patch
 def _book(self:Client, got, q, worst, started, end):
     "Write into an attempt what a reply with status 200 took"
-    least = least_tokens(' '.join(m['content'] for m in q.messages)), got.least_tokens
+    least = _least(q), got.least_tokens
     counts = [*map(_counted, (got.prompt_tokens, got.completion_tokens), least, worst)]
     prompt,completion = (most if n is None else n for n,most in zip(counts, worst))
     end.usd = self.price(prompt, completion, min(got.cached_tokens, prompt), started)
@@ -217,6 +222,15 @@ def _book(self:Client, got, q, worst, started, end):
     if not (got.odd or got.error): end.outcome,end.reply = 'reply',reply
     elif counts != [None, None]: end.paid = reply
 
+# %% ../../nbs/04_teachers/05_client.ipynb #147d844a
+@patch
+def _book_error(self:Client, e, q, worst, started, end):
+    "Write into an attempt what an error with another status reports to have used"
+    if not hasattr(e, 'status_code') or isinstance(e, ProviderError): return   # the latter came with 200
+    got = read_completion(e.response.content)
+    if got.prompt_tokens or got.completion_tokens:
+        self._book(replace(got, odd='an error'), q, worst, started, end)
+
 # %% ../../nbs/04_teachers/05_client.ipynb #c0dec005
 @patch
 def _bound(self:Client, base):
@@ -224,9 +238,11 @@ def _bound(self:Client, base):
     return max(base + self.noted('excess', 0), math.ceil(base*self.noted('ratio', 1.)))
 
 @patch
-def _remember(self:Client, got, base):
-    "Note how far an endpoint counts beyond what a text can have: as a part of its own, and in proportion"
+def _remember(self:Client, got, base, least):
+    "Note how far an endpoint counts beyond what a text can have, or how little of it"
     prompt = min(got.prompt_tokens or 0, MOST_TOKENS)
+    part = least >= 1000 and 0 < 1.25*prompt < least   # a count of zero is none
+    if part and least > self.noted('part', [0, 0])[1]: self.note('part', [prompt, least])
     over = prompt > base
     if over or (self.capped and not (got.odd or got.error)):
         self.note('excess', max(self.noted('excess', 0), prompt*over))
@@ -282,12 +298,14 @@ async def _send(self:Client, q, secret, base, worst, end):
             raise Stopped
         got = read_completion(await self._post(q, secret))
         self._book(got, q, worst, started, end)
-        self._remember(got, base)
+        self._remember(got, base, _least(q))
         self._check_counts(got, *worst)
         raise_odd(got)
         self.heard,self.alive = True,time.monotonic()
         self._slots.faster()
-    except failures() as e: self._failed(e, q, end)
+    except failures() as e:
+        self._book_error(e, q, worst, started, end)
+        self._failed(e, q, end)
 
 # %% ../../nbs/04_teachers/05_client.ipynb #c0dec006
 @patch
@@ -296,7 +314,7 @@ def _failed(self:Client, e, q, end):
     end.message,end.odd = self._message(e),isinstance(e, OddReply)
     status = getattr(e, 'status_code', 0)
     text = self.clean(error_text(e)) if status else ''
-    if sent_now.get(): end.failure = classify_error(e, text, bool(q.schema))
+    if sent_now.get(): end.failure = classify_error(e, text, bool(q.schema), q.messages[0]['role']=='system')
     else:   # a time-out there is a busy machine's; anything else would come again
         end.message = f'a request could not be sent ({end.message})'
         end.failure = Failure(error=None if isinstance(e, OSError) else TeacherError(end.message))
@@ -313,6 +331,7 @@ def _message(self:Client, e):
     "What went wrong, in a line without keys"
     if isinstance(e, OddReply): return f'no reply in what came: {e}'
     if hasattr(e, 'request') and (why := no_connection(e)): return f'no connection ({why})'
+    if why := broken_off(e, self.timeout): return why
     text = error_text(e) if hasattr(e, 'body') else str(e) or 'no reply in time'
     return f"{getattr(e, 'status_code', type(e).__name__)}: {self.clean(text[:5000])[:500]}"
 
@@ -342,19 +361,21 @@ def _together(self:Client):
     return self._alone if self.capped and self.noted('excess') is None else nullcontext()
 
 # %% ../../nbs/04_teachers/05_client.ipynb #4aee41d1
+_OTHER_FORM = dict(max_tokens='max_completion_tokens', system='user') # what is refused: where it goes
+
 @patch
 async def _try(self:Client, q):
     failed,odd,born,first = 0,0,time.monotonic(),None
     for attempt in itertools.count():
-        field = self.noted('max_tokens')
+        known = {what: self.noted(what) for what in _OTHER_FORM}
         async with self._slots, self._together(): end = await self._attempt(q)
         if end.reply: return end.reply
         error = end.failure.error
-        if isinstance(error, Refused) and error.what=='schema': raise error
-        if isinstance(error, Refused) and field is None:
-            self.note('max_tokens', 'max_completion_tokens')
+        if isinstance(error, Refused) and error.what not in known: raise error   # the caller has another form
+        if isinstance(error, Refused) and known[error.what] is None:
+            self.note(error.what, _OTHER_FORM[error.what])
             continue
-        if error: raise self._fatal(self.clean(str(error))[:700]) from None
+        if error: raise self._fatal(self.clean(f'{self.place}: {error}')[:1000]) from None
         failed,odd,first = failed + (not end.busy), odd+end.odd, first or time.monotonic()
         if problem := self._hopeless(odd, failed, first): return Reply(problem=problem, text=end.message)
         await self._wait(end, failed, attempt+1, born)
@@ -365,9 +386,9 @@ async def _wait(self:Client, end, failed, attempts, born):
     "Wait before the next attempt, or raise"
     quiet,wait,why = time.monotonic()-max(self.alive, born),end.failure.wait or 0.,''
     if failed > (self.max_retries if self.heard else min(2, self.max_retries)):
-        why = f'gives no reply after {attempts} attempts, the last'
+        why = f"gives no reply after {attempts} attempt{'s'*(attempts > 1)}, the last"
     elif quiet > MAX_WAIT: why = f'has taken no request for {MAX_WAIT//60} minutes, the last'
     elif wait > MAX_WAIT: why = f'wants to be left alone for {wait/60:.0f} minutes'
     kept = 'every reply that came is kept, and the same command resumes when the endpoint works again'
-    if why: raise self._fatal(f'{self.base_url} {why}: {end.message}; {kept}') from None
+    if why: raise self._fatal(f'{self.place} {why}: {end.message}; {kept}') from None
     await self._sleep(wait+random.uniform(0, .1*wait+.05) if wait else backoff(attempts-1))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import Example, SettingError
+from ..core import Example, SettingError, TeacherError
 from ..tasks.task import Task
 from .llm import LLMTeacher
 from .replies import ChatRequest, Reply
@@ -92,15 +92,20 @@ def _fill(self:LocalTeacher, calls, label):
     finally: self.chat.free()
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
+_TOO_LONG = Reply(problem='context'), ''
+
 @patch
 def obtain(self:LocalTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example], label:str,
 )->Iterator[tuple[Request,Reply|str,str]]: # in the order of the requests
     "The replies to requests of the loop, from the record or from the model"
-    calls = {q: self._fitting(task, q, have) for q in requests}
+    found = {q: self.recorded(task, q, have) for q in requests}
+    calls = {q: self._fitting(task, q, have) for q in requests if not found[q]}
     self._fill(filter(None, calls.values()), label)
-    for q,c in calls.items():
-        if c: yield q, self.replies.get(c.key), c.key
-        else: yield q, Reply(problem='context'), ''
+    for q in requests:
+        call = calls.get(q)
+        reply,key = found[q] or (call and (self.replies.get(call.key), call.key)) or _TOO_LONG
+        if why := self._watch(task, q, reply): raise TeacherError(why)
+        yield q, reply, key
 
 @patch
 def solve(self:LocalTeacher, calls:list[ChatRequest])->list[Reply|str]:

@@ -140,6 +140,11 @@ def spent(self:Teacher)->Spent|None: # while it is open; None: nothing is paid
     "What the run has spent so far"
 
 @patch
+def notes(self:Teacher)->list[str]: # while it is open; often none
+    "What a reader should know of whom it asks"
+    return []
+
+@patch
 def connection(self:Teacher)->dict[str,str|float|None]: # name to value
     "Where and how fast it is asked, which changes nothing that it writes"
     return {}
