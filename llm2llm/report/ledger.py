@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
 from .display import METHOD_COLORS
-from .record import RunRecord, headline, method, notes, numbers, read_run, who
+from .record import RunRecord, headline, method, notes, numbers, read_whole, who
 from ..store.folder import write_text
 from ..store.records import Line, missing
 from ..tables import clean
@@ -223,7 +223,7 @@ def write_ledger(
     folder:str|Path, # path of a run folder
 )->Path:             # ledger.html in it
     "Write the ledger of a run into its folder"
-    record = read_run(folder)
+    record = read_whole(folder)
     return write_text(record.folder.page('ledger'), page(record))
 
 # %% ../../nbs/06_report/05_ledger.ipynb #08fe2111

@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 from .plots import panels_of, plot_run
-from .record import RunRecord, headline, notes, read_run, summary, who
+from .record import RunRecord, headline, notes, read_whole, summary, who
 from ..store.folder import write_text
 from ..store.records import SILENT
 from ..store.stages import flat
@@ -158,7 +158,7 @@ def write_report(
     folder:str|Path,    # path of a run folder
 )->tuple[Path,Path]:    # report.md and report.html
     "Write the report of a run into its folder"
-    record = read_run(folder)
+    record = read_whole(folder)
     page = lambda suffix: record.folder.page('report', suffix)
     if record.rounds: write_text(page('svg'), plot_run(record).svg(ground='white'))
     return write_text(page('md'), markdown(record, page('svg').name)), write_text(page('html'), html(record))
