@@ -63,22 +63,25 @@ def _picked(folder, r):
         raise RunError(f"{source} is not there; the same command as for the run trains it again")
     return record,r,source
 
-# %% ../../nbs/06_report/06_export.ipynb #b3592005
-def _base(had, base):
+# %% ../../nbs/06_report/06_export.ipynb #40781b33
+def _base(had, base, source):
     "Where the base of a run's student is: a folder, or a name on the Hub"
     name = had['model_name_or_path']
     if base is None and '/' not in name:
-        raise SettingError(f"the student's base was a folder named {name!r}, and the run has no "
-                           "record of where it is; give it: base=FOLDER (--base FOLDER)")
+        was = read_json(source/'adapter_config.json').get('base_model_name_or_path')
+        if was and Path(was).is_dir(): return was
+        raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
+                           "give its new place: base=FOLDER (--base FOLDER)")
     folder = Path(base or name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(base or name)
 
+# %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
     had,name = record.student,record.student['model_name_or_path']
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
-    place = _base(had, base)
+    place = _base(had, base, source)
     revision = had['base_digest'] if place==name else None
     student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
