@@ -1,5 +1,5 @@
 "What a person may write after `llm2llm`, and in the files that it names: each mistake is answered with a sentence"
-import shutil
+import json, shutil, sys
 
 import pytest
 
@@ -51,3 +51,48 @@ def test_the_base_of_a_run_is_found_or_asked_for(tmp_path, capsys):
     text = said(capsys, *ask)
     assert f"the folder {tmp_path / 'base'}, and it is not there any more" in text and '--base FOLDER' in text
     assert main([*ask, '--base', str(tmp_path / 'elsewhere')]) == 0
+
+
+DEEP = '[' * 3000
+PROMPT = 'prompt --task mini-gsm --teacher api --teacher.model m'
+WRONG = {
+    f'{PROMPT} --teacher.prompt {{"rules":null}}': 'prompt: rules must be a list of texts, not None',
+    f'{PROMPT} --teacher.prompt {{"about":"{"x" * 300}","rules":3}}': 'prompt: rules must be a list of texts, not 3',
+    f'{PROMPT} --teacher.base_url http://127.0.0.1:99999': 'base_url: Port out of range',
+    f'{PROMPT} --teacher.base_url http://127.0.0.1:abc': 'base_url: Port could not be cast',
+    f'{PROMPT} --teacher.base_url http://[::1': 'base_url: Invalid IPv6 URL',
+    f'{PROMPT} --teacher.prompt {DEEP}': 'too many brackets within brackets',
+    'run --config {tmp}/deep --teacher none': 'deep: too many brackets within brackets',
+    'grid --config {tmp}/deep': 'deep: too many brackets within brackets',
+    'score gsm8k {tmp}/deep.jsonl': 'deep.jsonl:1: too many brackets within brackets',
+    'check {tmp}/deep.jsonl': 'deep.jsonl:1: not JSON',
+    'run --task mini-gsm --prompt x': "unknown setting 'prompt'",
+    'check caf\udce9.jsonl': r"'caf\udce9.jsonl' is not utf-8; rename the file or folder",
+    'run --task mini-gsm --output_dir caf\udce9': 'is not utf-8',
+}
+
+
+@pytest.mark.parametrize('words', WRONG)
+def test_a_mistake_is_one_line(words, tmp_path, capsys):
+    (tmp_path / 'deep').write_text(f'task: {DEEP}')
+    (tmp_path / 'deep.jsonl').write_text(f'{{"question": {DEEP}')
+    text = said(capsys, *(w.replace('{tmp}', str(tmp_path)) for w in words.split()))
+    assert WRONG[words] in text and text.count('\n') == 1 and 'foresaw' not in text
+
+
+def test_where_nothing_can_be_printed(run):
+    "A full disk, and streams that the shell has closed"
+    shell = lambda line, status: run('sh', '-c', f'{sys.executable} -m llm2llm {line}', status=status).stderr
+    assert 'No space left' in shell('tasks > /dev/full', 2)
+    assert shell('tasks >&-', 0) == '' and shell('nosuch 2> /dev/full', 2) == ''
+
+
+def test_text_that_turns(tmp_path, capsys):
+    "The marks that Arabic and Hebrew need stay; what could turn a line of JSON is its escape"
+    row = dict(id='a', question='1 + 1?', answer='1 + 1 = 2\n#### 2')
+    (tmp_path / 'rows.jsonl').write_text(json.dumps(row))
+    assert main([*f'{PROMPT} --task.n_seed 1'.split(), '--said', 'a \u200f\u202e\x1b b']) == 0
+    assert 'a \u200f\ufffd\ufffd b' in capsys.readouterr().out
+    assert main(['run', '--task', 'mini-gsm', '--dry-run', '--output_dir', 'a\u202e\u200f']) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)['output_dir'] == 'a\u202e\u200f' and '\u202e' not in out

@@ -6,11 +6,12 @@
 __all__ = ['plain_type', 'Setting', 'settings_of', 'split_flags', 'check_values', 'check_names', 'read_yaml', 'line_of']
 
 # %% ../../nbs/09_cli/00_settings.ipynb #1d40aff3
-import inspect,json,re,types,typing
+import inspect,json,re,sys,types,typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
+from os.path import isfile   # False for a name that is too long, as a text of pairs can be
 from pathlib import Path
 from textwrap import indent
 from fastcore.docments import docments
@@ -62,6 +63,9 @@ def split_flags(
 )->tuple[list[str],dict[str,str|bool]]: # those without a name, the others by name; True: no value followed
     "Arguments of a command by name"
     plain,named,args = [],{},list(args)
+    for word in args:   # the libraries that read files take no name that is no text
+        if not re.search('[\ud800-\udfff]', word): continue
+        raise SettingError(f"{word!a} is not {sys.getfilesystemencoding()}; rename the file or folder")
     while args:
         word = args.pop(0)
         if not word.startswith('--'):
@@ -123,7 +127,7 @@ def _from_text(setting, text):
     if text is True:
         if bool in kinds: return 'true'
         raise SettingError(f"--{setting.name} needs a value: {_wanted(setting.type)}")
-    if dict in kinds and Path(text).is_file(): return json.dumps(read_yaml(text))
+    if dict in kinds and isfile(text): return json.dumps(read_yaml(text))
     if kinds & {list, tuple} and text[:1] not in '[' and (',' in text or str not in kinds):
         listed = json.dumps([x.strip() for x in text.split(',') if x.strip()])
         return listed.replace('"', '') if tuple in kinds else listed   # a tuple is one of numbers
@@ -191,7 +195,7 @@ def check_names(
 def _unknown_of(part, kind, word, known):
     "What to say of a word that is no setting of a part"
     its = [k.partition('.')[2] for k in known if k.startswith(f'{part}.')]
-    if its: return unknown(f'setting of {part} {kind}', word, its)
+    if its: return unknown(f'setting of {part} {kind}'.strip(), word, its)
     return f"{part}.{word}: {part} {kind} has no settings; leave it out"
 
 # %% ../../nbs/09_cli/00_settings.ipynb #645b834d

@@ -186,6 +186,7 @@ def numbered_jsonl(
             raise DataError(f"{path}:{i}: not UTF-8 at byte {e.start}; save the file as UTF-8") from e
         except json.JSONDecodeError as e:
             raise DataError(f"{path}:{i}: not JSON ({e.msg} at column {e.colno})") from e
+        except RecursionError: raise DataError(f"{path}:{i}: too many brackets within brackets") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{i}: a JSON object is wanted, not {type(row).__name__}")
         rows.append((i, row))

@@ -293,7 +293,7 @@ def events(self:RunFolder)->list[dict[str,object]]: # stages with their seconds,
     if not path.exists(): return []
     lines = path.read_text('utf-8', 'replace').split('\n')[:-1]
     try: events = [json.loads(text) for text in lines if text.strip()]
-    except ValueError as e: raise damaged(path, f'a line is not JSON: {e}') from e
+    except (ValueError, RecursionError) as e: raise damaged(path, f'a line is not JSON: {e}') from e
     if odd := [e for e in events if not isinstance(e, dict)]: raise damaged(path, f'a line is {odd[0]!r:.40}')
     return events
 
