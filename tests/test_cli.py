@@ -96,3 +96,18 @@ def test_text_that_turns(tmp_path, capsys):
     assert main(['run', '--task', 'mini-gsm', '--dry-run', '--output_dir', 'a\u202e\u200f']) == 0
     out = capsys.readouterr().out
     assert json.loads(out)['output_dir'] == 'a\u202e\u200f' and '\u202e' not in out
+
+
+EMPTY = ['run --task mini-gsm --output_dir=', 'run --task=', 'run --task mini-gsm --student=', 'run --config=', 'check --file=', 'report --folder=',
+         'demo --output_dir=', 'grid --config=', 'predict x --file=', 'share x a/b --exported=', 'export x --base=', 'score gsm8k x --output_file=',
+         'run --task x.csv --task.test=', 'run --task mini-gsm --teacher replay --teacher.folder=', 'run --task mini-gsm --match_run=']
+
+
+@pytest.mark.parametrize('line', EMPTY)
+def test_an_empty_value_names_its_flag(line, tmp_path, capsys):
+    flag = line.split()[-1].rstrip('=')
+    text = said(capsys, *line.split())
+    assert flag in text and ('is empty; give a value' in text or 'needs a value' in text)
+    if line == EMPTY[0]:
+        (tmp_path / 'a.yaml').write_text("task: mini-gsm\noutput_dir: ''\n")
+        assert 'a.yaml:2: output_dir is empty' in said(capsys, 'run', '--config', tmp_path / 'a.yaml')

@@ -153,6 +153,7 @@ def _parser(known):
     for s in known: parser.add_argument(f'--{s.name}', type=s.type, default=None)
     return parser
 
+# %% ../../nbs/09_cli/00_settings.ipynb #57494d4b
 def check_values(
     words:dict[str,object],   # flat; names that are known
     known:dict[str,Setting],  # settings by name
@@ -163,6 +164,8 @@ def check_values(
     out = {}
     for name,value in words.items():
         setting = known[name]
+        if value=='' and setting.default != '':
+            raise SettingError(f"{'--'*text}{name} is empty; give a value, or leave it out")
         parser = _parser([setting])
         try:
             if text: found = parser.parse_args([f'--{name}={_checked_text(setting, value)}'])
