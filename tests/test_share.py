@@ -485,3 +485,40 @@ def test_from_the_shell(tmp_path, run):
             status=2,
         ).stderr
     )
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_killed_at_any_rename_the_same_call_goes_on(made, tmp_path, monkeypatch, again):
+    "before or after it, at the first time or where the folder is replaced by one for another name"
+    folder, replace = made[0], os.replace
+    whole = share(folder, 'me/mine', output_dir=tmp_path / 'whole')
+    for at in range(6):
+        out, left = tmp_path / f'{at}', at
+        if again: share(folder, 'me/other', output_dir=out)
+
+        def dies(src, dst):
+            nonlocal left
+            left -= 2
+            if left == -2: raise KeyboardInterrupt
+            replace(src, dst)
+            if left == -1: raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, 'replace', dies)
+        with pytest.raises(KeyboardInterrupt): share(folder, 'me/mine', output_dir=out)
+        monkeypatch.setattr(os, 'replace', replace)
+        found = share(folder, 'me/mine', output_dir=out)
+        assert (found.files, found.note) == (whole.files, '')
+
+
+def test_what_is_shared_is_a_copy(made, tmp_path):
+    "A change in it changes nothing in the export"
+    folder, _ = made
+    before = on_disk(folder / 'export')
+    out = share(folder, 'me/mine', 'model', output_dir=tmp_path / 'out').path
+    for p in out.iterdir(): p.write_bytes(b'changed')
+    assert on_disk(folder / 'export') == before
+    (tmp_path / 'mine').mkdir()
+    for content in (dict(mine=1), dict(scores={}, inputs={}, content={})):
+        write_json(tmp_path / 'mine' / 'export.json', content)
+        with pytest.raises(RunError, match='export.json is not what this version of export writes'):
+            share(folder, 'me/mine', 'model', exported=tmp_path / 'mine')

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass,replace
 from pathlib import Path
 import pandas as pd
+from fastcore.basics import patch
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
@@ -153,26 +154,38 @@ class Export:
         return '\n'.join([*lines, *(f'{split}: {c}' for split,c in self.scores.items()), *self.notes])
 
 # %% ../../nbs/06_report/06_export.ipynb #b9702050
-_CONTENTS = 'export.json'
+_CONTENTS,_INPUTS = 'export.json',('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
 
 @dataclass(frozen=True, kw_only=True)
 class Contents(Record):
     "What the export.json of an export says"
-    inputs:dict[str,object]   # what makes it: round, student, parts, dtype, onto, base; and the splits scored
+    inputs:dict[str,object]   # what makes it: `_INPUTS`, the last of them the splits scored
     content:dict[str,str]     # part to the digest of its folder
     scores:dict[str,Rescored] # by split
 
-    @classmethod
-    def read(cls,
-        folder:Path, # that `export` made
-    )->'Contents':
-        "What a folder holds; a `RunError` if it was changed after the export"
-        d = read_json(folder/_CONTENTS)
-        scores = {s: Rescored(run=Score(**c['run']), exported=Score(**c['exported']), differ=c['differ'])
-                  for s,c in d['scores'].items()}
-        if any(content_digest(folder/part) != its for part,its in d['content'].items()):
-            raise RunError(f"{folder} was changed after the export; export again, into a new folder")
-        return cls(inputs=d['inputs'], content=d['content'], scores=scores)
+    def __post_init__(self):
+        super().__post_init__()
+        lost = [k for k in _INPUTS if k not in self.inputs]
+        if lost: raise ValueError(f'no {lost[0]!r} in its inputs')
+
+# %% ../../nbs/06_report/06_export.ipynb #b9702051
+@patch(cls_method=True)
+def read(cls:Contents,
+    folder:Path, # that `export` made
+)->Contents:
+    "What a folder holds; a `RunError` if it was changed after the export, or is none"
+    path = folder/_CONTENTS
+    if not path.is_file(): raise RunError(f"{folder} holds no export: it has no {_CONTENTS}")
+    d = read_json(path)
+    rescored = lambda c: Rescored(run=Score(**c['run']), exported=Score(**c['exported']), differ=c['differ'])
+    try: have = cls(**d | dict(scores={split: rescored(c) for split,c in d['scores'].items()}))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise RunError(f"{path} is not what this version of export writes ({e}); export into another "
+                       "folder") from e
+    for part,its in have.content.items():
+        if (folder/part).is_dir() and content_digest(folder/part)==its: continue
+        raise RunError(f"{folder} was changed after the export; export again, into a new folder")
+    return have
 
 # %% ../../nbs/06_report/06_export.ipynb #b970205a
 def _done(out, inputs):
