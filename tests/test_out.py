@@ -1,6 +1,6 @@
 "What stands where a command is told to write: nothing that llm2llm did not write itself is removed or replaced"
 
-import json, os, shutil, stat
+import errno, json, os, shutil, stat
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,10 @@ import yaml
 from llm2llm.cli.main import main
 from llm2llm.core import LLM2LLMError, StudentError
 from llm2llm import LLM2LLM
+from llm2llm.mini import demo
 from llm2llm.mini.mini import mini_base, mini_student, mini_task
 from llm2llm.store.stages import StageFolder
-from llm2llm.store.folder import atomic_write, write_text
+from llm2llm.store.folder import _sync, _sync_one, atomic_write, write_text
 from llm2llm.student.student import Student
 
 PRECIOUS = 'the only copy of three years of work\n'
@@ -265,3 +266,44 @@ def test_a_folder_takes_the_place_of_none(tmp_path):
     with folder.open():
         folder.claim(dict(seed=0))
         for rows in 'ab': assert (folder.stage('student', rows, student(rows))/'weights').read_text() == rows
+
+
+PAGES = {'report': ('report.md', 'report.html', 'report.svg'), 'ledger': ('ledger.html',)}
+
+
+@pytest.mark.parametrize('command', PAGES)
+def test_a_page_of_somebody_else(command, made, tmp_path, capsys):
+    "A file of a page's name that a user put into the run's folder; the command's own page is written again"
+    shutil.copytree(made / 'run', tmp_path / 'run')
+    for name in PAGES[command]:
+        (tmp_path / 'run' / name).write_text(PRECIOUS)
+        assert main([command, str(tmp_path / 'run')]) == 2
+        assert (tmp_path / 'run' / name).read_text() == PRECIOUS and name in capsys.readouterr().err
+        (tmp_path / 'run' / name).unlink()
+    for _ in range(2): assert main([command, str(tmp_path / 'run')]) == 0
+
+
+def test_a_picture_of_somebody_else(tmp_path, monkeypatch):
+    "In the folder of the demo"
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(demo, 'plot_compare', lambda comparison: Figure())
+    for _ in range(2): demo._pictures(None, tmp_path)
+    for name in ('accuracy_by_round.png', 'accuracy_by_round.svg'):
+        (tmp_path / name).write_text(PRECIOUS)
+        with pytest.raises(LLM2LLMError, match=name): demo._pictures(None, tmp_path)
+        assert (tmp_path / name).read_text() == PRECIOUS
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize('call,code', [('open', errno.EACCES), ('fsync', errno.EINVAL), ('fsync', errno.ENOTSUP)])
+def test_a_disk_that_syncs_no_folder(call, code, tmp_path, monkeypatch):
+    "Some network disks refuse; that a file does not reach the disk is an error as before"
+
+    def refuses(*args): raise OSError(code, os.strerror(code))
+
+    (tmp_path / 'a').write_text('1')
+    monkeypatch.setattr(os, call, refuses)
+    _sync_one(tmp_path)
+    with pytest.raises(OSError): _sync_one(tmp_path / 'a')
+    with pytest.raises(OSError): _sync(tmp_path)

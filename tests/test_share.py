@@ -1,6 +1,6 @@
 "What nbs/06_report/07_share.ipynb cannot show: a folder sent over HTTP, a connection that breaks at every step, keys that stay where they are, and the card's command in a shell."
 
-import base64, json, os, shlex, sys, threading
+import base64, json, os, shlex, shutil, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +12,15 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, constants
 from conftest import ROOT
 from llm2llm.cli.run import make_teacher, read_words, run_options
 from llm2llm.core import Example, RunError, SettingError
-from llm2llm.report.export import export
+from llm2llm.report.export import export, predict
+from llm2llm.report.ledger import write_ledger
+from llm2llm.report.report import write_report
 from llm2llm import LLM2LLM
 from llm2llm.loop.rules import Wrong, find_rule, own_rules
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 from llm2llm.report.cards import _selected, command_line, dataset_card, shared_rows
 from llm2llm.report.share import push, share
-from llm2llm.store.folder import read_jsonl, write_json, write_jsonl
+from llm2llm.store.folder import read_json, read_jsonl, write_json, write_jsonl
 from llm2llm.store.records import RunFolder
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
@@ -410,11 +412,36 @@ def test_every_rule_of_selection_has_words():
     assert _selected({}) == Wrong.words and _selected(dict(select='mine')) == "selected by 'mine'"
 
 
+LOST = ('round_01/train.jsonl', 'round_00/candidates.jsonl', 'round_01/test_answers.jsonl', 'dev.jsonl', 'round_00/metrics.json')
+
+
+@pytest.mark.parametrize('lost', LOST)
+def test_a_file_that_lost_rows_is_not_shared(made, tmp_path, lost):
+    "nor shown beside the counts; the command of the run makes the file again"
+    folder, run = made
+    shutil.copytree(folder, tmp_path / 'run')
+    file = tmp_path / 'run' / lost
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(''.join(lines[:-2]))
+    says = f'{lost} holds {len(lines) - 2:,} rows, and the run counted {len(lines):,}'
+    if file.suffix == '.json':
+        file.unlink()
+        says = f'{lost} is not there'
+    for write in (lambda f: share(f, 'me/x'), dataset_card, write_report, write_ledger, lambda f: predict(f, ['1 + 1?'])):
+        with pytest.raises(RunError, match=says): write(tmp_path / 'run')
+    if lost == LOST[0]:
+        LLM2LLM(run.task, run.student, MiniTeacher(), tmp_path / 'run', rounds=1).fit(verbose=False)
+        write_report(tmp_path / 'run')
+        assert file.read_text() == ''.join(lines)
+
+
 def test_choices_and_missing_values_keep_their_types(made, tmp_path):
     folder, _ = made
     for name in ('run.json', 'final.json', 'seed.jsonl', 'round_01/metrics.json', 'round_00/metrics.json'):
         (tmp_path/'run'/name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path/'run'/name).write_bytes((folder/name).read_bytes())
+    numbers = read_json(tmp_path/'run'/'round_01'/'metrics.json')
+    write_json(tmp_path/'run'/'round_01'/'metrics.json', numbers | dict(train_rows=1))
     write_jsonl(tmp_path/'run'/'round_01'/'train.jsonl', [Example('a', 'Which?', 'x', ('x', 'ÿ \U0001F600'))])
     found = share(tmp_path/'run', 'me/x')
     there = load_dataset(str(found.path), split='train', cache_dir=str(tmp_path/'cache'))
@@ -458,3 +485,40 @@ def test_from_the_shell(tmp_path, run):
             status=2,
         ).stderr
     )
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_killed_at_any_rename_the_same_call_goes_on(made, tmp_path, monkeypatch, again):
+    "before or after it, at the first time or where the folder is replaced by one for another name"
+    folder, replace = made[0], os.replace
+    whole = share(folder, 'me/mine', output_dir=tmp_path / 'whole')
+    for at in range(6):
+        out, left = tmp_path / f'{at}', at
+        if again: share(folder, 'me/other', output_dir=out)
+
+        def dies(src, dst):
+            nonlocal left
+            left -= 2
+            if left == -2: raise KeyboardInterrupt
+            replace(src, dst)
+            if left == -1: raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, 'replace', dies)
+        with pytest.raises(KeyboardInterrupt): share(folder, 'me/mine', output_dir=out)
+        monkeypatch.setattr(os, 'replace', replace)
+        found = share(folder, 'me/mine', output_dir=out)
+        assert (found.files, found.note) == (whole.files, '')
+
+
+def test_what_is_shared_is_a_copy(made, tmp_path):
+    "A change in it changes nothing in the export"
+    folder, _ = made
+    before = on_disk(folder / 'export')
+    out = share(folder, 'me/mine', 'model', output_dir=tmp_path / 'out').path
+    for p in out.iterdir(): p.write_bytes(b'changed')
+    assert on_disk(folder / 'export') == before
+    (tmp_path / 'mine').mkdir()
+    for content in (dict(mine=1), dict(scores={}, inputs={}, content={})):
+        write_json(tmp_path / 'mine' / 'export.json', content)
+        with pytest.raises(RunError, match='export.json is not what this version of export writes'):
+            share(folder, 'me/mine', 'model', exported=tmp_path / 'mine')

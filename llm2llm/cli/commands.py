@@ -14,6 +14,7 @@ from .settings import read_yaml
 from ..core import Example, Prediction, RunError, SettingError, check_one_of, plugins, unknown
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
 from ..store.records import RunFolder
+from ..tables import printed_json
 from ..tasks.files import read_rows
 from ..tasks.task import TASKS, Task
 from ..teachers.teacher import Request
@@ -30,7 +31,7 @@ def run(
     "Turn seed rows into a better student"
     job = make_run(words)
     if words.get('dry_run'):
-        return print(json.dumps(job.settings() | _around(job), indent=1, ensure_ascii=False))
+        return print(printed_json(job.settings() | _around(job), indent=1))
     job.student.start_workers()   # with many processes the others stay here
     print(f'{job.task}\n{job.student!r}')
     if job.teacher and job.teacher.sends_prompts: print(repr(job.teacher))
@@ -67,8 +68,8 @@ def prompt(
     answer = Prediction(row.id, words['said'], None, False) if 'said' in words else None
     request = Request(row, answer, words.get('round', 1), words.get('draw', 0), words.get('seed', 0))
     chat,schema,sampling = teacher.request(task, request, task.seed_rows)
-    parts = [shown_messages(chat), f"[sampling]\n{json.dumps(sampling)}"]
-    if schema: parts.append(_SCHEMA + json.dumps(schema, ensure_ascii=False))
+    parts = [shown_messages(chat), f"[sampling]\n{printed_json(sampling)}"]
+    if schema: parts.append(_SCHEMA + printed_json(schema))
     print('\n\n'.join(parts))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #647d3e41
@@ -153,7 +154,7 @@ def predict(
         return print(f"{n:,} answers, {unread:,} of them without one that can be read: {output_file}")
     for d in found:
         one = ask is not None and d['prediction'] is not None
-        print(d['prediction'] if one else json.dumps(d, ensure_ascii=False))
+        print(d['prediction'] if one else printed_json(d))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #08f74da4
 def share(

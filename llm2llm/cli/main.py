@@ -9,7 +9,7 @@ __all__ = ['Command', 'all_commands', 'run_help', 'part_help', 'command_help', '
 # %% ../../nbs/09_cli/04_main.ipynb #22564932
 import errno,inspect,os,re,shlex,signal,sys,traceback
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import metadata
 from pathlib import Path
@@ -197,13 +197,13 @@ class _Terminal:
 @contextmanager
 def _printable_output():
     "What is printed inside the block can be printed"
-    before = sys.stdout,sys.stderr
+    before = sys.stdout,sys.stderr   # None: the shell has closed it (`>&-`), and nothing is printed
     for stream in before:
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
-    sys.stdout = _Terminal(sys.stdout)   # standard error has the progress bars, which move the cursor
+    if sys.stdout: sys.stdout = _Terminal(sys.stdout)   # standard error has bars, which move the cursor
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout: sys.stdout.flush()
     finally: sys.stdout,sys.stderr = before
 
 
@@ -234,7 +234,8 @@ def _failed(error, args):
     if ours: said = own_flags(str(error), args)
     said = said or _unforeseen(error)
     if system and error.errno==errno.ENOSPC: _give_up_output()
-    print(f'llm2llm: {printable(said)}', file=sys.stderr)
+    with suppress(OSError):   # else there is no place left to say it
+        print(f'llm2llm: {printable(said)}', file=sys.stderr)
     return 2 if ours or system else 1
 
 

@@ -93,7 +93,7 @@ def _read_file(path, known_for):
     known = known_for(below)
     for name,value in below.items():
         try:
-            if name in _PARTS and not isinstance(value, str):
+            if name in _PARTS and (not isinstance(value, str) or not value):
                 raise SettingError(f"{name} must be text, not {value!r:.60}")
             check_names({name: value}, known, _chosen(below))
             if name in known: below[name] = check_values({name: value}, known)[name]
@@ -130,10 +130,10 @@ def read_words(
 )->Words:
     "The words of a command about a run: its file of settings, then its flags"
     plain,flags = split_flags(args)
+    for name in ('config', *_PARTS):
+        if flags.get(name) in (True, ''): raise SettingError(f"--{name} needs a value")
     path = flags.pop('config', None)
     choices = {p: flags[p] for p in _PARTS if p in flags}
-    for part,value in choices.items():
-        if value is True: raise SettingError(f"--{part} needs a value")
     below = _read_file(path, lambda words: run_settings(overlay(words, choices), *owners)) if path else {}
     known = run_settings(overlay(below, flags), *owners)
     flags |= name_arguments(plain, known)

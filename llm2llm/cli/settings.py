@@ -6,12 +6,14 @@
 __all__ = ['plain_type', 'Setting', 'settings_of', 'split_flags', 'check_values', 'check_names', 'read_yaml', 'line_of']
 
 # %% ../../nbs/09_cli/00_settings.ipynb #1d40aff3
-import inspect,json,re,types,typing
+import inspect,json,re,sys,types,typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import or_
+from os.path import isfile   # False for a name that is too long, as a text of pairs can be
 from pathlib import Path
+from textwrap import indent
 from fastcore.docments import docments
 from ..core import SettingError, unknown
 
@@ -61,6 +63,9 @@ def split_flags(
 )->tuple[list[str],dict[str,str|bool]]: # those without a name, the others by name; True: no value followed
     "Arguments of a command by name"
     plain,named,args = [],{},list(args)
+    for word in args:   # the libraries that read files take no name that is no text
+        if not re.search('[\ud800-\udfff]', word): continue
+        raise SettingError(f"{word!a} is not {sys.getfilesystemencoding()}; rename the file or folder")
     while args:
         word = args.pop(0)
         if not word.startswith('--'):
@@ -70,6 +75,34 @@ def split_flags(
         if not equals: value = args.pop(0) if args and not args[0].startswith('--') else True
         named[name.replace('-', '_')] = value
     return plain, named
+
+# %% ../../nbs/09_cli/00_settings.ipynb #9fd0c13c
+def _misread(loader, node):
+    "The plain words under a value that YAML 1.1 takes for a date, or for another number than people do"
+    if isinstance(node.value, list):   # what is in a mapping is looked at with that mapping
+        return [x for v in node.value if not isinstance(v, tuple) for x in _misread(loader, v)]
+    kind = node.tag.rpartition(':')[2]
+    odd = kind in ('int', 'float') and re.match(r'[-+]?0[\d_]|.*:', node.value)
+    if not odd and kind != 'timestamp': return []
+    value = loader.construct_object(node) if odd else 'a date'
+    return [f"YAML reads {node.value} as {value}; write a plain number, "
+            f"or {node.value!r} (in quotes) for text"]
+
+# %% ../../nbs/09_cli/00_settings.ipynb #ae47856d
+def _loader():
+    "YAML's safe loader, for which a setting that stands twice or is misread is an error"
+    import yaml
+    class Loader(yaml.SafeLoader): pass
+    def mapping(loader, node):
+        keys = [k.value for k,_ in node.value]
+        for k,v in node.value:
+            twice = [f'{k.value!r} stands twice']*(keys.count(k.value) > 1)
+            wrong = [f'{k.value}: {said}' for x in (k, v) for said in _misread(loader, x)]
+            mark = node.start_mark if twice else v.start_mark
+            for said in twice + wrong: raise yaml.MarkedYAMLError(problem=said, problem_mark=mark)
+        return loader.construct_mapping(node, deep=True)
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader
 
 # %% ../../nbs/09_cli/00_settings.ipynb #f2eff3de
 _NOUNS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text',
@@ -94,10 +127,22 @@ def _from_text(setting, text):
     if text is True:
         if bool in kinds: return 'true'
         raise SettingError(f"--{setting.name} needs a value: {_wanted(setting.type)}")
-    if dict in kinds and Path(text).is_file(): return json.dumps(read_yaml(text))
+    if dict in kinds and isfile(text): return json.dumps(read_yaml(text))
     if kinds & {list, tuple} and text[:1] not in '[' and (',' in text or str not in kinds):
         listed = json.dumps([x.strip() for x in text.split(',') if x.strip()])
         return listed.replace('"', '') if tuple in kinds else listed   # a tuple is one of numbers
+    return text
+
+# %% ../../nbs/09_cli/00_settings.ipynb #966585fa
+def _checked_text(setting, text):
+    "The same, or a `SettingError` for a word in it that YAML misreads"
+    import yaml
+    text = _from_text(setting, text)
+    if str in _members(setting.type) or text.isdecimal(): return text
+    try: yaml.load(f"{setting.name}:\n{indent(text, '  ')}", _loader())
+    except RecursionError: raise SettingError(f"{setting.name}: too many brackets within brackets") from None
+    except yaml.YAMLError as e:   # what is no YAML is left to jsonargparse
+        if type(e) is yaml.MarkedYAMLError: raise SettingError(e.problem) from e
     return text
 
 # %% ../../nbs/09_cli/00_settings.ipynb #3b101da9
@@ -108,6 +153,7 @@ def _parser(known):
     for s in known: parser.add_argument(f'--{s.name}', type=s.type, default=None)
     return parser
 
+# %% ../../nbs/09_cli/00_settings.ipynb #57494d4b
 def check_values(
     words:dict[str,object],   # flat; names that are known
     known:dict[str,Setting],  # settings by name
@@ -118,9 +164,11 @@ def check_values(
     out = {}
     for name,value in words.items():
         setting = known[name]
+        if value=='' and setting.default != '':
+            raise SettingError(f"{'--'*text}{name} is empty; give a value, or leave it out")
         parser = _parser([setting])
         try:
-            if text: found = parser.parse_args([f'--{name}={_from_text(setting, value)}'])
+            if text: found = parser.parse_args([f'--{name}={_checked_text(setting, value)}'])
             else: found = parser.parse_object({name: value})
         except ArgumentError as e:
             raise SettingError(f"{name} must be {_wanted(setting.type)}, not {value!r:.80}") from e
@@ -150,22 +198,8 @@ def check_names(
 def _unknown_of(part, kind, word, known):
     "What to say of a word that is no setting of a part"
     its = [k.partition('.')[2] for k in known if k.startswith(f'{part}.')]
-    if its: return unknown(f'setting of {part} {kind}', word, its)
+    if its: return unknown(f'setting of {part} {kind}'.strip(), word, its)
     return f"{part}.{word}: {part} {kind} has no settings; leave it out"
-
-# %% ../../nbs/09_cli/00_settings.ipynb #9fd0c13c
-def _unique_keys():
-    "YAML's safe loader, for which a setting that stands twice is an error"
-    import yaml
-    class Loader(yaml.SafeLoader): pass
-    def mapping(loader, node):
-        keys = [k.value for k,_ in node.value]
-        twice = [k for k in keys if keys.count(k) > 1]
-        if twice:
-            raise yaml.MarkedYAMLError(problem=f'{twice[0]!r} stands twice', problem_mark=node.start_mark)
-        return loader.construct_mapping(node, deep=True)
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Loader
 
 # %% ../../nbs/09_cli/00_settings.ipynb #645b834d
 def read_yaml(
@@ -174,12 +208,14 @@ def read_yaml(
 )->dict[str,object]:
     "What a file holds"
     import yaml
-    try: found = yaml.load(Path(path).read_text(encoding='utf-8-sig'), _unique_keys()) or {}
+    try: found = yaml.load(Path(path).read_text(encoding='utf-8-sig'), _loader()) or {}
     except OSError as e: raise SettingError(f"{path}: {e.strerror}") from e
+    except RecursionError: raise SettingError(f"{path}: too many brackets within brackets; {want}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        mark = getattr(e, 'problem_mark', None)
+        mark,said = getattr(e, 'problem_mark', None),getattr(e, 'problem', None) or e
         place = f'{path}:{mark.line+1}' if mark else path
-        raise SettingError(f"{place}: not YAML or JSON ({getattr(e, 'problem', None) or e})") from e
+        if type(e) is not yaml.MarkedYAMLError: said = f'not YAML or JSON ({said})'   # else one of `_loader`
+        raise SettingError(f"{place}: {said}") from e
     if not isinstance(found, dict): raise SettingError(f"{path}: {want}, not {type(found).__name__}")
     return found
 

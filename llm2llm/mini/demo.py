@@ -17,7 +17,7 @@ from ..report.compare import Comparison, compare, plot_compare, sentence
 from ..report.ledger import write_ledger
 from ..report.report import write_report
 from ..report.stats import mean_interval
-from ..store.folder import atomic_write, check_target
+from ..store.folder import atomic_write, check_page, check_target
 from ..store.records import RunFolder
 from ..tables import points, span, text_table
 if TYPE_CHECKING: import pandas as pd
@@ -91,8 +91,10 @@ Your own rows: llm2llm run --task FILE --task.question COLUMN --task.answer COLU
 
 def _pictures(comparison, output_dir):
     for name in ('accuracy_by_round.png', 'accuracy_by_round.svg'):
-        path = Path(output_dir)/name
-        with atomic_write(path) as p: plot_compare(comparison).savefig(p, format=path.suffix[1:], dpi=200)
+        path,title = Path(output_dir)/name,'llm2llm demo'
+        check_page(path, title)
+        kwargs = dict(format=path.suffix[1:], dpi=200, metadata=dict(Title=title))
+        with atomic_write(path) as p: plot_compare(comparison).savefig(p, **kwargs)
         print(path)
 
 def _show(comparison, loops, output_dir):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass,replace
 from pathlib import Path
 import pandas as pd
+from fastcore.basics import patch
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
@@ -63,22 +64,25 @@ def _picked(folder, r):
         raise RunError(f"{source} is not there; the same command as for the run trains it again")
     return record,r,source
 
-# %% ../../nbs/06_report/06_export.ipynb #b3592005
-def _base(had, base):
+# %% ../../nbs/06_report/06_export.ipynb #40781b33
+def _base(had, base, source):
     "Where the base of a run's student is: a folder, or a name on the Hub"
     name = had['model_name_or_path']
     if base is None and '/' not in name:
-        raise SettingError(f"the student's base was a folder named {name!r}, and the run has no "
-                           "record of where it is; give it: base=FOLDER (--base FOLDER)")
+        was = read_json(source/'adapter_config.json').get('base_model_name_or_path')
+        if was and Path(was).is_dir(): return was
+        raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
+                           "give its new place: base=FOLDER (--base FOLDER)")
     folder = Path(base or name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(base or name)
 
+# %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
     "A student: on the run's base, or of the whole model that the run saved"
     had,name = record.student,record.student['model_name_or_path']
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
-    place = _base(had, base)
+    place = _base(had, base, source)
     revision = had['base_digest'] if place==name else None
     student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
@@ -152,26 +156,38 @@ class Export:
         return '\n'.join([*lines, *(f'{split}: {c}' for split,c in self.scores.items()), *self.notes])
 
 # %% ../../nbs/06_report/06_export.ipynb #b9702050
-_CONTENTS = 'export.json'
+_CONTENTS,_INPUTS = 'export.json',('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
 
 @dataclass(frozen=True, kw_only=True)
 class Contents(Record):
     "What the export.json of an export says"
-    inputs:dict[str,object]   # what makes it: round, student, parts, dtype, onto, base; and the splits scored
+    inputs:dict[str,object]   # what makes it: `_INPUTS`, the last of them the splits scored
     content:dict[str,str]     # part to the digest of its folder
     scores:dict[str,Rescored] # by split
 
-    @classmethod
-    def read(cls,
-        folder:Path, # that `export` made
-    )->'Contents':
-        "What a folder holds; a `RunError` if it was changed after the export"
-        d = read_json(folder/_CONTENTS)
-        scores = {s: Rescored(run=Score(**c['run']), exported=Score(**c['exported']), differ=c['differ'])
-                  for s,c in d['scores'].items()}
-        if any(content_digest(folder/part) != its for part,its in d['content'].items()):
-            raise RunError(f"{folder} was changed after the export; export again, into a new folder")
-        return cls(inputs=d['inputs'], content=d['content'], scores=scores)
+    def __post_init__(self):
+        super().__post_init__()
+        lost = [k for k in _INPUTS if k not in self.inputs]
+        if lost: raise ValueError(f'no {lost[0]!r} in its inputs')
+
+# %% ../../nbs/06_report/06_export.ipynb #b9702051
+@patch(cls_method=True)
+def read(cls:Contents,
+    folder:Path, # that `export` made
+)->Contents:
+    "What a folder holds; a `RunError` if it was changed after the export, or is none"
+    path = folder/_CONTENTS
+    if not path.is_file(): raise RunError(f"{folder} holds no export: it has no {_CONTENTS}")
+    d = read_json(path)
+    rescored = lambda c: Rescored(run=Score(**c['run']), exported=Score(**c['exported']), differ=c['differ'])
+    try: have = cls(**d | dict(scores={split: rescored(c) for split,c in d['scores'].items()}))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise RunError(f"{path} is not what this version of export writes ({e}); export into another "
+                       "folder") from e
+    for part,its in have.content.items():
+        if (folder/part).is_dir() and content_digest(folder/part)==its: continue
+        raise RunError(f"{folder} was changed after the export; export again, into a new folder")
+    return have
 
 # %% ../../nbs/06_report/06_export.ipynb #b970205a
 def _done(out, inputs):

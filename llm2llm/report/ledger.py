@@ -16,8 +16,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
 from .display import METHOD_COLORS
-from .record import RunRecord, headline, method, notes, numbers, read_run, who
-from ..store.folder import write_text
+from .record import RunRecord, headline, method, notes, numbers, read_whole, who
+from ..store.folder import write_page
 from ..store.records import Line, missing
 from ..tables import clean
 from ..tasks.filters import reason
@@ -223,8 +223,8 @@ def write_ledger(
     folder:str|Path, # path of a run folder
 )->Path:             # ledger.html in it
     "Write the ledger of a run into its folder"
-    record = read_run(folder)
-    return write_text(record.folder.page('ledger'), page(record))
+    record = read_whole(folder)
+    return write_page(record.folder.page('ledger'), page(record))
 
 # %% ../../nbs/06_report/05_ledger.ipynb #08fe2111
 @dataclass(frozen=True, repr=False)

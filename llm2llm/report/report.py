@@ -15,8 +15,8 @@ import pandas as pd
 from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 from .plots import panels_of, plot_run
-from .record import RunRecord, headline, notes, read_run, summary, who
-from ..store.folder import write_text
+from .record import RunRecord, headline, notes, read_whole, summary, who
+from ..store.folder import write_page
 from ..store.records import SILENT
 from ..store.stages import flat
 from ..tables import clean, html_table, mark, markdown_table, one
@@ -158,10 +158,10 @@ def write_report(
     folder:str|Path,    # path of a run folder
 )->tuple[Path,Path]:    # report.md and report.html
     "Write the report of a run into its folder"
-    record = read_run(folder)
+    record = read_whole(folder)
     page = lambda suffix: record.folder.page('report', suffix)
-    if record.rounds: write_text(page('svg'), plot_run(record).svg(ground='white'))
-    return write_text(page('md'), markdown(record, page('svg').name)), write_text(page('html'), html(record))
+    if record.rounds: write_page(page('svg'), plot_run(record).svg(ground='white'))
+    return write_page(page('md'), markdown(record, page('svg').name)), write_page(page('html'), html(record))
 
 # %% ../../nbs/06_report/02b_report.ipynb #a9bf8527
 def _brief(record):

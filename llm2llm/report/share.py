@@ -18,7 +18,6 @@ from ..core import DataError,LLM2LLMError,RunError,SettingError,check_one_of,dig
 from .cards import base_on_hub,dataset_card,exported_part,model_card,shared_rows
 from .record import finished_run
 from ..store.folder import check_target,content_digest,holds,read_json,atomic_write,write_json
-from ..store.stages import link
 from ..tables import clean
 
 # %% ../../nbs/06_report/07_share.ipynb #0c583c85
@@ -43,7 +42,7 @@ def _fill_dataset(out, rows, card):
     card.save(out/'README.md')
 
 def _fill_model(out, source, card, base):
-    shutil.copytree(source, out, copy_function=link)
+    shutil.copytree(source, out)
     if (config := out/'adapter_config.json').exists(): write_json(config, read_json(config) | base)
     card.save(out/'README.md')
 
@@ -96,9 +95,11 @@ def _keep_or_fill(out, book, inputs, fill):
         if content_digest(out) != have['made']:
             raise RunError(f"{out} was written for other settings, and was changed since; "
                            "give another folder (--output_dir FOLDER), or remove it if the change may go")
-    with atomic_write(out, ours=True) as p: fill(p)   # all that is there is as it was written
-    made = content_digest(out)
-    write_json(book, dict(inputs=inputs, made=made, listed=None))
+    with atomic_write(out) as p:
+        fill(p)
+        made = content_digest(p)
+        if out.exists(): shutil.rmtree(out)   # all that is there is as it was written
+        write_json(book, dict(inputs=inputs, made=made, listed=None))   # first: a lone folder is foreign
     return made
 
 # %% ../../nbs/06_report/07_share.ipynb #5e23715e

@@ -293,9 +293,38 @@ def events(self:RunFolder)->list[dict[str,object]]: # stages with their seconds,
     if not path.exists(): return []
     lines = path.read_text('utf-8', 'replace').split('\n')[:-1]
     try: events = [json.loads(text) for text in lines if text.strip()]
-    except ValueError as e: raise damaged(path, f'a line is not JSON: {e}') from e
+    except (ValueError, RecursionError) as e: raise damaged(path, f'a line is not JSON: {e}') from e
     if odd := [e for e in events if not isinstance(e, dict)]: raise damaged(path, f'a line is {odd[0]!r:.40}')
     return events
+
+# %% ../../nbs/01_store/01_records.ipynb #740f3408
+def _counted(folder, m):
+    "Each file of a round, what the round counted in it, and how many such lines it has"
+    parts = {'train': m.train_rows, 'candidates': m.candidates}
+    parts |= {answers_part(split): c.n for split,c in m.scores.items()}
+    for part,n in parts.items():
+        path = folder.part(m.round, part)
+        if path.exists(): yield path, n, sum(d.get('verdict') not in SILENT for d in _lines(path, dict))
+    held_out = folder.held_out(m.round)
+    if m.crossfit and held_out: yield folder.part(m.round, 'fold_*'), m.crossfit.n, len(held_out)
+
+# %% ../../nbs/01_store/01_records.ipynb #cf42cc2d
+@patch
+def check_counts(self:RunFolder,
+    task:dict[str,object], # of the settings: its numbers of seed and dev rows
+    rounds:Iterable[Round],# of the finished run
+):
+    "A `RunError` for a file that is missing, or that holds another number of rows than the run counted"
+    rounds = {m.round: m for m in rounds}
+    for r in sorted(int(p.name[6:]) for p in self.path.glob('round_*') if p.name[6:].isdigit()):
+        if r not in rounds: raise missing(self/_METRICS.replace('*', f'{r:02}', 1), 'each round writes it')
+    splits = [(self/f'{s}.jsonl', task.get(s)) for s in ('seed', 'dev')]
+    counts = [(path, n, len(_lines(path, dict))) for path,n in splits if n is not None and path.exists()]
+    for m in rounds.values(): counts += _counted(self, m)
+    for path,n,have in counts:
+        if have == n: continue
+        raise RunError(f"{path} holds {have:,} rows, and the run counted {n:,}; put the file back, or give "
+                       "the command of the run again, which makes it anew")
 
 # %% ../../nbs/01_store/01_records.ipynb #88774bcf
 @patch

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from ..core import StudentError, installed
+from ..core import StudentError, installed, nearest
 from .tokens import mend_tokenizer
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig,GenerationConfig,PreTrainedConfig,PreTrainedTokenizerBase
@@ -108,6 +108,16 @@ def place(
     return str(folder) if folder.is_dir() else base
 
 # %% ../../nbs/03_student/03_models.ipynb #b90fcfa1
+def _similar(base):
+    "A hint: the model of this machine whose name `base` resembles most"
+    from huggingface_hub import constants,scan_cache_dir
+    names = [p.name for p in installed('llm2llm.models')]
+    if os.path.isdir(constants.HF_HUB_CACHE):
+        names += [r.repo_id for r in scan_cache_dir().repos if r.repo_type=='model']
+    known = {form.lower(): n for n in names for form in (n.rpartition('/')[2], n)}
+    close = nearest(str(base).lower(), known)
+    return f"did you mean {known[close]!r}? Else " if close else ''
+
 def _check_place(base):
     "A `StudentError` if there is no such folder, and it cannot be a name on the Hub either"
     if os.path.isdir(base):
@@ -115,8 +125,19 @@ def _check_place(base):
         raise StudentError(f"{base} is not a model folder: it has no config.json; give the folder that "
                            "`save_pretrained` wrote, or a name on the Hub")
     if isinstance(base, Path) or base.count('/')!=1 or base[0] in './~':
-        raise StudentError(f"there is no model folder {base}; give a folder with config.json, or a name on "
-                           f"the Hub such as {SUCH}")
+        raise StudentError(f"there is no model folder {base}; {_similar(base)}give a folder with "
+                           f"config.json, or a name on the Hub such as {SUCH}")
+
+# %% ../../nbs/03_student/03_models.ipynb #dfdd41b6
+def _unread(base, error):
+    "What to say of a model that transformers cannot read"
+    why = line(error)
+    if os.path.isdir(base): return f"cannot read the model {base}: {why}; give the folder of a whole model"
+    if "couldn't connect" in why:
+        set_off = ' (HF_HUB_OFFLINE is set)'*bool(os.environ.get('HF_HUB_OFFLINE'))
+        why = f"it is not in this machine's cache, and the Hub was not reached{set_off}"
+    return (f"there is no folder {base}, and as a model on the Hub it cannot be read: {why}; {_similar(base)}"
+            "give a model folder, or the name of a model on the Hub that this machine has or can fetch")
 
 # %% ../../nbs/03_student/03_models.ipynb #b90fcfa0
 def read_config(
@@ -128,10 +149,7 @@ def read_config(
     base = place(base)
     _check_place(base)
     try: config = AutoConfig.from_pretrained(base, revision=revision)
-    except (OSError, ValueError) as e:
-        hub = '' if os.path.isdir(base) else ' (no such folder is here, so it is taken as a name on the Hub)'
-        raise StudentError(f"cannot read the model {base}{hub}: {line(e)}; give a model folder, or the name "
-                           "of a model on the Hub that this machine has or can fetch") from e
+    except (OSError, ValueError) as e: raise StudentError(_unread(base, e)) from e
     if _writes_on(config): return config
     raise StudentError(f"{base} is a model of type {config.model_type!r}, which does not write text from "
                        f"left to right; give a causal language model such as {SUCH}")

@@ -158,7 +158,7 @@ def _choices(cells, choices):
     if not isinstance(choices, str): return tuple(_cell(cells[c], c) for c in choices or ())
     value = cells[choices]
     if isinstance(value, str):
-        with suppress(ValueError): value = json.loads(value)
+        with suppress(ValueError, RecursionError): value = json.loads(value)
     if hasattr(value, 'tolist'): value = value.tolist()  # an array, as pandas reads a list
     if isinstance(value, list | tuple): return tuple(_cell(v, choices) for v in value)
     raise DataError(f"{choices} is {shorten(value)}, not a list; write a JSON list such as "

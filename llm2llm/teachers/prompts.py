@@ -38,7 +38,8 @@ class Prompt:
     def __post_init__(self):
         for name in ('rules', 'turn'):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            if isinstance(value, str): value = [value]
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         for f in fields(self): _check_part(f.name, f.type, getattr(self, f.name))
         if self.rephrase and self.error:
             raise SettingError('prompt: rephrase says a question in other words, whatever the student '
@@ -51,7 +52,8 @@ class Prompt:
 def _check_part(name, kind, value):
     if kind is int: return check_int(f'prompt: {name}', value)
     must = {bool: 'true or false', str: 'text'}.get(kind, 'a list of texts')
-    ok = isinstance(value, kind) if kind in (bool, str) else all(isinstance(x, str) for x in value)
+    ok = isinstance(value, kind if kind in (bool, str) else tuple)
+    if ok and kind not in (bool, str): ok = all(isinstance(x, str) for x in value)
     if not ok: raise SettingError(f'prompt: {name} must be {must}, not {value!r}')
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #86bfedda

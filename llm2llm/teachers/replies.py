@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from fastcore.basics import patch
 from ..core import RunError
+from ..store.folder import damaged
 from .teacher import Chat, Schema, Spent
 
 # %% ../../nbs/04_teachers/02_replies.ipynb #be77d665
@@ -79,9 +80,11 @@ class Replies:
     @contextmanager
     def _errors(self):
         try: yield
-        except sqlite3.Error as e:
+        except sqlite3.OperationalError as e:
             mend = 'mend that and run the same command again, every reply that came is kept'
             raise RunError(f'{self.path}: {e}; {mend}') from e
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as e:
+            raise damaged(self.path, ' '.join(str(e).split())) from e
 
     def __len__(self): return len(self._known)
 
@@ -96,8 +99,9 @@ def _connect(self:Replies):
                               isolation_level=None)
     begin = f'pragma journal_mode=delete; pragma synchronous=full; {_TABLES}'
     if not self.read_only: self.db.executescript(begin)
-    [health] = self.db.execute('pragma quick_check(1)').fetchone()
-    if health != 'ok': raise sqlite3.DatabaseError(f'damaged ({health}); copy the folder again, whole')
+    [health],[page] = (self.db.execute(f'pragma {x}').fetchone() for x in ('quick_check(1)', 'page_size'))
+    if self.path.stat().st_size % page: health = 'its last bytes are missing'   # SQLite would read zeros
+    if health != 'ok': raise sqlite3.DatabaseError(health)
     self._known = {k: Reply(**json.loads(r)) for k,r in self.db.execute('select key, reply from replies')}
     self._ids = itertools.count(1 + (self.db.execute('select max(id) from attempts').fetchone()[0] or 0))
     self.notes = {k: json.loads(v) for k,v in self.db.execute('select name, value from notes')}

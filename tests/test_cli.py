@@ -1,0 +1,113 @@
+"What a person may write after `llm2llm`, and in the files that it names: each mistake is answered with a sentence"
+import json, shutil, sys
+
+import pytest
+
+from llm2llm.cli.main import main
+from llm2llm.mini.mini import mini_base
+
+
+def said(capsys, *words, ends=2):
+    "Standard error of a command that ends so"
+    assert main([*map(str, words)]) == ends
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line', ['rounds: 010', 'rounds: 1:30', 'student: {learning_rate: 1:30}', 'teacher: {price: [010, 1]}', 'output_dir: 2026-13-45'])
+def test_a_number_that_yaml_reads_as_another(line, tmp_path, capsys):
+    (tmp_path / 'a.yaml').write_text(f'task: mini-gsm\n{line}\n')
+    name, _, word = line.strip('}').rpartition(': ')
+    text = said(capsys, 'run', '--config', tmp_path / 'a.yaml', '--dry-run')
+    assert f'a.yaml:2: {name.rpartition("{")[2]}: YAML reads {word.strip("[").split(",")[0]} as' in text
+    assert 'write a plain number' in text
+    if name == 'rounds' and ':' in word:
+        assert 'rounds: YAML reads' in said(capsys, 'run', '--task', 'mini-gsm', '--rounds', word, '--dry-run')
+
+
+def test_a_name_of_a_model_that_nobody_has(tmp_path, capsys, monkeypatch):
+    "One line, with the model of the cache that was meant"
+    for name in ('refs', 'blobs', 'snapshots'): (tmp_path / 'models--Qwen--Qwen2.5-0.5B-Instruct' / name).mkdir(parents=True)
+    for module in ('huggingface_hub.constants', 'huggingface_hub.utils._cache_manager'):
+        monkeypatch.setattr(f'{module}.HF_HUB_CACHE', str(tmp_path))
+    run = ['run', '--task', 'mini-gsm', '--teacher', 'none', '--output_dir', tmp_path / 'run', '--student']
+    for name, says in {
+        'qwen2.5-0.5b-instrct': 'there is no model folder',
+        'Qwen/qwen2.5-0.5b-instrct': "it is not in this machine's cache, and the Hub was not reached",
+    }.items():
+        text = said(capsys, *run, name)
+        assert says in text and "did you mean 'Qwen/Qwen2.5-0.5B-Instruct'?" in text and text.count('\n') == 1
+    assert "did you mean 'mini'?" in said(capsys, *run, 'mimi')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_base_of_a_run_is_found_or_asked_for(tmp_path, capsys):
+    "`predict`, which the end of a run names as the next command, where the base was a folder that is moved later"
+    shutil.copytree(mini_base(), tmp_path / 'base')
+    run = 'run --task mini-gsm --task.n_seed 4 --task.n_test 4 --teacher none --student.lora_r 4 --student.num_train_epochs 1'
+    assert main([*run.split(), '--student', str(tmp_path / 'base'), '--output_dir', str(tmp_path / 'run')]) == 0
+    ask = ['predict', str(tmp_path / 'run'), '--ask', '1 + 1?']
+    assert main(ask) == 0
+    (tmp_path / 'base').rename(tmp_path / 'elsewhere')
+    text = said(capsys, *ask)
+    assert f"the folder {tmp_path / 'base'}, and it is not there any more" in text and '--base FOLDER' in text
+    assert main([*ask, '--base', str(tmp_path / 'elsewhere')]) == 0
+
+
+DEEP = '[' * 3000
+PROMPT = 'prompt --task mini-gsm --teacher api --teacher.model m'
+WRONG = {
+    f'{PROMPT} --teacher.prompt {{"rules":null}}': 'prompt: rules must be a list of texts, not None',
+    f'{PROMPT} --teacher.prompt {{"about":"{"x" * 300}","rules":3}}': 'prompt: rules must be a list of texts, not 3',
+    f'{PROMPT} --teacher.base_url http://127.0.0.1:99999': 'base_url: Port out of range',
+    f'{PROMPT} --teacher.base_url http://127.0.0.1:abc': 'base_url: Port could not be cast',
+    f'{PROMPT} --teacher.base_url http://[::1': 'base_url: Invalid IPv6 URL',
+    f'{PROMPT} --teacher.prompt {DEEP}': 'too many brackets within brackets',
+    'run --config {tmp}/deep --teacher none': 'deep: too many brackets within brackets',
+    'grid --config {tmp}/deep': 'deep: too many brackets within brackets',
+    'score gsm8k {tmp}/deep.jsonl': 'deep.jsonl:1: too many brackets within brackets',
+    'check {tmp}/deep.jsonl': 'deep.jsonl:1: not JSON',
+    'run --task mini-gsm --prompt x': "unknown setting 'prompt'",
+    'check caf\udce9.jsonl': r"'caf\udce9.jsonl' is not utf-8; rename the file or folder",
+    'run --task mini-gsm --output_dir caf\udce9': 'is not utf-8',
+}
+
+
+@pytest.mark.parametrize('words', WRONG)
+def test_a_mistake_is_one_line(words, tmp_path, capsys):
+    (tmp_path / 'deep').write_text(f'task: {DEEP}')
+    (tmp_path / 'deep.jsonl').write_text(f'{{"question": {DEEP}')
+    text = said(capsys, *(w.replace('{tmp}', str(tmp_path)) for w in words.split()))
+    assert WRONG[words] in text and text.count('\n') == 1 and 'foresaw' not in text
+
+
+def test_where_nothing_can_be_printed(run):
+    "A full disk, and streams that the shell has closed"
+    shell = lambda line, status: run('sh', '-c', f'{sys.executable} -m llm2llm {line}', status=status).stderr
+    assert 'No space left' in shell('tasks > /dev/full', 2)
+    assert shell('tasks >&-', 0) == '' and shell('nosuch 2> /dev/full', 2) == ''
+
+
+def test_text_that_turns(tmp_path, capsys):
+    "The marks that Arabic and Hebrew need stay; what could turn a line of JSON is its escape"
+    row = dict(id='a', question='1 + 1?', answer='1 + 1 = 2\n#### 2')
+    (tmp_path / 'rows.jsonl').write_text(json.dumps(row))
+    assert main([*f'{PROMPT} --task.n_seed 1'.split(), '--said', 'a \u200f\u202e\x1b b']) == 0
+    assert 'a \u200f\ufffd\ufffd b' in capsys.readouterr().out
+    assert main(['run', '--task', 'mini-gsm', '--dry-run', '--output_dir', 'a\u202e\u200f']) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out)['output_dir'] == 'a\u202e\u200f' and '\u202e' not in out
+
+
+EMPTY = ['run --task mini-gsm --output_dir=', 'run --task=', 'run --task mini-gsm --student=', 'run --config=', 'check --file=', 'report --folder=',
+         'demo --output_dir=', 'grid --config=', 'predict x --file=', 'share x a/b --exported=', 'export x --base=', 'score gsm8k x --output_file=',
+         'run --task x.csv --task.test=', 'run --task mini-gsm --teacher replay --teacher.folder=', 'run --task mini-gsm --match_run=']
+
+
+@pytest.mark.parametrize('line', EMPTY)
+def test_an_empty_value_names_its_flag(line, tmp_path, capsys):
+    flag = line.split()[-1].rstrip('=')
+    text = said(capsys, *line.split())
+    assert flag in text and ('is empty; give a value' in text or 'needs a value' in text)
+    if line == EMPTY[0]:
+        (tmp_path / 'a.yaml').write_text("task: mini-gsm\noutput_dir: ''\n")
+        assert 'a.yaml:2: output_dir is empty' in said(capsys, 'run', '--config', tmp_path / 'a.yaml')
