@@ -1094,10 +1094,19 @@ def chat(tmp_path_factory): return mini_chat(tmp_path_factory.mktemp('chat')/'mi
 
 
 class Watched(LocalTeacher):
+    alone, once, gone = (), (), ()
+
     def write(self, task, requests, have):
-        self.alone = [*getattr(self, 'alone', []), self.student.model is None]
+        self.alone += (self.student.model is None,)
         yield from super().write(task, requests, have)
-        self.alone.append(self.chat.model is None)
+
+    def verify(self, *args):
+        self.once += (self.chat.model is not None,)   # loaded by `write`, and not again
+        return super().verify(*args)
+
+    def free(self):
+        super().free()
+        self.gone += (self.chat.model is None,)
 
 
 def local_run(folder, chat):
@@ -1124,10 +1133,8 @@ def _fit_local(folder, chat):
 
 def test_a_local_teacher(chat, tmp_path, other):
     run = local_run(tmp_path/'run', chat).fit(verbose=False)
-    assert (
-        run.teacher.alone == [True, True] * sum(m.requested > 0 for m in run.rounds)
-        and len(run.teacher.alone) >= 2
-    )
+    teacher, rounds = run.teacher, sum(m.requested > 0 for m in run.rounds)
+    assert rounds and teacher.alone == teacher.once == (True,) * rounds and all(teacher.gone)
     verdicts = Counter(
         c['verdict'].partition(':')[0]
         for f in (tmp_path / 'run').glob('round_*/candidates.jsonl')

@@ -94,6 +94,7 @@ def _judge(self:TeacherStages, drafts, round, rows, judge, room):
     "The verdicts that cost something, then those that depend on other candidates"
     kept = lambda: [d for d in drafts if d.kept]
     if self.config.num_verifications: self._verify(kept())
+    self.teacher.free()   # rows are written and verified in one loading; the student may come next
     if self.config.only_wrong: self._only_wrong(kept(), round, rows)
     for d in kept():
         verdict = judge(d.line.row, d.request.row)   # knows those before it
@@ -119,8 +120,10 @@ def write(self:TeacherStages,
     def make(path):
         if self.teacher.needs_gpu: self.student.student.free()
         judge = Filter(self.task, [x for x in rows if x.round], self._threshold(), self.config.decontaminate)
-        drafts = self._drafts(asked, rows, judge)
-        self._judge(drafts, round, rows, judge, room)
+        try:
+            drafts = self._drafts(asked, rows, judge)
+            self._judge(drafts, round, rows, judge, room)
+        finally: self.teacher.free()
         write_lines(path, [d.line for d in drafts])
     inputs = dict(teacher=self.teacher.settings(), asked=digest(asked, *[q.row for q in asked]),
                   have=digest(*rows), left=room)

@@ -74,6 +74,9 @@ def _tokens(self:LocalTeacher, call):
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725b
 @patch
+def free(self:LocalTeacher): self.chat.free()
+
+@patch
 def _fill(self:LocalTeacher, calls, label):
     "Have the model reply to what is not recorded yet; each reply is kept as it comes"
     from llm2llm.student.tokens import encode_completions
@@ -88,8 +91,7 @@ def _fill(self:LocalTeacher, calls, label):
     seeds = [int(c.key[:8], 16) for c in todo]
     chats,most = [c.messages for c in todo],todo[0].params['max_tokens']
     sampling = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds)
-    try: self.chat.generate(chats, None, most, label, on_completion=keep, **sampling)
-    finally: self.chat.free()
+    self.chat.generate(chats, None, most, label, on_completion=keep, **sampling)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
 _TOO_LONG = Reply(problem='context'), ''

@@ -156,6 +156,9 @@ def prefetch(self:Teacher, task:Task, request:Request, have:Sequence[Example],
     "Start a request that is certain to come"
 
 @patch
+def free(self:Teacher): "Give back the memory that writing took; the student comes next"
+
+@patch
 def verify(self:Teacher,
     task:Task,              # says how an answer is read
     rows:Sequence[Example], # new rows
