@@ -111,3 +111,19 @@ def test_an_empty_value_names_its_flag(line, tmp_path, capsys):
     if line == EMPTY[0]:
         (tmp_path / 'a.yaml').write_text("task: mini-gsm\noutput_dir: ''\n")
         assert 'a.yaml:2: output_dir is empty' in said(capsys, 'run', '--config', tmp_path / 'a.yaml')
+
+
+def test_what_is_left_out_of_a_task(tmp_path, capsys):
+    "No dev rows and no instructions, from the shell"
+    rows = [dict(question=f'sentence {i}', answer=('glad', 'sad')[i % 2]) for i in range(120)]
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    words = ['run', '--task', str(tmp_path / 'rows.jsonl'), '--teacher', 'none', '--student', 'mini', '--dry-run']
+    def task(*more):
+        assert main([*words, *more]) == 0
+        return json.loads(capsys.readouterr().out)['task']
+    assert task()['dev'] > 0 and task()['instructions'] == 'Classes: glad, sad.'
+    assert task('--task.dev', 'false')['dev'] == 0
+    assert 'instructions' not in task('--task.instructions', 'false')
+    (tmp_path / 'labels.yaml').write_text('glad: it went well\nsad: it did not\n')
+    told = task('--task.labels', str(tmp_path / 'labels.yaml'))
+    assert told['labels'] == ['glad', 'sad'] and 'glad: it went well; sad: it did not.' in told['instructions']

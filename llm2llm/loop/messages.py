@@ -9,7 +9,7 @@ __all__ = ['round_line', 'end_line', 'found_line', 'end_notes']
 from collections.abc import Sequence
 from .rules import Rule
 from ..store.records import Final, Round, RunFolder, Score
-from ..teachers.prompts import CUT_OFF
+from ..teachers.completion import CUT_OFF
 from ..teachers.replies import Replies
 
 # %% ../../nbs/05_loop/03a_messages.ipynb #5a1d0008

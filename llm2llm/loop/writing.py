@@ -109,6 +109,7 @@ def _threshold(self:TeacherStages):
     own = self.config.near_duplicate_threshold
     return self.teacher.near_duplicate_threshold if own is None else own
 
+# %% ../../nbs/05_loop/03_writing.ipynb #0d3572e0
 @patch
 def write(self:TeacherStages,
     round:int,           # the round before the one that the rows are for

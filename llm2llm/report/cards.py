@@ -74,7 +74,7 @@ def _task_words(t):
         loaded = t.get('loaded') or dict(n_seed=t['seed'], n_dev=t.get('dev'))
         return {'task': t['name']} | {f'task.{k}': v for k,v in loaded.items() if v}
     words = dict(dev=False, question='question', answer='answer', kind=t['kind'], template=t['template'],
-                 instructions=t.get('instructions', ''))
+                 instructions=t.get('instructions') or False)
     words |= {k: f'{k.upper()}.jsonl' for k in ('dev', 'test', 'pool') if t.get(k)}
     if kind_of(t['kind']).choices: words['choices'] = 'choices'
     if t['labels']: words['labels'] = json.dumps(t['labels'], ensure_ascii=False)

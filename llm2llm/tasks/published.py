@@ -96,7 +96,7 @@ def load_task(
     n_seed:int|None=None, # seed rows to draw from train, stratified by label; None: all
     n_dev:int=0,          # dev rows: at most so many of the dev file; without one, so many drawn from train
     seed:int=0,           # which draw, at least 0
-    instructions:str|None=None, # what stands before each row; '': nothing; None: those of the task
+    instructions:bool|str|None=None, # what stands before each row; False: nothing; None: as of the task
 )->Task:                  # with seed, dev, test and pool rows; the pool is what is left of train
     "A task of the paper with its rows"
     check_one_of('task', name, TASKS)
@@ -110,6 +110,6 @@ def load_task(
     chosen,dev,pool = _draw_splits(splits, n_seed, n_dev, seed)
     test = tuple(splits.rows['test'].values())
     loaded = dict(data=data and 'FOLDER', n_seed=n_seed, n_dev=n_dev, seed=seed)
-    told = splits.task.instructions if instructions is None else instructions
+    told = splits.task.instructions if instructions is None else instructions or ''
     return replace(splits.task, seed_rows=chosen, dev=dev, test=test, pool=pool, notes=tuple(splits.notes),
                    loaded=loaded, instructions=told)

@@ -222,7 +222,7 @@ def _asked(kind, choices):
 @patch(cls_method=True)
 def from_files(cls:Task,
     seed_rows:Source,        # seed rows: a .jsonl, .csv, .tsv or .parquet file, or a table in memory
-    dev:Source|bool|None=None, # dev rows; None: hold back seed rows if they can spare it; False: no dev split
+    dev:bool|Source|None=None, # dev rows; None: hold back seed rows if they can spare it; False: no dev split
     test:Source|None=None,   # test rows
     pool:Source|None=None,   # further labelled rows, for the pool teacher
     question:str='question', # column of the input text
@@ -233,7 +233,7 @@ def from_files(cls:Task,
     name:str|None=None,      # None: the name of the seed file, or 'own'
     template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
-    instructions:str|None=None, # what stands before each row; '': nothing; None: description and classes
+    instructions:bool|str|None=None, # what stands before each row; False: nothing; None: as of the kind
     overlap:str='drop',      # seed, dev or pool rows whose question is held out too: 'drop' or 'refuse'
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
@@ -246,7 +246,7 @@ def from_files(cls:Task,
     kind,notes = (asked,[]) if asked else _found(seeds, labels)
     if isinstance(labels, dict): description,labels = _with_meanings(description, labels),[*labels]
     names,more = kind.find_labels(seeds, labels, place)
-    told = kind.instructions(names, description) if instructions is None else instructions
+    told = kind.instructions(names, description) if instructions is None else instructions or ''
     task = Task(name or own, kind, template or kind.template, tuple(names), description, instructions=told)
     splits = Splits(task, rows, [*notes, *more])
     owner = 'the seed rows' if labels is None else 'the label set that you gave'

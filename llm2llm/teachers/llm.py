@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from ..core import Example, SettingError, check_number, check_one_of, check_int
 from ..store.records import RunFolder
 from ..tasks.task import Task
-from .completion import without_thoughts
-from .prompts import CUT_OFF, PROTOCOLS, Prompt, messages, prompt_for, read_reply
+from .completion import CUT_OFF, without_thoughts
+from .prompts import PROTOCOLS, Prompt, messages, prompt_for, read_reply
 from .prompts import reply_schema, row_text, solve_messages
 from .replies import PROBLEMS, ChatRequest, Replies, Reply
 from .teacher import Candidate, Chat, Cost, Request, Schema, Spent, Teacher, Votes, Written
