@@ -84,7 +84,7 @@ def stop_pattern(
         raise SettingError(f"stop_regex must be a regular expression, not {stop_regex!r}: {e}") from e
 
 # %% ../../nbs/03_student/07_answering.ipynb #697d1787
-TOO_LONG = "for one prompt; give the student quantization='nf4' or a smaller max_length"
+TOO_LONG = "for one prompt; in another output_dir, give quantization='nf4' or a smaller max_length"
 
 class Answering:
     "The part of a student that answers; the student has model, tokenizer and settings"

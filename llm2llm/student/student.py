@@ -145,6 +145,8 @@ def __repr__(self:Student):
             f"batches of {self.batch_size}; {state})")
 
 # %% ../../nbs/03_student/06_student.ipynb #5e38329e
+_TOO_LARGE = "for the weights; in another output_dir, give quantization='nf4' or a smaller base"
+
 @patch
 def _read(self:Student, folder=None):
     "The model of `folder` (the base if None) on the student's device"
@@ -154,7 +156,7 @@ def _read(self:Student, folder=None):
     return model
 
 @patch
-@within_memory("for the weights; give quantization='nf4', or a smaller base")
+@within_memory(_TOO_LARGE)
 def load_base(self:Student):
     "Load the base's weights, unless they are there already"
     if self.model is not None: return
@@ -267,8 +269,8 @@ def _adapter(self:Student):
                       **self.lora_config or {})
 
 # %% ../../nbs/03_student/06_student.ipynb #4a61551e
-_TOO_MANY = ("for so many rows at a time; give the student a smaller per_device_train_batch_size, "
-             "quantization='nf4' or a smaller max_length")
+_TOO_MANY = ("for so many rows at a time; give the student a smaller per_device_train_batch_size, or, in "
+             "another output_dir, quantization='nf4' or a smaller max_length")
 
 @patch
 def _fit(self:Student, data, steps, seed, bar, label='training'):
@@ -363,7 +365,7 @@ def save(self:Student,
 # %% ../../nbs/03_student/06_student.ipynb #4be52c55
 @patch
 @ranks.together
-@within_memory("for the weights; give quantization='nf4', or a smaller base")
+@within_memory(_TOO_LARGE)
 def load(self:Student,
     folder:str|Path, # written by `save` of a student with the same base and settings
 ):

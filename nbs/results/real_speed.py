@@ -83,7 +83,7 @@ def bare(base, data, folder):
         ids, labels, mask = padded(data[at : at + 8])
         first = int(labels.ne(-100).any(0).int().argmax()) - 1
         with student.precision.autocast():
-            kept = dict(labels=labels[:, first:], logits_to_keep=labels.shape[1] - first)
+            kept = dict(labels=labels[:, first:], logits_to_keep=labels.shape[1] - first, use_cache=False)
             loss = model(input_ids=ids, attention_mask=mask, **kept).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
