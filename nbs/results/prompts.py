@@ -62,7 +62,7 @@ def main():
     p.add_argument('--dtype', choices=DTYPES)
     a = p.parse_args()
     fields = 'task', 'wording', 'draw', 'rows', 'epochs'
-    key = lambda d: (*(d[k] for k in fields), d.get('dtype', 'bfloat16'))
+    key = lambda d: (*(d[k] for k in fields), d.get('dtype', 'float32 under bfloat16'))
     done = {key(json.loads(line)) for line in RAW.read_text().splitlines()} if RAW.exists() else set()
     for draw, name, wording in product(range(a.draws), a.tasks, a.wordings):
         chat = not wording.startswith('plain')
