@@ -4,7 +4,9 @@ import json, shutil, sys
 import pytest
 
 from llm2llm.cli.main import main
+from llm2llm.core import SettingError
 from llm2llm.mini.mini import mini_base
+from llm2llm.tasks.task import Task
 
 
 def said(capsys, *words, ends=2):
@@ -127,3 +129,38 @@ def test_what_is_left_out_of_a_task(tmp_path, capsys):
     (tmp_path / 'labels.yaml').write_text('glad: it went well\nsad: it did not\n')
     told = task('--task.labels', str(tmp_path / 'labels.yaml'))
     assert told['labels'] == ['glad', 'sad'] and 'glad: it went well; sad: it did not.' in told['instructions']
+
+
+@pytest.mark.parametrize('labels,says', [
+    (dict(a='x', b=None), "say in words what 'b' means, not None"),
+    (dict(a='x', b=''), "say in words what 'b' means"),
+    (dict(a=['x'], b='y'), "say in words what 'a' means"),
+])
+def test_meanings_that_are_none(labels, says):
+    rows = [dict(question=f'sentence {i}', answer='ab'[i % 2]) for i in range(40)]
+    with pytest.raises(SettingError, match=says): Task.from_files(rows, labels=labels)
+    with pytest.raises(SettingError, match='must be a text, or false'): Task.from_files(rows, instructions=5)
+
+
+def test_meanings_and_instructions_as_they_are_meant():
+    rows = [dict(question=f'sentence {i}', answer='12'[i % 2]) for i in range(40)]
+    task = Task.from_files(rows, labels={1: 'one', 2: 'two '}, description='Which number?\n')
+    assert task.labels == ('1', '2') and task.instructions == 'Which number? 1: one; 2: two.\nClasses: 1, 2.'
+    usual = Task.from_files(rows).instructions
+    assert Task.from_files(rows, instructions=True).instructions == usual == 'Classes: 1, 2.'
+    assert Task.from_files(rows, instructions=' ').instructions == ''
+
+
+def test_a_doctors_report_holds_no_path(tmp_path, capsys, monkeypatch):
+    "Of a base that cannot be read too, and however its folder is written"
+    broken = tmp_path / 'alice_secret' / 'base'
+    shutil.copytree(mini_base(), broken)
+    for p in broken.glob('*.safetensors'): p.write_bytes(p.read_bytes()[:100])
+    monkeypatch.chdir(tmp_path)
+    for i, folder in enumerate(('alice_secret/base/', './alice_secret/../alice_secret/base', str(broken))):
+        assert main(['doctor', '--student', folder, '--device', 'cpu', '--output_file', f'{i}.jsonl']) == 2
+        report = (tmp_path / f'{i}.jsonl').read_text()
+        assert 'alice' not in report and str(tmp_path) not in report and 'load in 4 bits' in report
+    (broken / 'config.json').write_text('{')
+    assert main(['doctor', '--student', str(broken), '--output_file', 'read.jsonl']) == 2
+    assert 'alice' not in (tmp_path / 'read.jsonl').read_text() and 'No: read the base' in capsys.readouterr().out

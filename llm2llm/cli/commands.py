@@ -297,7 +297,7 @@ def doctor(
     if output_file: check_out(output_file, *known)
     found = examine(student, device)
     if output_file: write_jsonl(output_file, [nameless(found.as_dict(), student)])
-    if not found.ok: raise RunError("this machine cannot do a run yet; the line above says why")
+    if not found.ok: raise RunError("a check failed; the line before this one says which and why")
 
 # %% ../../nbs/09_cli/03_commands.ipynb #35349687
 def _lacks(words):

@@ -6,7 +6,7 @@
 __all__ = ['LABELS', 'ROWS', 'machine_facts', 'numbers', 'Check', 'checks', 'nameless', 'Findings', 'examine']
 
 # %% ../../nbs/03_student/08_doctor.ipynb #d0c70004
-import getpass,os,platform,shutil,subprocess,sys,tempfile,time
+import getpass,os,platform,re,shutil,subprocess,sys,tempfile,time
 from collections.abc import Callable,Iterator
 from dataclasses import asdict,dataclass
 from importlib.util import find_spec
@@ -69,7 +69,7 @@ def numbers(
 )->dict[str,object]: # JSON-able
     "What a student on this machine computes with, and why"
     small = student.device=='cpu' and student.dtype=='float32' and has_bfloat16('cpu')
-    why = _why(student) + (", but casts cost a base of this size more than they save" if small else '')
+    why = _why(student) + (', but so small a base is quicker without' if small else '')
     return dict(device=student.device, products=student.dtype, weights=student.precision.weights,
                 gradients_scaled=student.precision.flags['fp16'], quantization=student.quantization,
                 attention=student.attn_implementation or 'sdpa', why=why)
@@ -122,12 +122,13 @@ def _pieces(student, folder):
     yield 'free and load again', lambda: (student.free(), student.load(folder))
     yield 'resume', lambda: _same(student, folder)
     several = torch.cuda.is_available() and torch.cuda.device_count() > 1
-    if several and ranks.world()==1: yield 'two ranks', _two_ranks
+    if several and ranks.world()==1: yield 'two ranks', lambda: _two_ranks(student)
 
-def _two_ranks():
+def _two_ranks(student):
     "The same training on two GPUs"
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
-    done = subprocess.run([*launch, '-m', 'llm2llm', 'doctor'], capture_output=True, text=True, timeout=300)
+    command = [*launch, '-m', 'llm2llm', 'doctor', '--student', student.model_name_or_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode: raise StudentError(f"{clean(done.stderr[-600:], 600)}; one GPU alone works: set "
                                            "CUDA_VISIBLE_DEVICES=0")
 
@@ -168,13 +169,21 @@ def checks(
     student.free()
 
 # %% ../../nbs/03_student/08_doctor.ipynb #d0c70015
+_path = re.compile(r'(?<![\w.-])(?:~|[A-Za-z]:|\.{1,2})?(?:[\\/][^\s\\/:;,\'"()]+)+')
+
+def _user():
+    "The name of the user; '' where there is none"
+    try: return getpass.getuser()
+    except (KeyError, OSError, ImportError): return ''   # a container may have no such entry
+
 def _nameless(text, base):
     "A text without paths and names of this machine"
-    known = {str(base): 'STUDENT', tempfile.gettempdir(): 'TMP', os.getcwd(): '.', str(Path.home()): '~'}
-    for path,word in known.items():
-        if os.sep in path and len(path) > 1: text = text.replace(path, word)
-    user = getpass.getuser()
-    return text.replace(user, 'USER') if len(user) > 3 and user!='root' else text
+    if os.path.isdir(base):
+        plain = os.path.normpath(base)
+        for known in (str(base), str(Path(base)), plain, os.path.basename(plain)):
+            text = re.sub(rf'(?<![\w.-]){re.escape(known)}(?![\w-])', 'STUDENT', text)
+    text = _path.sub('PATH', text)
+    return re.sub(rf'(?<!\w){re.escape(_user())}(?!\w)', 'USER', text) if len(_user()) > 1 else text
 
 def nameless(
     value:object,  # JSON-able
@@ -209,8 +218,8 @@ class Findings:
         return asdict(self) | dict(ok=self.ok, verdict=self.verdict())
 
 # %% ../../nbs/03_student/08_doctor.ipynb #d0c70016
-def _head(facts, found, unseen):
-    "The lines before the checks"
+def _head(facts, unseen):
+    "The lines on the machine"
     v = facts['versions']
     yield '  '.join(f'{k} {v[k]}' for k in v) + (f"  CUDA {facts['cuda']}" if facts['cuda'] else '')
     yield (f"{facts['system']}, {facts['cores']} cores, torch threads {facts['threads']}, "
@@ -219,10 +228,25 @@ def _head(facts, found, unseen):
         yield f"GPU: {g['name']}, compute capability {g['capability']}, {g['gb']} GB, {g['free_gb']} free"
     if not facts['gpus']: yield 'GPU: none seen'
     if unseen: yield unseen
+    yield f"Packages with kernels of their own: {', '.join(facts['kernels']) or 'none'}"
+
+def _numbers_line(found):
+    "The line on what the student computes with"
     scaled = ', gradients scaled' if found['gradients_scaled'] else ''
-    yield (f"On {found['device']}: products in {found['products']}, weights in {found['weights']}, the "
-           f"frozen base in {found['quantization']}{scaled}, since {found['why']}")
-    yield f"Kernels: {', '.join(facts['kernels']) or 'none'}; attention by {found['attention']}"
+    return (f"On {found['device']}: products in {found['products']}{scaled}, the frozen base in 4 bits "
+            f"({found['quantization']}), attention by {found['attention']}: {found['why']}")
+
+# %% ../../nbs/03_student/08_doctor.ipynb #d0c70032
+def _examined(student, about, facts, unseen, tell):
+    "The findings with a student whose base could be read"
+    if ranks.world() > 1: student.start_workers()   # `_two_ranks` has launched us
+    found,done = numbers(student),[]
+    tell(_numbers_line(found))
+    for check in checks(student):
+        tell(str(check))
+        done.append(check)
+    about |= dict(kind=student.config.model_type, width=student.config.get_text_config().hidden_size)
+    return Findings(about, facts, found, done, unseen)
 
 # %% ../../nbs/03_student/08_doctor.ipynb #d0c70017
 def examine(
@@ -232,17 +256,11 @@ def examine(
 )->Findings:
     "Look at this machine and do a small piece of the job on it"
     facts,unseen = machine_facts(),_unseen()
-    student = Student(model, quantization='nf4', device=device, batch_size=4, max_length=128)
-    if ranks.world() > 1: student.start_workers()   # `_two_ranks` has launched us
-    found = numbers(student)
-    for text in _head(facts, found, unseen): tell(text)
-    done = []
-    for check in checks(student):
-        tell(str(check))
-        done.append(check)
-    base = model if model.count('/') < 2 and not Path(model).exists() else 'a folder'
-    width = student.config.get_text_config().hidden_size
-    about = dict(base=base, kind=student.config.model_type, width=width)
-    findings = Findings(about, facts, found, done, unseen)
+    for text in _head(facts, unseen): tell(text)
+    about = dict(base='a folder' if Path(model).exists() else model)
+    try: student = Student(model, quantization='nf4', device=device, batch_size=4, max_length=128)
+    except StudentError as e:
+        findings = Findings(about, facts, {}, [Check('read the base', 0., str(e))], unseen)
+    else: findings = _examined(student, about, facts, unseen, tell)
     tell(findings.verdict())
     return findings

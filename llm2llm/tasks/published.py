@@ -12,7 +12,7 @@ from ..core import DataError, Example, SettingError, check_one_of, check_int
 from ..tables import shorten
 from .files import READERS, read_places
 from .splits import Splits, draw, without
-from .task import TASKS, Task
+from .task import TASKS, Task, told_before
 from .texts import question_key
 
 # %% ../../nbs/02_tasks/06_published.ipynb #43b5cb40
@@ -110,6 +110,6 @@ def load_task(
     chosen,dev,pool = _draw_splits(splits, n_seed, n_dev, seed)
     test = tuple(splits.rows['test'].values())
     loaded = dict(data=data and 'FOLDER', n_seed=n_seed, n_dev=n_dev, seed=seed)
-    told = splits.task.instructions if instructions is None else instructions or ''
+    told = told_before(instructions, splits.task.instructions)
     return replace(splits.task, seed_rows=chosen, dev=dev, test=test, pool=pool, notes=tuple(splits.notes),
                    loaded=loaded, instructions=told)

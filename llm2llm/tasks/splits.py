@@ -192,7 +192,7 @@ def hold_back(self:Splits):
     dev = draw(free, round(len(seeds)/5), 'dev', label=task.label, shares=True)
     how = ', stratified by label' if task.kind.stratified else ''
     note = (f"dev: {len(dev)} of the {len(seeds)} seed rows held back{how}; "
-            "dev=False (--task.dev none) keeps them as seed rows")
+            "dev=False (--task.dev false) keeps them as seed rows")
     if why := self._why_no_dev(seeds, dev):
         dev,note = [],(f"no dev split: {why}; so no round is picked and nothing stops the run early. "
                        "Pass dev=FILE (--task.dev FILE) if you have more rows")
