@@ -22,6 +22,7 @@ from llm2llm.report.cards import _selected, command_line, dataset_card, shared_r
 from llm2llm.report.share import push, share
 from llm2llm.store.folder import read_json, read_jsonl, write_json, write_jsonl
 from llm2llm.store.records import RunFolder
+from llm2llm.tasks.task import Task
 
 TOKEN = 'hf_' + 'thisIsNoToken'*3
 
@@ -522,3 +523,17 @@ def test_what_is_shared_is_a_copy(made, tmp_path):
         write_json(tmp_path / 'mine' / 'export.json', content)
         with pytest.raises(RunError, match='export.json is not what this version of export writes'):
             share(folder, 'me/mine', 'model', exported=tmp_path / 'mine')
+
+
+def test_the_model_card_asks_with_the_instructions(tmp_path):
+    "The code of a card makes the prompt that the student was trained on, whatever the instructions hold"
+    rows = [dict(question=f'sentence {i}', answer=('glad', 'sad')[i % 2]) for i in range(8)]
+    told = "It's a {question} of 'mood'.\nClasses: glad, sad."
+    task = Task.from_files(rows, instructions=told, dev=False)
+    LLM2LLM(task, mini_student(max_steps=2), None, tmp_path / 'run').fit(verbose=False)
+    export(tmp_path / 'run', tmp_path / 'run' / 'export', base=mini_base())
+    card = share(tmp_path / 'run', 'me/mine', 'model', license='mit').path / 'README.md'
+    line = next(l for l in card.read_text().splitlines() if l.startswith('prompt = '))
+    made = dict(question='sentence 3')
+    exec(line, made)
+    assert made['prompt'] == task.prompt(task.seed_rows[3]) and told in made['prompt']

@@ -68,8 +68,8 @@ def numbers(
     student:Student,
 )->dict[str,object]: # JSON-able
     "What a student on this machine computes with, and why"
-    small = student.device=='cpu' and student.dtype=='float32' and has_bfloat16('cpu')
-    why = _why(student) + (', but so small a base is quicker without' if small else '')
+    faster = student.device=='cpu' and student.dtype=='float32' and has_bfloat16('cpu')
+    why = _why(student) + ("; --student.dtype bfloat16 is faster for a large base" if faster else '')
     return dict(device=student.device, products=student.dtype, weights=student.precision.weights,
                 gradients_scaled=student.precision.flags['fp16'], quantization=student.quantization,
                 attention=student.attn_implementation or 'sdpa', why=why)

@@ -42,7 +42,6 @@ def precision(
     device:str,           # 'cpu', 'cuda' or 'mps'
     dtype:str|None=None,  # one of `DTYPES`; None: what is right for the device
     lora_r:int=16,        # rank of the adapter; 0: all weights are trained
-    small:bool=False,     # is the base too small for casts to be worth their time on a processor?
     native:bool|None=None,# has the device bfloat16 in hardware? None: as `has_bfloat16` finds
 )->Precision:
     "What numbers a student is held in and computes with"
@@ -52,6 +51,5 @@ def precision(
                            "'float32', or leave dtype out")
     native = has_bfloat16(device) if native is None else native
     fast = 'bfloat16' if native else 'float16'
-    usual = 'float32' if device=='cpu' and (small or not native) else fast
-    dtype = dtype or usual
+    dtype = dtype or ('float32' if device=='cpu' else fast)
     return Precision(device, dtype, dtype if lora_r else 'float32')

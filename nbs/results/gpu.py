@@ -135,7 +135,7 @@ def train_plain(base, device, length, batch, steps):
 
     from llm2llm.student.precision import precision
 
-    cuda, numbers = device=='cuda', precision(device, small=True)
+    cuda, numbers = device=='cuda', precision(device)
     dtype = getattr(torch, numbers.dtype)
     bits = BitsAndBytesConfig(
         load_in_4bit=True,
