@@ -179,8 +179,10 @@ def _pack(folder, leave=()):
         tar.add(folder, '', filter=lambda entry: None if entry.name in names else entry)
     return out.getvalue()
 
+_DATA = dict(filter='data') if hasattr(tarfile, 'data_filter') else {}   # Python 3.11.4 and later
+
 def _unpack(data, folder):
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar: tar.extractall(folder, filter='data')
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar: tar.extractall(folder, **_DATA)
 
 # %% ../../nbs/07_grid/01_grid.ipynb #9bcc3f7a
 def _builds_on(cell, root):
@@ -249,7 +251,7 @@ def end(self:Ray,
 ):
     "Put the files of a cell in its place, or keep why its task ended"
     if e := future.exception():
-        why = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+        why = f"{type(e).__name__}: {str(e).strip().splitlines()[-1]}"   # Ray shows the trace first
         return keep_error(cell, self.root, f"its task ended: {why}")
     with atomic_write(self.root/cell.name, ours=True) as p: _unpack(future.result(), p)
 
