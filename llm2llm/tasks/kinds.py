@@ -215,7 +215,7 @@ class Text(Kind):
     def fits(self, rows, labels): return True
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b19c4e1
-MOST_NAMED = 20   # classes that a student is told by name; more would make every row long
+MOST_NAMED = 20   # classes that a student is told by name; a choice to keep rows short, not measured
 
 class Label(Kind):
     "A member of the task's label set"
