@@ -84,7 +84,8 @@ def test_a_mistake_is_one_line(words, tmp_path, capsys):
 
 def test_where_nothing_can_be_printed(run):
     "A full disk, and streams that the shell has closed"
-    shell = lambda line, status: run('sh', '-c', f'{sys.executable} -m llm2llm {line}', status=status).stderr
+    command = f'unset PYTHONUNBUFFERED; {sys.executable} -m llm2llm'   # which would hide what is lost at the end
+    shell = lambda line, status: run('sh', '-c', f'{command} {line}', status=status).stderr
     assert 'No space left' in shell('tasks > /dev/full', 2)
     assert shell('tasks >&-', 0) == '' and shell('nosuch 2> /dev/full', 2) == ''
 

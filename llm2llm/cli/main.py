@@ -9,7 +9,7 @@ __all__ = ['Command', 'all_commands', 'run_help', 'part_help', 'command_help', '
 # %% ../../nbs/09_cli/04_main.ipynb #22564932
 import errno,inspect,os,re,shlex,signal,sys,traceback
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import metadata
 from pathlib import Path
@@ -221,9 +221,9 @@ def _of_system(error):
     what = f'{error.filename}: ' if error.filename else ''
     return f'{what}{error.strerror or error}'
 
-def _give_up_output():
-    "Nothing more can be written: a closed pipe, a full disk"
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up(stream):
+    "Nothing more can be written to it: a closed pipe, a full disk"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # %% ../../nbs/09_cli/04_main.ipynb #104586b4
@@ -233,9 +233,9 @@ def _failed(error, args):
     said = _of_system(error) if system else ''
     if ours: said = own_flags(str(error), args)
     said = said or _unforeseen(error)
-    if system and error.errno==errno.ENOSPC: _give_up_output()
-    with suppress(OSError):   # else there is no place left to say it
-        print(f'llm2llm: {printable(said)}', file=sys.stderr)
+    if system and error.errno==errno.ENOSPC: _give_up(sys.stdout)
+    try: print(f'llm2llm: {printable(said)}', file=sys.stderr, flush=True)
+    except OSError: _give_up(sys.stderr)   # there is no place left to say it
     return 2 if ours or system else 1
 
 
@@ -254,7 +254,7 @@ def main(
         print(f"\nllm2llm: stopped. Resume with: {shlex.join(['llm2llm', *args])}", file=sys.stderr)
         return 128 + (signals or [signal.SIGINT])[0]
     except BrokenPipeError:
-        _give_up_output()
+        _give_up(sys.stdout)
         return 1
     except Exception as e:   # the last place where anything can be said of it
         if debug: raise
