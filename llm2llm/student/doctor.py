@@ -68,11 +68,9 @@ def numbers(
     student:Student,
 )->dict[str,object]: # JSON-able
     "What a student on this machine computes with, and why"
-    faster = student.device=='cpu' and student.dtype=='float32' and has_bfloat16('cpu')
-    why = _why(student) + ("; --student.dtype bfloat16 is faster for a large base" if faster else '')
     return dict(device=student.device, products=student.dtype, weights=student.precision.weights,
                 gradients_scaled=student.precision.flags['fp16'], quantization=student.quantization,
-                attention=student.attn_implementation or 'sdpa', why=why)
+                attention=student.attn_implementation or 'sdpa', why=_why(student))
 
 # %% ../../nbs/03_student/08_doctor.ipynb #d0c7000f
 @dataclass(frozen=True)

@@ -51,5 +51,6 @@ def precision(
                            "'float32', or leave dtype out")
     native = has_bfloat16(device) if native is None else native
     fast = 'bfloat16' if native else 'float16'
-    dtype = dtype or ('float32' if device=='cpu' else fast)
+    plain = device=='cpu' and not (native and lora_r)
+    dtype = dtype or ('float32' if plain else fast)
     return Precision(device, dtype, dtype if lora_r else 'float32')
