@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_number, check_one_of, check_int
+from ..core import Example, Prediction, SettingError, TeacherError
+from ..core import check_int, check_number, check_one_of
 from ..store.records import RunFolder
 from ..tasks.task import Task
 from .completion import CUT_OFF, without_thoughts
@@ -264,6 +265,26 @@ def verify(self:LLMTeacher,
     "Solve the questions of rows without their answers"
     replies = iter(self.solve([self._solution(task, r, i) for r in rows for i in range(k)]))
     return {r.id: self.vote(task, r, [next(replies) for _ in range(k)]) for r in rows}
+
+# %% ../../nbs/04_teachers/06_llm.ipynb #a715d9ff
+def _answer(task, row, reply):
+    "A scored answer; a reply that did not come is a wrong one"
+    text = reply.text if isinstance(reply, Reply) else ''
+    said,cut = read_solution(task, row, text), isinstance(reply, Reply) and reply.finish=='length'
+    return Prediction(row.id, text, said, said is not None and said==task.gold(row), cut)
+
+@patch
+def answers(self:LLMTeacher, task:Task, rows:Sequence[Example])->tuple[list[Prediction],Cost]:
+    "Its own scored answers to rows, in their order, and what they cost"
+    asked = [self.solve_call(task, r, 0) for r in rows]
+    calls = [replace(c, params=c.params | dict(temperature=0.)) for c in asked]
+    replies,cost = self.solve(calls),Counter()
+    capped = [r for r in replies if isinstance(r, str) and 'reached' in r]
+    if capped:
+        raise TeacherError(f"{capped[0]} after {len(replies)-len(capped)} of {len(replies)} questions to the "
+                           "teacher itself")
+    for r in replies: cost.update(_cost(r) if isinstance(r, Reply) else {})
+    return [_answer(task, r, reply) for r,reply in zip(rows, replies)], dict(cost)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #0b48aff9
 @patch

@@ -168,6 +168,11 @@ def verify(self:Teacher,
     raise NotImplementedError(f'{type(self).__name__} has no method `verify`')
 
 @patch
+def answers(self:Teacher, task:Task, rows:Sequence[Example])->tuple[list[Prediction],Cost]:
+    "Its own scored answers to rows, in their order, and what they cost"
+    raise NotImplementedError(f'{type(self).__name__} has no method `answers`')
+
+@patch
 def request(self:Teacher, task:Task, q:Request, have:Sequence[Example], form:str|None=None,
 )->tuple[Chat,Schema|None,dict[str,float]]: # messages, schema, sampling parameters
     "What is sent for a request of the loop"
@@ -178,6 +183,11 @@ def request(self:Teacher, task:Task, q:Request, have:Sequence[Example], form:str
 def can_verify(self:Teacher)->bool:
     "Does it solve questions?"
     return type(self).verify is not Teacher.verify
+
+@patch(as_prop=True)
+def can_answer(self:Teacher)->bool:
+    "Can it be asked what the student is asked?"
+    return type(self).answers is not Teacher.answers
 
 @patch(as_prop=True)
 def sends_prompts(self:Teacher)->bool:
