@@ -21,10 +21,11 @@ _chapters = {
     'teachers.pool': 'PoolTeacher',
     'teachers.eda': 'EDATeacher',
     'student.student': 'Student',
-    'report.run': 'LLM2LLM read_run write_ledger',  # with it a record shows itself, too
     'report.compare': 'compare plot_compare plot_differences load_grid sentence',
     'report.estimate': 'cost',
     'grid.cells': 'read_grid record',
+    'grid.compare': 'Compare',
+    'grid.run': 'LLM2LLM read_run write_ledger',  # with it a record shows itself, too
     'mini.mini': 'MiniTeacher mini_base mini_student mini_task',
 }
 _home = {name: chapter for chapter, names in _chapters.items() for name in names.split()}
@@ -53,10 +54,11 @@ if _TYPE_CHECKING:  # the same names, for editors
     from .teachers.pool import PoolTeacher
     from .teachers.eda import EDATeacher
     from .student.student import Student
-    from .report.run import LLM2LLM, read_run, write_ledger
     from .report.compare import compare, plot_compare, plot_differences, load_grid, sentence
     from .report.estimate import cost
     from .grid.cells import read_grid, record
+    from .grid.compare import Compare
+    from .grid.run import LLM2LLM, read_run, write_ledger
     from .mini.mini import MiniTeacher, mini_base, mini_student, mini_task
 
 def __dir__(): return sorted({*globals(), *_home, *_packages})

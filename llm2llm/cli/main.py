@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import metadata
 from pathlib import Path
 from . import commands
+from .compare import compare, compare_options
 from .estimate import estimate, estimate_options
 from .run import check_given, name_arguments, part_settings, read_words, run_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
@@ -40,8 +41,8 @@ class Command:
 def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
     names = 'doctor run prompt report ledger predict export share grid check score tasks'.split()
-    calls = {name: getattr(commands, name) for name in names} | dict(estimate=estimate)
-    of_run = dict(run=run_options, estimate=estimate_options, prompt=commands.prompt_options,
+    calls = {name: getattr(commands, name) for name in names} | dict(compare=compare, estimate=estimate)
+    of_run = dict(run=run_options, compare=compare_options, estimate=estimate_options, prompt=commands.prompt_options,
                   export=commands.export_options)
     return {name: Command(call, of_run.get(name)) for name,call in plugins('llm2llm.commands', calls).items()}
 

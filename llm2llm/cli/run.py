@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Words', 'task_owner', 'default_teacher', 'run_options', 'part_settings', 'run_settings', 'name_arguments',
-           'check_given', 'read_words', 'check_words', 'loop_words', 'use_threads', 'of_part', 'make_task',
-           'make_teacher', 'make_student', 'make_run']
+           'check_given', 'read_words', 'check_words', 'loop_words', 'use_threads', 'of_part', 'thread_words',
+           'make_task', 'make_teacher', 'make_student', 'make_run']
 
 # %% ../../nbs/09_cli/01_run.ipynb #f72f2012
 import inspect,os,sys
@@ -15,7 +15,7 @@ from .settings import Setting, check_names, check_values, line_of, read_yaml
 from .settings import settings_of, split_flags
 from ..core import SettingError, check_int, plugins, unknown
 from ..loop.config import LoopConfig, as_flags, flat_words, overlay
-from ..report.run import LLM2LLM
+from ..grid.run import LLM2LLM
 from ..student.config import StudentConfig
 from ..tasks.published import load_task
 from ..tasks.task import TASKS, Task
@@ -174,6 +174,11 @@ def of_part(words:Words, part:str)->Words: # without the part's name
     "The settings of one part"
     return {k.partition('.')[2]: v for k,v in words.items() if k.startswith(f'{part}.')}
 
+def thread_words(words:Words)->int|None: # torch threads; None: as the machine has
+    "How many threads the words ask for: one for the mini-world's small student"
+    threads = words.get('threads')
+    return 1 if threads is None and words.get('student', 'mini')=='mini' else threads
+
 # %% ../../nbs/09_cli/01_run.ipynb #64fc4527
 def make_task(words:Words)->Task:
     "The task that the words describe"
@@ -213,8 +218,7 @@ def make_run(
     words:Words, # flat, of `read_words` or `check_words`
 )->LLM2LLM:
     "The run that the words describe"
-    threads = words.get('threads')
-    use_threads(1 if threads is None and words.get('student', 'mini')=='mini' else threads)
+    use_threads(thread_words(words))
     LoopConfig(**loop_words(words))   # its own mistakes first
     task = make_task(words)
     student = make_student(words)

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..core import check_int, check_one_of, progress
-from ..report.run import LLM2LLM
+from ..grid.run import LLM2LLM
 from .mini import MiniTeacher, mini_student, mini_task
 from ..report.compare import Comparison, compare, plot_compare, sentence
 from ..report.ledger import write_ledger

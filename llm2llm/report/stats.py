@@ -66,17 +66,18 @@ def bootstrap_interval(
     return float(d.mean()), *map(float, np.quantile(means, [(1-level)/2, (1+level)/2]))
 
 # %% ../../nbs/06_report/01_stats.ipynb #c0aa0002
-_FAR = 10   # points; a seed that is less far below the others has not collapsed
+_FAR = 10   # points
 
 def collapsed(
     values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
+    least:float=10,   # points; a seed that is less far below the others has not collapsed, nor under 10
 )->list[int]:         # places of seeds, from 0
-    "Seeds that lie far below the others: by 10 points and by more than the others scatter"
+    "Seeds that lie far below the others, and by more than the others scatter"
     by_seed = _table(values).mean(1)
     if len(by_seed) < 3: return []
     below = np.median(by_seed)-by_seed
     scatter = 3*1.4826*np.median(abs(below))   # of a normal distribution, three standard deviations
-    return np.flatnonzero(below > max(_FAR, scatter)).tolist()
+    return np.flatnonzero(below > max(_FAR, least, scatter)).tolist()
 
 # %% ../../nbs/06_report/01_stats.ipynb #e9c895e0
 _PATTERNS = 2**16   # sign patterns looked at, at most

@@ -9,7 +9,7 @@ __all__ = ['APITeacher']
 import asyncio,sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from fastcore.aio import run_sync
 from fastcore.basics import patch
@@ -66,6 +66,11 @@ def settings(self:APITeacher)->dict[str,object]: # JSON-able
 def limits(self:APITeacher)->dict[str,float|None]: # name to number, None where there is no cap
     "The caps"
     return asdict(self.client.limits)
+
+@patch
+def cap(self:APITeacher, usd:float):
+    limits = self.client.limits
+    if limits.max_usd is not None: self.client.limits = replace(limits, max_usd=usd)
 
 @patch
 def connection(self:APITeacher)->dict[str,str|float|None]: # name to value

@@ -136,6 +136,11 @@ def limits(self:Teacher)->dict[str,float|None]: # name to number, None where the
     return {}
 
 @patch
+def cap(self:Teacher,
+    usd:float, # of a run that it is opened for next
+): "Set the cap on money anew, where there is one"
+
+@patch
 def spent(self:Teacher)->Spent|None: # while it is open; None: nothing is paid
     "What the run has spent so far"
 
