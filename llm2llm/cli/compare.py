@@ -6,13 +6,15 @@
 __all__ = ['compare_options', 'compare']
 
 # %% ../../nbs/09_cli/02a_compare.ipynb #9ac1003
-from .run import Words, loop_words, make_student, make_task, make_teacher, thread_words, use_threads
+from .run import Words, loop_words, make_student, make_task, make_teacher
+from .run import thread_words, use_threads
 from .settings import settings_of
 
 # %% ../../nbs/09_cli/02a_compare.ipynb #9ac1004
 def compare_options(
-    output_dir:str|None=None, # the comparison's folder; the same command on it resumes (default: runs/TASK-compare)
-    arms:list[str]|None=None, # what is compared: yardsticks,few-shot,plain,half,LLM2LLM,random,teacher (default: all)
+    output_dir:str|None=None, # its folder; the same command on it resumes (default: runs/TASK-compare)
+    # what is compared, some of: yardsticks,few-shot,plain,half,LLM2LLM,random,teacher (default: all)
+    arms:list[str]|None=None,
     seeds:int=5,              # random seeds, or folds where there are no test rows
     tune:bool=True,           # choose learning rate and epochs by cross-validation on the seed rows
     max_hours:float|None=None,# planned hours of this machine; seeds are left out, then arms

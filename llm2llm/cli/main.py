@@ -42,8 +42,8 @@ def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
     names = 'doctor run prompt report ledger predict export share grid check score tasks'.split()
     calls = {name: getattr(commands, name) for name in names} | dict(compare=compare, estimate=estimate)
-    of_run = dict(run=run_options, compare=compare_options, estimate=estimate_options, prompt=commands.prompt_options,
-                  export=commands.export_options)
+    of_run = dict(run=run_options, compare=compare_options, estimate=estimate_options,
+                  prompt=commands.prompt_options, export=commands.export_options)
     return {name: Command(call, of_run.get(name)) for name,call in plugins('llm2llm.commands', calls).items()}
 
 # %% ../../nbs/09_cli/04_main.ipynb #4ae41f31

@@ -9,7 +9,6 @@ __all__ = ['SHOTS', 'YARDSTICKS', 'Split', 'Result', 'Arm', 'Free', 'Loop', 'rea
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b003
 import time
 from dataclasses import dataclass, field, replace
-from fastcore.basics import patch
 from typing import TYPE_CHECKING
 from ..core import SettingError, check_one_of, digest
 from .tuning import Tuned, using
@@ -189,8 +188,9 @@ def find_arms(
 
 def _can(arm, teacher, names):
     "May it run? One that is named and cannot is a mistake"
-    asks = arm.writes or arm.after or isinstance(arm, Itself)
-    able = teacher is not None if not isinstance(arm, Itself) else teacher is not None and teacher.can_answer
-    if able or not asks: return True
-    if names and arm.name in names: raise SettingError(f'arms: {arm.name} needs a teacher; give one, or leave it out')
-    return False
+    asked = isinstance(arm, Itself)
+    if not (arm.writes or arm.after or asked): return True
+    if teacher is not None and (teacher.can_answer or not asked): return True
+    if arm.name not in (names or ()): return False
+    what = 'a teacher that can answer questions' if asked else 'a teacher'
+    raise SettingError(f'arms: {arm.name} needs {what}; give one, or leave it out')

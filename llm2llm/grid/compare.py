@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 from ..core import RunError, SettingError, TeacherError, check_int, check_number
 from .arms import Itself, Method, Result, Split, find_arms
 from .outlook import Outlook, Speed, look_ahead, measure, steps_of
-from .tuning import Tuned, tune
+from .tuning import tune as choose
 from .verdict import Verdict, plot_verdict
 from ..loop.config import LoopConfig, check_parts, deal
 from ..report.report import as_html
@@ -28,7 +28,7 @@ from ..teachers.teacher import Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e005
-RESULTS,TUNED = 'compare.json','tuning'   # in the folder of a comparison
+RESULTS,TUNED = 'compare.json','tuning'
 
 class Compare:
     "The arms of a task, run and judged; `fit` does what is still missing"
@@ -46,17 +46,23 @@ class Compare:
         **kwargs,                  # settings of `LoopConfig`, for the method's arm
     ):
         check_parts(task, student, teacher)
-        config = LoopConfig(**kwargs)
-        if config.match_run or config.num_fewshot is not None or config.seed:
-            raise SettingError("match_run, num_fewshot and seed are set by the arms of a comparison; "
-                               "leave them out")
-        check_int('seeds', seeds, 1 if task.test else 2)
-        if max_hours is not None: check_number('max_hours', max_hours, above=True)
-        free,notes = yardsticks(task, embeddings)
-        self.task,self.student,self.teacher,self.loop,self.config = task,student,teacher,kwargs,config
+        self.task,self.student,self.teacher = task,student,teacher
+        self.loop,self.config = kwargs,LoopConfig(**kwargs)
         self.root,self.seeds,self.max_hours,self.tune = Path(output_dir).expanduser(),seeds,max_hours,tune
-        self.arms,self.notes,self.tuned = find_arms(arms, free, teacher),notes,None
+        self._check()
+        free,self.notes = yardsticks(task, embeddings)
+        self.arms,self.tuned = find_arms(arms, free, teacher),None
         self.cap = teacher.limits().get('max_usd') if teacher else None
+
+# %% ../../nbs/07_grid/06_compare.ipynb #cdb9ab8c
+@patch
+def _check(self:Compare):
+    "Refuse what the arms set, and what cannot be"
+    if self.config.match_run or self.config.num_fewshot is not None or self.config.seed:
+        raise SettingError("match_run, num_fewshot and seed are set by the arms of a comparison; "
+                           "leave them out")
+    check_int('seeds', self.seeds, 1 if self.task.test else 2)
+    if self.max_hours is not None: check_number('max_hours', self.max_hours, above=True)
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e006
 @patch
@@ -72,6 +78,7 @@ def split(self:Compare,
     folder = StageFolder(self.root/f'seed_{number}')
     return Split(number, task, folder, self.student, self.teacher, self.loop)
 
+# %% ../../nbs/07_grid/06_compare.ipynb #358bf44b
 @patch
 def _hold(self:Compare):
     "Its folder, for this process alone"
@@ -88,7 +95,7 @@ def _tuned(self:Compare, at):
     if not self.tune: return None
     first = self.split(0) if self.task.test else at   # the same rows: chosen once
     steps = steps_of(first.task, self.student, self.config)
-    return tune(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
+    return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
 
 @patch
 def _left(self:Compare, done):
@@ -98,19 +105,21 @@ def _left(self:Compare, done):
     self.teacher.cap(max(0., left))
     return left > 0
 
+# %% ../../nbs/07_grid/06_compare.ipynb #274a9bcd
 @patch
 def _arm(self:Compare, arm, at, done):
     "The result of an arm, and a note where there is none"
-    asks = arm.writes or isinstance(arm, Itself)
-    if asks and not self._left(done): return None, f'{arm.name}, split {at.number}: the cap of ${self.cap:g} is spent'
-    if arm.after and not any(r.written for r in done if (r.arm, r.split)==(arm.after, at.number)) and arm.writes:
-        return None, f'{arm.name}, split {at.number}: {arm.after} has no new rows to match'
+    which,asks = f'{arm.name}, split {at.number}', arm.writes or isinstance(arm, Itself)
+    if asks and not self._left(done): return None, f'{which}: the cap of ${self.cap:g} is spent'
+    before = [r for r in done if (r.arm, r.split)==(arm.after, at.number)]
+    if arm.writes and arm.after and not any(r.written for r in before):
+        return None, f'{which}: {arm.after} has no new rows to match'
     try: return arm.run(at), ''
     except TeacherError as e:
         if 'reached' not in str(e): raise
-        return None, f'{arm.name}, split {at.number}: {e}'
+        return None, f'{which}: {e}'
 
-# %% ../../nbs/07_grid/06_compare.ipynb #9f5e009
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00a
 @patch
 def _all(self:Compare, verbose)->Iterator[list[Result]]:
     "The results after each split, so far as they are there"
@@ -119,24 +128,24 @@ def _all(self:Compare, verbose)->Iterator[list[Result]]:
         at = self.split(s)
         at.folder.path.mkdir(parents=True, exist_ok=True)
         for i,arm in enumerate(self.arms):
-            if arm.trains and at.tuned is None: at.tuned = self._tuned(at)
+            if arm.trains and at.tuned is None: at.tuned = self.tuned = self._tuned(at)
             result,why = self._arm(arm, at, done)
-            if result: done.append(result)
-            else: self.notes.append(why)
+            (done if result else self.notes).append(result or why)
             if verbose: print(self._line(s, i, arm, result or why), flush=True)
-        self.tuned = at.tuned
         yield done
 
+# %% ../../nbs/07_grid/06_compare.ipynb #a099a19e
 @patch
 def _line(self:Compare, s, i, arm, result):
     "What is said of an arm that is done"
-    where = f'{"seed" if self.task.test else "fold"} {s+1}/{self.seeds}, {i+1}/{len(self.arms)} {arm.name}'
+    split = 'seed' if self.task.test else 'fold'
+    where = f'{split} {s+1}/{self.seeds}, {i+1}/{len(self.arms)} {arm.name}'
     if isinstance(result, str): return f'{where}: left out'
     new = f', {result.written} of them new' if result.written else ''
-    usd = f', ${result.usd:.4f}' if result.usd else ''
-    return f'{where}: {one(result.percent)} % right; {result.train_rows} rows{new}, {result.seconds:.0f} s{usd}'
+    took = f'{result.seconds:.0f} s' + (f', ${result.usd:.4f}' if result.usd else '')
+    return f'{where}: {one(result.percent)} % right; {result.train_rows} rows{new}, {took}'
 
-# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00a
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00b
 @patch
 def plan(self:Compare,
     speed:Speed|None=None, # None: it is measured
@@ -159,6 +168,7 @@ def _begin(self:Compare):
     self.seeds,self.notes = outlook.seeds,[*self.notes, *outlook.notes]
     return outlook
 
+# %% ../../nbs/07_grid/06_compare.ipynb #06fec645
 @patch
 def fit(self:Compare,
     verbose:bool=True, # the plan, and a line an arm
@@ -173,7 +183,7 @@ def fit(self:Compare,
     if verbose: print(f'\n{verdict}\n\n{self.root/"compare.html"}')
     return verdict
 
-# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00c
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00d
 @patch
 def __repr__(self:Verdict):
     said = '\n'.join(f'- {s}' for s in [*self.sentences(), *self.notes])
@@ -184,30 +194,32 @@ def _repr_html_(self:Verdict):
     said = [*self.sentences(), *self.notes]
     return as_html([('list', said), ('table', self.table()), ('picture', plot_verdict(self))], 'brief.html')
 
-# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00d
-_HOW = ('Intervals are 95 % t-intervals over {over}. A difference is resolved where its interval leaves 0 out. '
-        'Tried on made-up worlds, five or ten seeds hold the truth in 92 to 97 % of cases as long as no training '
-        'collapses; where one did, nothing is called resolved.')
-_VARIES = ('Seeds differ in the order of training, in the start of the adapter and in what the teacher writes; '
-           'the seed rows are the same.')
-_FOLDS = ('There are no test rows, so the labelled rows are dealt into folds: each arm learns from the others and '
-          'is asked the one that is left.')
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00e
+_HOW = ('Intervals are 95 % t-intervals over {over}. A difference is resolved where its interval leaves 0 '
+        'out. Tried on made-up worlds, five or ten seeds hold the truth in 92 to 97 % of cases as long as no '
+        'training collapses; where one did, nothing is called resolved.')
+_VARIES = ('Seeds differ in the order of training, in the start of the adapter and in what the teacher '
+           'writes; the seed rows are the same.')
+_FOLDS = ('There are no test rows, so the labelled rows are dealt into folds: each arm learns from the '
+          'others and is asked the one left out.')
 
 @patch
 def _how(self:Compare, verdict):
     "How the figures came about, in a list"
     over = 'seeds and test rows' if self.task.test else 'folds'
     over = 'test rows alone, for there is one seed' if self.seeds==1 else over
-    tuned = self.tuned
     out = [_HOW.format(over=over), _VARIES if self.task.test else _FOLDS]
-    if tuned and tuned.why: out.append(f'Rate and length are the defaults: {tuned.why}.')
-    if tuned and tuned.trials:
-        tried = '; '.join(f'{t.learning_rate:.2g} for {t.num_train_epochs:g} epochs: {one(t.score.percent)} %'
-                          for t in tuned.trials)
-        out.append(f'Rate and length were chosen by cross-validation on the seed rows ({tried}).')
-    return out
+    return out + ([] if self.tuned is None else [_chosen(self.tuned)])
 
-# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00e
+# %% ../../nbs/07_grid/06_compare.ipynb #ad70c207
+def _chosen(tuned):
+    "How rate and length were chosen"
+    if tuned.why: return f'Rate and length are the defaults: {tuned.why}.'
+    tried = [f'{t.learning_rate:.2g} for {t.num_train_epochs:g} epochs: {one(t.score.percent)} %'
+             for t in tuned.trials]
+    return f'Rate and length were chosen by cross-validation on the seed rows ({"; ".join(tried)}).'
+
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00f
 @patch
 def _blocks(self:Compare, verdict, outlook):
     "The parts of the page"
@@ -223,10 +235,8 @@ def _blocks(self:Compare, verdict, outlook):
 @patch
 def _write(self:Compare, verdict, outlook):
     "compare.json, compare.png and compare.html"
-    arms = {arm: dict(zip(('percent', 'low', 'high'), verdict.accuracy(arm)))
-                 | dict(splits=[r.as_dict() for r in its.values()]) for arm,its in verdict.results.items()}
-    told = dict(task=self.task.name, recommended=verdict.recommended(), sentences=verdict.sentences(),
-                notes=list(verdict.notes), arms=arms, speed=asdict(outlook.speed), tuned=self.tuned and self.tuned.as_dict())
+    told = dict(task=self.task.name, **verdict.as_dict(), speed=asdict(outlook.speed),
+                tuned=self.tuned and self.tuned.as_dict())
     write_json(self.root/RESULTS, told | dict(commit=commit(), machine=machine(), versions=versions()))
     plot_verdict(verdict).savefig(self.root/'compare.png')
     write_page(self.root/'compare.html', as_html(self._blocks(verdict, outlook)))

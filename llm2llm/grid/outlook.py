@@ -6,9 +6,10 @@
 __all__ = ['WRONG', 'steps_of', 'Speed', 'measure', 'Outlook', 'look_ahead']
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d003
-import time
+import math,time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from dataclasses import dataclass, replace
 import pandas as pd
 from fastcore.basics import patch
 from typing import TYPE_CHECKING
@@ -31,15 +32,16 @@ def steps_of(
     config:LoopConfig, # of the method's arm
 )->dict[str,int]:      # name of an arm, or 'tuning', to optimiser steps in a split
     "How many optimiser steps each arm takes in all its trainings"
-    n,rows = len(task.seed_rows),[]
-    for asked in requests_by_round(n, config, [WRONG]): rows.append((rows or [n])[-1]+asked)
-    trainings = [student.n_steps(k) for k in (n, *rows)]
+    n = len(task.seed_rows)
+    rows = accumulate([n, *requests_by_round(n, config, [WRONG])])   # of each round
+    trainings = [student.n_steps(k) for k in rows]
     folds = config.num_folds*sum(trainings[:-1]) if config.rule.crossfit else 0
     method = sum(trainings)+folds
     tuning = sum(FOLDS*student.n_steps(n-n//FOLDS, num_train_epochs=e)
                  for _,e in candidates(student, n, method))
-    return {'tuning': tuning, FewShot.name: 0, Plain.name: trainings[0], Half.name: student.n_steps(max(1, n//2)),
-            Method.name: method, Matched.name: trainings[-1], Random.name: method-folds, Itself.name: 0}
+    half = student.n_steps(max(1, n//2))
+    return {'tuning': tuning, FewShot.name: 0, Plain.name: trainings[0], Half.name: half, Method.name: method,
+            Matched.name: trainings[-1], Random.name: method-folds, Itself.name: 0}
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d009
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Speed:
     answer:float # seconds of an answer
     tokens:float # in an optimiser step
 
+# %% ../../nbs/07_grid/05_outlook.ipynb #626d1789
 def measure(
     task:Task,
     student:'Student', # is trained for a few steps
@@ -98,20 +101,28 @@ class Outlook:
     def arms(self)->list[str]: return [*self.hours] # names
     def total(self, what:str)->float: # 'hours' or 'usd', in all splits
         "The sum of a column"
-        return sum(x*(1 if arm in self.once else self.seeds) for arm,x in getattr(self, what).items())
+        times = lambda arm: 1 if arm in self.once else self.seeds
+        return sum(times(arm)*x for arm,x in getattr(self, what).items())
 
     def table(self)->pd.DataFrame: # a row an arm, all cells text
         "The plan as it is printed"
-        rows = [[arm, f'{self.steps[arm]:,}', _hours(self.hours[arm]), _usd(self.usd[arm])] for arm in self.hours]
+        line = lambda arm: [arm, f'{self.steps[arm]:,}', _hours(self.hours[arm]), _usd(self.usd[arm])]
+        rows = [line(arm) for arm in self.hours]
         total = [f'all, {self.seeds} splits', '', _hours(self.total('hours')), _usd(self.total('usd'))]
         return pd.DataFrame([*rows, total], columns=['planned', 'steps', 'time', 'USD'])
 
     def __repr__(self): return '\n'.join([text_table(self.table()), *self.notes])
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00e
-def _usd(x): return 'unknown' if x != x else f'{x:.4f}' if 0 < x < .1 else f'{x:.2f}'
-def _hours(h): return f'{3600*h:.0f} s' if h < 1/60 else f'{60*h:.0f} min' if h < 1 else f'{h:.1f} h'
+def _usd(x):
+    if math.isnan(x): return 'unknown'
+    return f'{x:.4f}' if 0 < x < .1 else f'{x:.2f}'
 
+def _hours(h):
+    if h < 1/60: return f'{3600*h:.0f} s'
+    return f'{60*h:.0f} min' if h < 1 else f'{h:.1f} h'
+
+# %% ../../nbs/07_grid/05_outlook.ipynb #aacf4160
 _DEAREST = (Random.name, Half.name, FewShot.name)   # arms that are left out first
 _FEWEST = 3                                         # seeds that are kept while arms can go
 
@@ -120,20 +131,27 @@ def within(self:Outlook,
     max_hours:float|None, # None: no limit
 )->Outlook:
     "The plan with fewer seeds, then fewer arms, then fewer seeds again"
-    out,dropped = self,[]
+    out = self
     over = lambda: max_hours is not None and out.total('hours') > max_hours
     while over() and out.seeds > _FEWEST: out = replace(out, seeds=out.seeds-1)
     for arm in _DEAREST:
-        if not over() or arm not in out.hours: continue
-        out = replace(out, hours={k: v for k,v in out.hours.items() if k != arm})
-        dropped.append(arm)
+        if over(): out = replace(out, hours={k: v for k,v in out.hours.items() if k != arm})
     while over() and out.seeds > 1: out = replace(out, seeds=out.seeds-1)
     if out is self: return self
-    less = f'{out.seeds} seeds in place of {self.seeds}' + (f', without {" and ".join(dropped)}' if dropped else '')
+    dropped = [arm for arm in self.hours if arm not in out.hours]
+    less = ', without '.join([f'{out.seeds} splits in place of {self.seeds}', *dropped])
     more = f'; that is still {_hours(out.total("hours"))}' if over() else ''
     return replace(out, notes=(*self.notes, f'For max_hours {max_hours:g}: {less}{more}.'))
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00f
+def _asked(task, arms, rounds):
+    "How many answers each arm's student gives, in prompts without examples"
+    n,m = len(task.seed_rows), len(task.test)
+    by_arm = {a.name: n+m for a in arms} | {a.name: 0 for a in arms if isinstance(a, Free | Itself)}
+    by_arm |= dict.fromkeys((Method.name, Random.name), (rounds+1)*n+m)
+    return by_arm | {FewShot.name: (n+m)*SHOTS//2, 'tuning': 3*n}
+
+# %% ../../nbs/07_grid/05_outlook.ipynb #cff1d312
 def look_ahead(
     task:Task,                # of a split, with test rows
     student:'Student',
@@ -146,19 +164,14 @@ def look_ahead(
     speed:Speed,
 )->Outlook:
     "What the arms will take"
-    steps = steps_of(task, student, config)
-    named = [a.name for a in arms]
-    if not tuned or not any(a.trains for a in arms): steps.pop('tuning')
-    steps = {k: steps.get(k, 0) for k in (*(k for k in steps if k=='tuning'), *named)}
-    n,m = len(task.seed_rows), len(task.test)
-    asked = dict.fromkeys([a.name for a in arms if isinstance(a, Free)], 0) | {Method.name: (config.rounds+1)*n+m, Random.name: (config.rounds+1)*n+m, Itself.name: 0,
-             FewShot.name: (n+m)*SHOTS//2, 'tuning': 3*n}
-    seconds = {k: v*speed.step + asked.get(k, n+m)*speed.answer for k,v in steps.items()}
-    usd = {k: 0. for k in steps}
-    for k in {Method.name, Random.name} & {*steps}: usd[k] = _usd_of_rows(task, teacher, config)
-    if Itself.name in steps: usd[Itself.name] = _usd_of_answers(task, teacher)
-    hours = {k: s/3600 for k,s in seconds.items()}
-    first = ('tuning',) if once and 'tuning' in steps else ()
+    known,names = steps_of(task, student, config), [a.name for a in arms]
+    if tuned and any(a.trains for a in arms): names.insert(0, 'tuning')
+    steps,asked = {k: known.get(k, 0) for k in names}, _asked(task, arms, config.rounds)
+    usd = dict.fromkeys(names, 0.)
+    if Itself.name in names: usd[Itself.name] = _usd_of_answers(task, teacher)
+    for k in {Method.name, Random.name} & {*names}: usd[k] = _usd_of_rows(task, teacher, config)
+    hours = {k: (n*speed.step + asked[k]*speed.answer)/3600 for k,n in steps.items()}
+    first = ('tuning',) if once and 'tuning' in names else ()
     waits = teacher is not None and teacher.needs_gpu
     notes = ("The teacher's own time on this machine is not in it.",) if waits else ()
     return Outlook(steps, hours, usd, seeds, speed, first, notes)

@@ -41,20 +41,28 @@ class Difference:
     def __str__(self): return span(self.mean, self.low, self.high, points)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c007
-def _answers(results, others):
-    "What two arms got right, 100 or 0: a list for each, a row a split"
+def _pairs(results, others):
+    "The splits of both, and for each the differences by test row: 100, 0 or -100"
     both = sorted({*results} & {*others})
+    if not both: raise SettingError('the two arms have no split in common')
     pick = lambda its, s: np.array([100.*its[s].right[i] for i in sorted(its[s].right)])
-    return both, [[pick(its, s) for s in both] for its in (results, others)]
+    return both, [pick(results, s)-pick(others, s) for s in both]
 
 def _over(splits, same):
     if splits==1: return 'test rows'
     return 'seeds and test rows' if same else 'folds, each with rows of its own'
 
-def _values(arms):
-    "Differences: a row a split, a column a test row, or a column alone where test rows differ by split"
-    first,second = arms
-    return [a-b for a,b in zip(first, second)]
+def _fallen(results):
+    "Places of trainings far below the others, by more than the chance of their test rows"
+    if not all(r.steps for r in results): return []
+    chance = 150/math.sqrt(min(len(r.right) for r in results))   # of a share, three standard deviations
+    return collapsed([r.percent for r in results], chance)
+
+def _rows_half(values):
+    "Half the interval that the test rows alone leave"
+    by_row = values.mean(0)
+    noise = values.var(0, ddof=1).mean()/len(values) if len(values) > 1 else 0.
+    return 1.96*math.sqrt(max(0., by_row.var(ddof=1)-noise)/len(by_row))
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c008
 def difference(
@@ -63,28 +71,15 @@ def difference(
     same:bool,                # are the test rows the same in all splits?
 )->Difference:
     "What is known of the difference of two arms"
-    both,arms = _answers(results, others)
-    if not both: raise SettingError('the two arms have no split in common')
-    values = _values(arms)
-    by_split = [v.mean() for v in values]
-    table = np.array(values) if same and len(both) > 1 else np.array(values[0] if len(both)==1 else by_split)
-    mean,low,high = mean_interval(table)
-    rows = _rows_half(np.array(values)) if same else math.nan
+    both,values = _pairs(results, others)
+    n,by_split = len(both), [v.mean() for v in values]
+    table = by_split
+    if n==1: table = values[0]
+    elif same: table = np.array(values)
     fallen = {both[i] for its in (results, others) for i in _fallen([its[s] for s in both])}
-    scatter = float(np.std(by_split, ddof=1)) if len(both) > 1 else math.nan
-    return Difference(mean, low, high, len(both), _over(len(both), same), scatter, rows, tuple(sorted(fallen)))
-
-def _fallen(results):
-    "Places of results far below the others, by more than the chance of their test rows; of trainings alone"
-    if not all(r.steps for r in results): return []
-    chance = 150/math.sqrt(min(len(r.right) for r in results))   # three standard deviations of a share, at most
-    return collapsed([r.percent for r in results], chance)
-
-def _rows_half(values):
-    "Half the interval that the test rows alone leave"
-    by_row = values.mean(0)
-    noise = values.var(0, ddof=1).mean()/len(values) if len(values) > 1 else 0.
-    return 1.96*math.sqrt(max(0., by_row.var(ddof=1)-noise)/len(by_row))
+    rows = _rows_half(np.array(values)) if same else math.nan
+    scatter = float(np.std(by_split, ddof=1)) if n > 1 else math.nan
+    return Difference(*mean_interval(table), n, _over(n, same), scatter, rows, tuple(sorted(fallen)))
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c00d
 MATTERS = 2.   # points; a smaller difference is taken for none
@@ -124,21 +119,23 @@ class Verdict:
         self.same = len({*asked})==1   # test rows in all splits
 
     def __contains__(self, arm:str)->bool: return arm in self.results
-    @property
-    def free(self)->list[str]: # names, the best first
-        "The yardsticks"
-        names = [arm for arm in self.results if arm not in own_arms()]
-        return sorted(names, key=lambda arm: -self.accuracy(arm)[0])
 
-    @property
-    def main(self)->str: # LLM2LLM, or plain fine-tuning
-        "The arm in question"
-        return next((a for a in (Method.name, Plain.name) if a in self), [*self.results][-1])
+# %% ../../nbs/07_grid/04_verdict.ipynb #282e6648
+@patch(as_prop=True)
+def free(self:Verdict)->list[str]: # names, the best first
+    "The yardsticks"
+    names = [arm for arm in self.results if arm not in own_arms()]
+    return sorted(names, key=lambda arm: -self.accuracy(arm)[0])
 
-    @property
-    def reference(self)->str|None:
-        "The arm that it is measured against"
-        return next((a for a in (Matched.name, Plain.name) if a in self and a != self.main), None)
+@patch(as_prop=True)
+def main(self:Verdict)->str: # LLM2LLM, or plain fine-tuning
+    "The arm in question"
+    return next((a for a in (Method.name, Plain.name) if a in self), [*self.results][-1])
+
+@patch(as_prop=True)
+def reference(self:Verdict)->str|None:
+    "The arm that it is measured against"
+    return next((a for a in (Matched.name, Plain.name) if a in self and a != self.main), None)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c011
 @patch
@@ -163,7 +160,9 @@ def mean(self:Verdict, arm:str, what:str)->float: # a field of `Result`
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c012
 def _took(seconds):
-    return f'{seconds:.1f} s' if seconds < 60 else f'{seconds/60:.1f} min' if seconds < 3600 else f'{seconds/3600:.1f} h'
+    for size,unit in ((3600, 'h'), (60, 'min')):
+        if seconds >= size: return f'{seconds/size:.1f} {unit}'
+    return f'{seconds:.1f} s'
 
 def _money(usd): return f'{usd:.2f}' if usd >= .1 or not usd else f'{usd:.4f}'
 
@@ -187,7 +186,7 @@ def _how(found):
     if found.resolved: return f'{one(abs(found.mean))} points ({one(low)} to {one(high)})'
     return f'{found} points, not resolved: {_settle(found)}'
 
-def _same(found): return not found.fallen and -MATTERS < found.low and found.high < MATTERS
+def _same(found): return not found.fallen and found.low > -MATTERS and found.high < MATTERS
 
 def yardstick_or_student(v:Verdict)->str:
     "Would something simple do?"
@@ -196,19 +195,20 @@ def yardstick_or_student(v:Verdict)->str:
     name = f'{best} ({one(v.accuracy(best)[0])} %)'
     if found.resolved and found.mean > 0: return f'{name} beats {v.main} by {_how(found)}, and costs nothing.'
     if _same(found): return f'{name} is as good as {v.main}, within {MATTERS:g} points, and costs nothing.'
-    back = v.difference(v.main, best)
-    if back.resolved: return f'{v.main} is ahead of {name}, which needs no language model, by {_how(back)}.'
-    return f'{v.main} minus {name}, which costs nothing: {_how(back)}.'
+    found = v.difference(v.main, best)
+    if not found.resolved: return f'{v.main} minus {name}, which costs nothing: {_how(found)}.'
+    return f'{v.main} is ahead of {name}, which needs no language model, by {_how(found)}.'
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #d0740bbe
 def from_scratch(v:Verdict)->str:
     "Is training needed?"
     if FewShot.name not in v or Plain.name not in v: return ''
     found = v.difference(Plain.name, FewShot.name)
     if not found.resolved: return f'Fine-tuning minus the base with examples in its prompt: {_how(found)}.'
     if found.mean > 0: return f'Fine-tuning brings {_how(found)} over the base with examples in its prompt.'
-    return f'The base with examples in its prompt is ahead of fine-tuning by {_how(v.difference(FewShot.name, Plain.name))}.'
+    return f'The base with examples in its prompt is ahead of fine-tuning by {_how(found)}.'
 
-# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c016
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c017
 def new_rows(v:Verdict)->str:
     "What do new rows bring, beside longer training?"
     if Method.name not in v or not v.reference: return ''
@@ -219,20 +219,21 @@ def new_rows(v:Verdict)->str:
     found = v.difference(Method.name, v.reference)
     if not found.resolved: return f'{written:.0f} new rows over {beside}: {_how(found)}.'
     if found.mean > 0: return f'{written:.0f} new rows bring {_how(found)} over {beside}{price}.'
-    return f'{written:.0f} new rows cost {_how(v.difference(v.reference, Method.name))} against {beside}.'
+    return f'{written:.0f} new rows cost {_how(found)} against {beside}.'
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c019
 def aimed(v:Verdict)->str:
     "Does it matter whose examples get augmented?"
-    if not {Method.name, Random.name} <= {*v.results}: return ''
+    if Method.name not in v or Random.name not in v: return ''
     found = v.difference(Method.name, Random.name)
     if not found.resolved: return f'Rows about mistakes minus as many about any rows: {_how(found)}.'
     ahead = 'are ahead of' if found.mean > 0 else 'are behind'
     return f'Rows about mistakes {ahead} as many about any rows: {_how(found)}.'
 
-# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c017
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01a
 def more_real_rows(v:Verdict)->str:
     "Would more labelled rows help?"
-    if not {Half.name, Plain.name} <= {*v.results}: return ''
+    if Half.name not in v or Plain.name not in v: return ''
     found = v.difference(Plain.name, Half.name)
     if found.resolved and found.mean > 0:
         return f'The second half of your rows brought {_how(found)}: more labelled rows are likely to help.'
@@ -248,11 +249,11 @@ def teacher_itself(v:Verdict)->str:
     percent = one(v.accuracy(Itself.name)[0])
     if not found.resolved: return f'{v.main} minus the teacher itself ({percent} %): {_how(found)}.'
     if found.mean > 0: return f'{v.main} is ahead of its teacher ({percent} %) by {_how(found)}.'
-    return f'The teacher itself ({percent} %) is ahead of {v.main} by {_how(v.difference(Itself.name, v.main))}.'
+    return f'The teacher itself ({percent} %) is ahead of {v.main} by {_how(found)}.'
 
 SENTENCES = (yardstick_or_student, from_scratch, new_rows, aimed, more_real_rows, teacher_itself)
 
-# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c019
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01c
 _BY_COST = (FewShot, Plain, Matched, Random, Method, Itself)   # half of the rows is no offer: they are there
 
 @patch
@@ -267,10 +268,12 @@ def recommended(self:Verdict,
         return any(d.mean > 0 and d.resolved for d in later)
     return next(arm for i,arm in enumerate(known) if not beaten(i))
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01d
 def _advice(v):
     arm,known,first = v.recommended(),own_arms(),''
     if arm==Itself.name and len(v.results) > 1:
-        first = f'The teacher itself is best ({one(v.accuracy(arm)[0])} %), where every question may go to it. '
+        best = one(v.accuracy(arm)[0])
+        first = f'The teacher itself is best ({best} %), where every question may go to it. '
         arm = v.recommended(but=(arm,))
     what = known[arm].help if arm in known else 'no language model'
     about = 'of the others, nothing dearer' if first else 'and nothing dearer here'
@@ -282,7 +285,22 @@ def sentences(self:Verdict)->list[str]: # the recommendation first
     said = [s(self) for s in SENTENCES]
     return [_advice(self), *filter(None, said)]
 
-# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01d
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c020
+@patch
+def as_dict(self:Verdict)->dict[str,object]: # JSON-able
+    "The figures and what they show, with every answer"
+    arms = {}
+    for arm,its in self.results.items():
+        arms[arm] = dict(zip(('percent', 'low', 'high'), self.accuracy(arm)))
+        arms[arm]['splits'] = [r.as_dict() for r in its.values()]
+    return dict(recommended=self.recommended(), sentences=self.sentences(), notes=list(self.notes), arms=arms)
+
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c022
+def _draw(ax, y, mean, low, high, color):
+    around = None if math.isnan(low) else [[mean-max(0, low)], [min(100, high)-mean]]
+    ax.errorbar(mean, y, xerr=around, fmt='o', color=color, capsize=2, elinewidth=1.4)
+    ax.annotate(one(mean), (mean, y), (0, 4), textcoords='offset points', ha='center', fontsize=7.5)
+
 def plot_verdict(
     verdict:Verdict,
     width:float=5.6, # inches
@@ -292,11 +310,7 @@ def plot_verdict(
     fig,(ax,) = panels(1, f"Test accuracy of {', '.join(arms)}", (width, .6+.27*len(arms)))
     with rc_context(RC):
         for y,arm in enumerate(arms[::-1]):
-            mean,low,high = verdict.accuracy(arm)
-            color = METHOD_COLORS.get(arm, INK)
-            around = None if math.isnan(low) else [[mean-max(0, low)], [min(100, high)-mean]]
-            ax.errorbar(mean, y, xerr=around, fmt='o', color=color, capsize=2, elinewidth=1.4)
-            ax.annotate(one(mean), (mean, y), (0, 4), textcoords='offset points', ha='center', fontsize=7.5)
+            _draw(ax, y, *verdict.accuracy(arm), METHOD_COLORS.get(arm, INK))
         ax.set_yticks(range(len(arms)), arms[::-1])
         ax.set_ylim(-.6, len(arms)-.3)
         ax.set_xlabel('test rows answered rightly, %')

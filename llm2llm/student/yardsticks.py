@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
-from ..core import Example, Prediction, SettingError
+from ..core import Example, Prediction
 from ..tasks.task import Task
 if TYPE_CHECKING: from sklearn.base import BaseEstimator
 
