@@ -19,6 +19,7 @@ def compare_options(
     tune:bool=True,           # choose learning rate and epochs by cross-validation on the seed rows
     max_hours:float|None=None,# planned hours of this machine; seeds are left out, then arms
     embeddings:str|None=None, # folder or name of a model of sentence-transformers (default: all-MiniLM-L6-v2)
+    run:str|None=None,        # folder of a finished run with these settings: LLM2LLM's arm; nothing is tuned
     threads:int|None=None,    # torch threads (default: 1 for the student mini, else what the machine has)
     dry_run:bool=False,       # print what it would take, and train nothing but three steps
 ): "What only the command `compare` knows"

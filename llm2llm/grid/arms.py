@@ -47,6 +47,7 @@ class Result(Record):
     steps:int = 0            # optimiser steps behind the student that answered
     seconds:float = 0.       # that it took, where it was made; 0 where another arm's results were taken over
     usd:float = 0.           # paid to the teacher
+    cut:bool = False         # was a row not asked for because of a cap on the teacher?
 
     @property
     def percent(self)->float: return 100*sum(self.right.values())/len(self.right) # 0 to 100
@@ -115,7 +116,8 @@ def read_result(
     took,last = outcome(run),next(m for m in run.rounds if m.round==run.picked)
     return Result(arm=arm, split=split, right=_right(folder.answers(run.picked, 'test')),
                   train_rows=took['train_rows'], written=last.synthetic, steps=took['steps'],
-                  seconds=round(took['seconds'], 1), usd=took['usd'])
+                  seconds=round(took['seconds'], 1), usd=took['usd'],
+                  cut=any('not asked' in m.rejected for m in run.rounds))
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b00d
 SHOTS = 8   # seed rows in front of a prompt of the base
@@ -157,6 +159,7 @@ class Itself(Arm):
         def make(path):
             start,away = time.perf_counter(),teacher.needs_gpu
             if away: at.student.free()
+            (at.folder/self.name).mkdir(exist_ok=True)
             with teacher.open(at.folder/self.name):
                 answers,cost = teacher.answers(task, task.test)
             teacher.free()

@@ -7,6 +7,7 @@ __all__ = ['RESULTS', 'TUNED', 'Compare']
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e003
 from collections.abc import Iterator
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,10 @@ from .tuning import tune as choose
 from .verdict import Verdict, plot_verdict
 from ..loop.config import LoopConfig, check_parts, deal
 from ..report.report import as_html
+
+# %% ../../nbs/07_grid/06_compare.ipynb #12fd8836
 from ..store.folder import commit, machine, read_json, versions, write_json, write_page
+from ..store.records import RunFolder
 from ..store.stages import StageFolder, hold
 from ..student.yardsticks import MINILM, yardsticks
 from ..tables import one, text_table
@@ -43,12 +47,14 @@ class Compare:
         tune:bool=True,            # choose rate and length by cross-validation on the seed rows
         max_hours:float|None=None, # planned hours of this machine; seeds are left out, then arms
         embeddings:str|None=MINILM,# model of sentence-transformers for a yardstick; None: without
+        run:str|Path|None=None,    # a finished run: it is the method's arm, and nothing is tuned
         **kwargs,                  # settings of `LoopConfig`, for the method's arm
     ):
         check_parts(task, student, teacher)
         self.task,self.student,self.teacher = task,student,teacher
         self.loop,self.config = kwargs,LoopConfig(**kwargs)
-        self.root,self.seeds,self.max_hours,self.tune = Path(output_dir).expanduser(),seeds,max_hours,tune
+        self.root,self.seeds,self.max_hours = Path(output_dir).expanduser(),seeds,max_hours
+        self.done,self.tune = run and RunFolder(run),tune and not run
         self._check()
         free,self.notes = yardsticks(task, embeddings)
         self.arms,self.tuned = find_arms(arms, free, teacher),None
@@ -62,6 +68,9 @@ def _check(self:Compare):
         raise SettingError("match_run, num_fewshot and seed are set by the arms of a comparison; "
                            "leave them out")
     check_int('seeds', self.seeds, 1 if self.task.test else 2)
+    if self.done and not (self.task.test and self.done.finished):
+        raise SettingError(f"run: {self.done.path} must be a finished run, and the task its test rows; "
+                           "leave run out to have the method run here")
     if self.max_hours is not None: check_number('max_hours', self.max_hours, above=True)
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e006
@@ -107,6 +116,16 @@ def _left(self:Compare, done):
 
 # %% ../../nbs/07_grid/06_compare.ipynb #274a9bcd
 @patch
+def _short(self:Compare, done):
+    "Is less money left than the dearest split took? Then no other is begun, and a note says so"
+    splits = {r.split for r in done}
+    took = [sum(r.usd for r in done if r.split==s) for s in splits]
+    short = self.cap is not None and self.cap-sum(took) < max(took)
+    if short: self.notes.append(f'The cap of ${self.cap:g} allows for {len(splits)} of {self.seeds} splits.')
+    return short
+
+# %% ../../nbs/07_grid/06_compare.ipynb #18d96833
+@patch
 def _arm(self:Compare, arm, at, done):
     "The result of an arm, and a note where there is none"
     which,asks = f'{arm.name}, split {at.number}', arm.writes or isinstance(arm, Itself)
@@ -114,23 +133,37 @@ def _arm(self:Compare, arm, at, done):
     before = [r for r in done if (r.arm, r.split)==(arm.after, at.number)]
     if arm.writes and arm.after and not any(r.written for r in before):
         return None, f'{which}: {arm.after} has no new rows to match'
-    try: return arm.run(at), ''
+    try: result = arm.run(at)
     except TeacherError as e:
         if 'reached' not in str(e): raise
         return None, f'{which}: {e}'
+    return result, f'{which}: a cap on the teacher left it fewer rows than it asked for' if result.cut else ''
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e00a
+@patch
+def _place(self:Compare, at):
+    "Make the folder of a split; a run that was there before stands in it"
+    at.folder.path.mkdir(parents=True, exist_ok=True)
+    there = at.folder/Method.name
+    if not self.done or self.done.settings()['seed'] != at.number or there.exists(): return
+    os.symlink(self.done.path.resolve(), there)
+
+# %% ../../nbs/07_grid/06_compare.ipynb #e433692a
 @patch
 def _all(self:Compare, verbose)->Iterator[list[Result]]:
     "The results after each split, so far as they are there"
     done = []
     for s in range(self.seeds):
+        if s and self._short(done):
+            yield done   # with a note
+            return
         at = self.split(s)
-        at.folder.path.mkdir(parents=True, exist_ok=True)
+        self._place(at)
         for i,arm in enumerate(self.arms):
             if arm.trains and at.tuned is None: at.tuned = self.tuned = self._tuned(at)
             result,why = self._arm(arm, at, done)
-            (done if result else self.notes).append(result or why)
+            if result: done.append(result)
+            if why: self.notes.append(why)
             if verbose: print(self._line(s, i, arm, result or why), flush=True)
         yield done
 

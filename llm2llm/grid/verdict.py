@@ -58,6 +58,15 @@ def _fallen(results):
     chance = 150/math.sqrt(min(len(r.right) for r in results))   # of a share, three standard deviations
     return collapsed([r.percent for r in results], chance)
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #d58adb3e
+def _interval(values):
+    "Mean and 95 % interval, never narrower than the chance of the rows alone leaves it"
+    values = np.asarray(values)
+    mean,low,high = mean_interval(values)
+    if values.ndim==1 or values.shape[1]==1: return mean, low, high
+    _,least,most = mean_interval(values.mean(0))
+    return mean, min(low, least), max(high, most)
+
 def _rows_half(values):
     "Half the interval that the test rows alone leave"
     by_row = values.mean(0)
@@ -79,7 +88,7 @@ def difference(
     fallen = {both[i] for its in (results, others) for i in _fallen([its[s] for s in both])}
     rows = _rows_half(np.array(values)) if same else math.nan
     scatter = float(np.std(by_split, ddof=1)) if n > 1 else math.nan
-    return Difference(*mean_interval(table), n, _over(n, same), scatter, rows, tuple(sorted(fallen)))
+    return Difference(*_interval(table), n, _over(n, same), scatter, rows, tuple(sorted(fallen)))
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c00d
 MATTERS = 2.   # points; a smaller difference is taken for none
@@ -149,9 +158,7 @@ def accuracy(self:Verdict, arm:str)->tuple[float,float,float]: # percent: mean a
     its = self.results[arm].values()
     if not self.same: return mean_interval([r.percent for r in its])
     table = np.array([[100.*r.right[i] for i in sorted(r.right)] for r in its])
-    mean,low,high = mean_interval(table.mean(0))   # the chance of the rows alone: it is never less
-    both = mean_interval(table)
-    return mean, *((low, high) if len(table)==1 else (min(low, both[1]), max(high, both[2])))
+    return _interval(table if len(table) > 1 else table[0])
 
 @patch
 def mean(self:Verdict, arm:str, what:str)->float: # a field of `Result`
@@ -170,14 +177,15 @@ def _money(usd): return f'{usd:.2f}' if usd >= .1 or not usd else f'{usd:.4f}'
 def table(self:Verdict)->pd.DataFrame: # a row an arm, all cells text
     "The numbers of a comparison"
     rows,beside = [],self.reference
+    columns = ['arm', 'right %', f'ahead of {beside}', 'rows', 'of them new', 'steps', 'time', 'USD']
     for arm in self.results:
         same = beside is None or arm==beside
         counts = [f'{self.mean(arm, what):,.0f}' for what in ('train_rows', 'written', 'steps')]
         took = [_took(self.mean(arm, 'seconds')), _money(self.mean(arm, 'usd'))]
         ahead = '' if same else str(self.difference(arm, beside))
         rows.append([arm, span(*self.accuracy(arm)), ahead, *counts, *took])
-    return pd.DataFrame(rows, columns=['arm', 'right %', f'ahead of {beside}', 'rows', 'of them new',
-                                       'steps', 'time', 'USD'])
+    table = pd.DataFrame(rows, columns=columns)
+    return table if beside else table.drop(columns=columns[2])
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c015
 def _how(found):
@@ -254,7 +262,7 @@ def teacher_itself(v:Verdict)->str:
 SENTENCES = (yardstick_or_student, from_scratch, new_rows, aimed, more_real_rows, teacher_itself)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01c
-_BY_COST = (FewShot, Plain, Matched, Random, Method, Itself)   # half of the rows is no offer: they are there
+_BY_COST = (FewShot, Plain, Matched, Method, Random, Itself)   # half of the rows is no offer: they are there
 
 @patch
 def recommended(self:Verdict,
