@@ -43,6 +43,7 @@ def precision(
     dtype:str|None=None,  # one of `DTYPES`; None: what is right for the device
     lora_r:int=16,        # rank of the adapter; 0: all weights are trained
     native:bool|None=None,# has the device bfloat16 in hardware? None: as `has_bfloat16` finds
+    small:bool=False,     # is it so small a base that its products take little of the time?
 )->Precision:
     "What numbers a student is held in and computes with"
     check_one_of('dtype', dtype, (None,*DTYPES))
@@ -51,6 +52,6 @@ def precision(
                            "'float32', or leave dtype out")
     native = has_bfloat16(device) if native is None else native
     fast = 'bfloat16' if native else 'float16'
-    plain = device=='cpu' and not (native and lora_r)
+    plain = device=='cpu' and (small or not native or not lora_r)
     dtype = dtype or ('float32' if plain else fast)
     return Precision(device, dtype, dtype if lora_r else 'float32')

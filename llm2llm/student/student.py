@@ -25,7 +25,7 @@ from .models import base_digest,end_tokens,generation,line,place,read_config,rea
 from .settings import FLASH,check_batches,check_open,check_weights,row_length
 from .precision import precision
 from .settings import default_epochs,default_lora,default_learning_rate
-from .settings import find_attention,find_device,find_liger
+from .settings import find_attention,find_device,find_liger,is_small
 from .tokens import encode_completions,end_of_turn,training_rows
 
 # %% ../../nbs/03_student/06_student.ipynb #75bc5eb6
@@ -88,7 +88,8 @@ def _settle(self:Student):
         raise SettingError("lora_alpha and lora_config are for an adapter, and all weights are trained; "
                            "give lora_r=16, or leave them out")
     self.lora_alpha = self.lora_alpha or 2*self.lora_r
-    self.precision = precision(self.device, self.dtype, self.lora_r)
+    small = self.device=='cpu' and self.lora_r and is_small(self.config)
+    self.precision = precision(self.device, self.dtype, self.lora_r, small=bool(small))
     self.dtype = self.precision.dtype
     width = self.config.get_text_config().hidden_size
     self.learning_rate = self.learning_rate or default_learning_rate(width, self.lora_r)
