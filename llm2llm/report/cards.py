@@ -17,7 +17,7 @@ from ..core import Example,RunError,SettingError,check_one_of,plugins
 from ..loop.config import LoopConfig,as_flags
 from ..loop.rules import own_rules
 from .export import Contents
-from .record import RunRecord,accuracy,finished_run,summary,wilson
+from .record import RunRecord,accuracy,finished_run,hub_name,summary,wilson
 from .report import shown_settings
 from ..store.folder import content_digest
 from ..tables import mark,markdown_table
@@ -93,7 +93,7 @@ def _student_words(s):
     words = _changed('student', StudentConfig, s) | {'student.lora_r': s['lora_r']}
     if not s['lora_r']: words = {k: v for k,v in words.items() if k=='student.lora_r' or '.lora_' not in k}
     if name=='mini_base': return {'student': 'mini'} | words
-    if '/' in name: return {'student': name, 'student.revision': s['base_digest']} | words
+    if hub_name(s): return {'student': name, 'student.revision': s['base_digest']} | words
     return {'student': f"FOLDER_OF/{name}"} | words
 
 # %% ../../nbs/06_report/06a_cards.ipynb #711577f5
@@ -189,7 +189,8 @@ def exported_part(
     "An export of a run's student, checked to be whole"
     folder = Path(exported or record.path/'export')
     if not folder.is_dir():
-        raise RunError(f"{folder} holds no export; make it first: llm2llm export {record.path}, "
+        raise RunError(f"{folder} holds no export; make it first: llm2llm export "
+                       f"{shlex.quote(str(record.path))}, "
                        "or say where it is (--exported FOLDER)")
     said = Contents.read(folder)
     if kind not in said.content: raise SettingError(f"{folder} has no {kind}, only {[*said.content]}")
@@ -204,8 +205,7 @@ def base_on_hub(
     base:str|None,     # name on the Hub, where the run was given a folder
 )->str|None:           # None if nobody has said
     "The name by which others find the base"
-    name = record.student['model_name_or_path']
-    return base or (name if '/' in name else None)
+    return base or hub_name(record.student)
 
 def _results(record, scores):
     "The score on test rows for the metadata"

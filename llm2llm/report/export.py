@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
-from .record import finished_run
+from .record import finished_run,hub_name
 from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json
 from ..store.records import Record,Score
 from ..student.models import disk_errors,generation,quiet
@@ -65,16 +65,18 @@ def _picked(folder, r):
     return record,r,source
 
 # %% ../../nbs/06_report/06_export.ipynb #40781b33
-def _base(had, base, source):
+def _base(record, base, source):
     "Where the base of a run's student is: a folder, or a name on the Hub"
-    name = had['model_name_or_path']
-    if base is None and '/' not in name:
-        was = read_json(source/'adapter_config.json').get('base_model_name_or_path')
-        if was and Path(was).is_dir(): return was
+    if base is None and (name := hub_name(record.student)): return name
+    if base is None:
+        was = read_json(source/'adapter_config.json').get('base_model_name_or_path') or ''
+        places = [p/was for p in (Path(), *record.path.absolute().parents)]   # older runs: relative
+        if was and (folder := next(filter(Path.is_dir, places), None)): return str(folder)
+        name = record.student['model_name_or_path']
         raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
                            "give its new place: base=FOLDER (--base FOLDER)")
-    folder = Path(base or name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base or name)
+    folder = Path(base).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(base)
 
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
@@ -82,7 +84,7 @@ def _student(record, source, base, dtype, quantization=None, device='cpu'):
     had,name = record.student,record.student['model_name_or_path']
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
-    place = _base(had, base, source)
+    place = _base(record, base, source)
     revision = had['base_digest'] if place==name else None
     student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
@@ -300,10 +302,12 @@ def predict(
     base:str|Path|None=None, # the student's base: folder or name on the Hub; None: the run's, if on the Hub
     round:int|None=None,     # whose student, from 0; None: the round that the run picked
     device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
+    probabilities:bool=False,        # of the options, too, see `Run.predict`
+    min_probability:float|None=None, # 0 to 1: a less probable prediction is None
 )->pd.DataFrame:             # a row a question, see `Run.predict`
     "What the student of a run answers to new questions"
     record,r,source = _picked(folder, round)
     student = _student(record, source, base, record.student['dtype'], record.student['quantization'], device)
     run = _run(record, student, _task(record, None))
     run.final = replace(record.final, picked_round=r)
-    return run.predict(questions)
+    return run.predict(questions, probabilities, min_probability)
