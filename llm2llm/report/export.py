@@ -16,10 +16,12 @@ from ..core import Example,RunError,SettingError,StudentError,check_one_of,diges
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
 from .record import finished_run,hub_name
-from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json
+from .use import readme,task_of
+from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json,write_text
 from ..store.records import Record,Score
 from ..student.models import disk_errors,generation,quiet
 from ..student.student import Student
+from ..student.tokens import dated
 from ..tables import points
 from ..tasks.task import Task
 
@@ -97,9 +99,8 @@ def _task(record, task):
     "The run's task: the one given, or what the folder holds of it"
     had = record.task
     if task is None:
-        rows = {'seed_rows': record.folder.split_rows('seed'), 'dev': record.folder.split_rows('dev')}
-        rows['instructions'] = had.get('instructions', '')
-        return Task(had['name'], had['kind'], had['template'], tuple(had['labels']), **rows)
+        seed,dev = map(record.folder.split_rows, ('seed', 'dev'))
+        return task_of(record, seed_rows=seed, dev=dev)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
                instructions=task.instructions,
                rows=digest(task.seed_rows, task.dev, task.test, task.pool))
@@ -158,7 +159,8 @@ class Export:
         return '\n'.join([*lines, *(f'{split}: {c}' for split,c in self.scores.items()), *self.notes])
 
 # %% ../../nbs/06_report/06_export.ipynb #b9702050
-_CONTENTS,_INPUTS = 'export.json',('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
+_CONTENTS,_README = 'export.json','README.md'
+_INPUTS = ('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
 
 @dataclass(frozen=True, kw_only=True)
 class Contents(Record):
@@ -166,6 +168,7 @@ class Contents(Record):
     inputs:dict[str,object]   # what makes it: `_INPUTS`, the last of them the splits scored
     content:dict[str,str]     # part to the digest of its folder
     scores:dict[str,Rescored] # by split
+    readme:str = ''           # digest of the README.md that was written; '': none was
 
     def __post_init__(self):
         super().__post_init__()
@@ -232,6 +235,7 @@ def _make(out, record, source, student, task, inputs, device):
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     whole_model = lambda: merge(student, source) if 'adapter' in parts else student._read()
     if 'model' in parts: _write_model(whole_model(), out/'model')
+    if student.chat: student.tokenizer.chat_template = dated(student.tokenizer.get_chat_template())
     for part in parts:
         student.tokenizer.save_pretrained(out/part)
         greedy.save_pretrained(out/part)
@@ -251,7 +255,18 @@ def _scored(out, record, student, task, made, splits, device):
         except StudentError as e:
             raise StudentError(f"the exported model cannot be scored: {e}; "
                                "give device='cpu' (--device cpu), or score=False (--score false)") from e
-    made = Contents(inputs=inputs, content=made.content, scores=scores)
+    return _told(out, record, student, replace(made, inputs=inputs, scores=scores))
+
+# %% ../../nbs/06_report/06_export.ipynb #16eaf11a
+def _told(out, record, student, made):
+    "Write the README.md of an export, unless it is somebody else's, and what is known of the export"
+    path,inputs = out/_README,made.inputs
+    types = dict(adapter=record.student['dtype'], model=inputs['dtype'])
+    limit = read_json(out/inputs['parts'][0]/'generation_config.json')['max_new_tokens']
+    parts = {p: types[p] for p in inputs['parts']}
+    text = readme(record, inputs['round'], parts, made.scores, student, limit)
+    if not path.exists() or content_digest(path)==made.readme:
+        made = replace(made, readme=content_digest(write_text(path, text)))
     write_json(out/_CONTENTS, made.as_dict())
     return made
 
@@ -292,7 +307,9 @@ def export(
         with atomic_write(out) as p: made = _make(p, record, source, student, task, inputs, device)
     elif {*inputs['scored']} - {*made.inputs['scored']}:   # what it was not asked yet
         made = _scored(out, record, student, task, made, inputs['scored'], device)
+    elif not (out/_README).exists(): made = _told(out, record, student, made)
     notes = tuple(_notes(record, made.inputs, made.scores))
+    if content_digest(out/_README) != made.readme: notes += (f"{out/_README} is yours, and stays as it is.",)
     return Export(out, r, tuple(inputs['parts']), dtype, made.scores, notes)
 
 # %% ../../nbs/06_report/06_export.ipynb #c038af1b
