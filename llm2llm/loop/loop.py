@@ -270,6 +270,14 @@ def _teaching(self:Run)->AbstractContextManager:
     "The teacher, open on the run's folder until the context ends"
     return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
+@patch
+def _keep_rows(self:Run):
+    "Keep seed and dev rows, and the right labels of the test rows"
+    for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
+    if self.task.labels and self.task.test:
+        self.folder.write_gold({r.id: self.task.gold(r) for r in self.task.test})
+
+# %% ../../nbs/05_loop/04_loop.ipynb #94dd5b8c
 # Kept and not compared. A teacher finds its replies under every token limit and in every form.
 _RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
            'teacher.max_completion_tokens', 'teacher.response_format')
@@ -283,7 +291,7 @@ def _run(self:Run, verbose):
         self.folder.claim(settings, versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
         if teacher != self.folder.settings()['teacher']: self.folder.log(once=True, teacher=teacher)
-        for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
+        self._keep_rows()
         if verbose and (before := found_line(self.folder)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True
