@@ -301,14 +301,15 @@ def tasks():
 def doctor(
     student:str='mini',     # a model folder, a name on the Hub, or mini, which ships with the package
     device:str|None=None,   # cpu, cuda or mps (default: cuda if there is one)
-    output_file:str|None=None, # write what is found as JSON, without names of users, paths or keys
+    # write what is found (.jsonl, .csv or .parquet), without names of users, paths or keys
+    output_file:str|None=None,
 ):
     "Say whether this machine can do a run, by doing a small piece of one"
     from llm2llm.student.doctor import Findings, examine, nameless
     known = [*Findings.__dataclass_fields__, 'ok', 'verdict']
     if output_file: check_out(output_file, *known)
     found = examine(student, device)
-    if output_file: write_jsonl(output_file, [nameless(found.as_dict(), student)])
+    if output_file: write_rows(output_file, [nameless(found.as_dict(), student)])
     if not found.ok: raise RunError("a check failed; the line before this one says which and why")
 
 # %% ../../nbs/09_cli/03_commands.ipynb #35349687

@@ -208,7 +208,7 @@ def write_jsonl(
     return write_text(path, ''.join(map(_line, rows)))
 
 # %% ../../nbs/01_store/00_folder.ipynb #03e2d065
-def _one_cell(value): return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+def _one_cell(value): return _line(value).strip() if isinstance(value, dict | list) else value
 
 def write_rows(
     path:str|Path, # .jsonl, .csv or .parquet

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from ..core import Prediction, DataError, Example, SettingError, check_one_of, to_dict, unknown
 from ..tables import html_table, text_table
@@ -18,6 +19,7 @@ from .files import Source, read_places
 from .kinds import Kind, kind_of, kinds, sentence
 from .splits import Splits
 from .texts import LETTERS
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/02_tasks/05_task.ipynb #b51064eb
 class Rows(tuple):
