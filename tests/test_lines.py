@@ -133,3 +133,10 @@ def test_ruff():
         [sys.executable, '-m', 'ruff', 'check', 'nbs', 'tests'], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+
+
+def test_modules_import_what_they_use():
+    "A name that only a lesson imports is there in the notebook, and missing in the module"
+    words = ['check', 'llm2llm', '--isolated', '--select', 'F821']
+    done = subprocess.run([sys.executable, '-m', 'ruff', *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr

@@ -118,7 +118,7 @@ def hub(monkeypatch):
 def made(tmp_path_factory):
     "A run and its export"
     at, task = tmp_path_factory.mktemp('share'), mini_task(n_seed=32, n_dev=20)
-    run = LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3), MiniTeacher(), at / 'run', rounds=1).fit(
+    run = LLM2LLM(task, mini_student(lora_r=8, learning_rate=5e-3, dtype='float32'), MiniTeacher(), at / 'run', rounds=1).fit(
         verbose=False
     )
     export(at/'run', at/'run'/'export', base=mini_base(), task=task)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import Example, Prediction, RunError, SettingError, digest
+from ..core import Example, Prediction, RunError, SettingError, check_number, digest
 from ..store.folder import commit, machine, versions
 from ..store.records import SILENT, Final, Round, RunFolder, Score
 from ..tasks.filters import reason
@@ -270,6 +270,14 @@ def _teaching(self:Run)->AbstractContextManager:
     "The teacher, open on the run's folder until the context ends"
     return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
+@patch
+def _keep_rows(self:Run):
+    "Keep seed and dev rows, and the right labels of the test rows"
+    for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
+    if self.task.labels and self.task.test:
+        self.folder.write_gold({r.id: self.task.gold(r) for r in self.task.test})
+
+# %% ../../nbs/05_loop/04_loop.ipynb #94dd5b8c
 # Kept and not compared. A teacher finds its replies under every token limit and in every form.
 _RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
            'teacher.max_completion_tokens', 'teacher.response_format')
@@ -283,7 +291,7 @@ def _run(self:Run, verbose):
         self.folder.claim(settings, versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
         if teacher != self.folder.settings()['teacher']: self.folder.log(once=True, teacher=teacher)
-        for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
+        self._keep_rows()
         if verbose and (before := found_line(self.folder)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True
@@ -338,23 +346,46 @@ def _asked(self:Run, questions):
         if not isinstance(r.question, str) or not r.question.strip():
             raise SettingError(f"question {r.id} must be text, not {r.question!r:.80}")
         if self.task.kind.choices and len(r.choices) < 2:
-            raise SettingError(f"question {r.id} has no choices; give Example(id, question, '', choices)")
+            raise SettingError(f"question {r.id} has no choices; give Example(id, question, '', choices), or "
+                               "a file that has them (--file FILE --choices COLUMN)")
     return rows
 
 # %% ../../nbs/05_loop/04_loop.ipynb #d5909607
 @patch
+def _check_sure(self:Run, least):
+    "Refuse probabilities where nothing is chosen among, and a least one that is none"
+    if least is not None: check_number('min_probability', least, most=1)
+    if self.task.kind.restricted: return
+    raise SettingError(f"a task of kind {self.task.kind.name!r} has no options to choose among, so its "
+                       "answers have no probabilities; leave out probabilities and min_probability")
+
+def _add_sure(found, completions, options, least):
+    "Give predictions their probabilities; None in the place of those below the least one"
+    each = [dict(zip(o, c.probabilities)) for o,c in zip(options, completions, strict=True)]
+    found['probability'] = [p[c.text] for p,c in zip(each, completions)]
+    found['probabilities'] = [{o.strip(): v for o,v in p.items()} for p in each]
+    if least is not None: found.loc[found['probability'] < least, 'prediction'] = None
+
+# %% ../../nbs/05_loop/04_loop.ipynb #550c5cd8
+@patch
 def predict(self:Run,
     # texts; for tasks with choices `Example`s, whose answers are not looked at
     questions:str|Example|Iterable[str|Example],
-)->'pd.DataFrame': # id, question, prediction (None where no answer is found), completion, truncated
+    probabilities:bool=False,   # of the options, too; for kinds with options, such as 'label' and 'choice'
+    min_probability:float|None=None, # 0 to 1: a less probable prediction is None; probabilities come along
+)->'pd.DataFrame': # id, question, prediction (None: no answer), completion, truncated; see the lesson
     "What the picked round's student answers to new questions; needs `fit` first"
     import pandas as pd
     if not self.final:
         raise RunError(f"{self.folder.path}: call fit() first; "
                        "where the run is finished it trains nothing again")
+    if sure := probabilities or min_probability is not None: self._check_sure(min_probability)
     rows,picked = self._asked(questions),self.final.picked_round
     self.students.load(self.folder.student(picked))
-    completions = self.students.complete(rows, self.folder.train_rows(picked))
-    found = [(r.id, r.question, self.task.parse(c.text, r), c.text.strip(), c.truncated)
-             for r,c in zip(rows, completions, strict=True)]
-    return pd.DataFrame(found, columns=['id', 'question', 'prediction', 'completion', 'truncated'])
+    completions = self.students.complete(rows, self.folder.train_rows(picked), probabilities=sure)
+    said = [(r.id, r.question, self.task.parse(c.text, r), c.text.strip(), c.truncated)
+            for r,c in zip(rows, completions, strict=True)]
+    columns = ['id', 'question', 'prediction', 'completion', 'truncated']
+    found = pd.DataFrame(said, columns=columns, dtype=object).astype(dict(truncated=bool))   # None stays None
+    if sure: _add_sure(found, completions, [self.task.options(r) for r in rows], min_probability)
+    return found

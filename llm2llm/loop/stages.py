@@ -121,6 +121,7 @@ def complete(self:StudentStages,
     names:tuple=(),               # what the answers are for: they make the random seeds
     drawn:bool=False,             # draw several answers to a row that is there several times
     on_completion:Callable|None=None, # called with the number of the row and its completion, when it is there
+    probabilities:bool=False,     # of each option of a row, too
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
     kwargs = self._decoding(trained_on)
@@ -132,7 +133,7 @@ def complete(self:StudentStages,
     asked = prompts(self.task, rows, self.config.num_fewshot or 0, self.config.seed, self.student.chat)
     about = ['round', *map(str, names)] if names else []
     return self.student.generate(asked, [self.task.options(r) for r in rows], on_completion=on_completion,
-                                 label=' '.join([*about, 'answers']), **kwargs)
+                                 label=' '.join([*about, 'answers']), probabilities=probabilities, **kwargs)
 
 # %% ../../nbs/05_loop/02_stages.ipynb #da9d6eac
 OnAnswer = Callable[[Example,Prediction],None]   # told each answer as soon as it is there

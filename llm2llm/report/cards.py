@@ -13,17 +13,20 @@ from pathlib import Path
 from datasets import Dataset,Features,List,Value
 from fastcore.docments import docments
 from huggingface_hub import DatasetCard,DatasetCardData,EvalResult,ModelCard,ModelCardData
+
+# %% ../../nbs/06_report/06a_cards.ipynb #f670f3f4
 from ..core import Example,RunError,SettingError,check_one_of,plugins
 from ..loop.config import LoopConfig,as_flags
 from ..loop.rules import own_rules
 from .export import Contents
-from .record import RunRecord,accuracy,finished_run,summary,wilson
+from .record import RunRecord,accuracy,finished_run,hub_name,summary,wilson
 from .report import shown_settings
+from .use import task_of,use_code
 from ..store.folder import content_digest
 from ..tables import mark,markdown_table
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
-from ..tasks.task import TASKS,Task
+from ..tasks.task import TASKS
 from ..student.config import StudentConfig
 from ..teachers.kinds import teacher_kind,teacher_kinds
 
@@ -60,11 +63,10 @@ def _teacher(teacher):
 # %% ../../nbs/06_report/06a_cards.ipynb #2ee6f40d
 def _near(record):
     "The similarity from which two questions of the run were near-duplicates; 0: only equal ones"
-    s,t = record.settings,record.task
+    s = record.settings
     if s.get('near_duplicate_threshold') is not None: return s['near_duplicate_threshold']
     if (own := record.teacher.get('near_duplicate_threshold')) is not None: return own
-    seed = tuple(record.folder.split_rows('seed'))
-    return near_limit(Task(t['name'], t['kind'], t['template'], tuple(t['labels']), seed_rows=seed))
+    return near_limit(task_of(record, seed_rows=record.folder.split_rows('seed')))
 
 # %% ../../nbs/06_report/06a_cards.ipynb #61eb9f28
 def _task_words(t):
@@ -93,7 +95,7 @@ def _student_words(s):
     words = _changed('student', StudentConfig, s) | {'student.lora_r': s['lora_r']}
     if not s['lora_r']: words = {k: v for k,v in words.items() if k=='student.lora_r' or '.lora_' not in k}
     if name=='mini_base': return {'student': 'mini'} | words
-    if '/' in name: return {'student': name, 'student.revision': s['base_digest']} | words
+    if hub_name(s): return {'student': name, 'student.revision': s['base_digest']} | words
     return {'student': f"FOLDER_OF/{name}"} | words
 
 # %% ../../nbs/06_report/06a_cards.ipynb #711577f5
@@ -189,7 +191,8 @@ def exported_part(
     "An export of a run's student, checked to be whole"
     folder = Path(exported or record.path/'export')
     if not folder.is_dir():
-        raise RunError(f"{folder} holds no export; make it first: llm2llm export {record.path}, "
+        raise RunError(f"{folder} holds no export; make it first: llm2llm export "
+                       f"{shlex.quote(str(record.path))}, "
                        "or say where it is (--exported FOLDER)")
     said = Contents.read(folder)
     if kind not in said.content: raise SettingError(f"{folder} has no {kind}, only {[*said.content]}")
@@ -204,8 +207,7 @@ def base_on_hub(
     base:str|None,     # name on the Hub, where the run was given a folder
 )->str|None:           # None if nobody has said
     "The name by which others find the base"
-    name = record.student['model_name_or_path']
-    return base or (name if '/' in name else None)
+    return base or hub_name(record.student)
 
 def _results(record, scores):
     "The score on test rows for the metadata"
@@ -215,8 +217,7 @@ def _results(record, scores):
     where = dict(task_type='text-generation', dataset_type=name, dataset_name=name, dataset_split='test')
     return [EvalResult(**where, metric_type='accuracy', metric_name=words, metric_value=round(c.accuracy, 4))]
 
-_LOADED_BY = dict(adapter=('peft', 'AutoPeftModelForCausalLM', 'adapter'),
-                  model=('transformers', 'AutoModelForCausalLM', 'finetune'))
+_LOADED_BY = dict(adapter=('peft', 'adapter'), model=('transformers', 'finetune'))   # and how it is related
 
 # %% ../../nbs/06_report/06a_cards.ipynb #14d5cb85
 def model_card(
@@ -231,12 +232,12 @@ def model_card(
     "The card of a run's student"
     head,record = _checked(license, language),finished_run(folder)
     said,_ = exported_part(record, check_one_of('kind', kind, [*_LOADED_BY]), exported)
-    (library,auto,relation),on = _LOADED_BY[kind],base_on_hub(record, base)
+    (library,relation),on = _LOADED_BY[kind],base_on_hub(record, base)
     m = record.rounds[said.inputs['round']]
     again = {s: c.exported for s,c in said.scores.items() if kind=='model'}   # an adapter is the run's own
-    scores = again or m.scores
+    scores,dtype = again or m.scores,said.inputs['dtype'] if kind=='model' else record.student['dtype']
     data = ModelCardData(**head, base_model=on, base_model_relation=on and relation, library_name=library,
                          pipeline_tag='text-generation', model_name=repo.split('/')[-1],
                          eval_results=_results(record, scores))
     return _card(ModelCard, record, data, scores, kind=kind, repo=repo, seeds=m.train_rows-m.synthetic,
-                 made=m.synthetic, auto=auto, library=library, round=m.round, again=bool(again))
+                 made=m.synthetic, round=m.round, again=bool(again), use=use_code(record, kind, repo, dtype))

@@ -15,11 +15,13 @@ from fastcore.basics import patch
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
-from .record import finished_run
-from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json
+from .record import finished_run,hub_name
+from .use import readme,task_of
+from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json,write_text
 from ..store.records import Record,Score
 from ..student.models import disk_errors,generation,quiet
 from ..student.student import Student
+from ..student.tokens import dated
 from ..tables import points
 from ..tasks.task import Task
 
@@ -65,16 +67,18 @@ def _picked(folder, r):
     return record,r,source
 
 # %% ../../nbs/06_report/06_export.ipynb #40781b33
-def _base(had, base, source):
+def _base(record, base, source):
     "Where the base of a run's student is: a folder, or a name on the Hub"
-    name = had['model_name_or_path']
-    if base is None and '/' not in name:
-        was = read_json(source/'adapter_config.json').get('base_model_name_or_path')
-        if was and Path(was).is_dir(): return was
+    if base is None and (name := hub_name(record.student)): return name
+    if base is None:
+        was = read_json(source/'adapter_config.json').get('base_model_name_or_path') or ''
+        places = [p/was for p in (Path(), *record.path.absolute().parents)]   # older runs: relative
+        if was and (folder := next(filter(Path.is_dir, places), None)): return str(folder)
+        name = record.student['model_name_or_path']
         raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
                            "give its new place: base=FOLDER (--base FOLDER)")
-    folder = Path(base or name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base or name)
+    folder = Path(base).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(base)
 
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
@@ -82,7 +86,7 @@ def _student(record, source, base, dtype, quantization=None, device='cpu'):
     had,name = record.student,record.student['model_name_or_path']
     kwargs = dict(dtype=dtype, device=device, max_length=had['max_length'], chat=had.get('chat', False))
     if not had['lora_r']: return Student(source, lora_r=0, **kwargs)
-    place = _base(had, base, source)
+    place = _base(record, base, source)
     revision = had['base_digest'] if place==name else None
     student = Student(place, revision=revision, quantization=quantization, lora_r=had['lora_r'], **kwargs)
     if (its := student.settings()['base_digest']) != had['base_digest']:
@@ -95,9 +99,8 @@ def _task(record, task):
     "The run's task: the one given, or what the folder holds of it"
     had = record.task
     if task is None:
-        rows = {'seed_rows': record.folder.split_rows('seed'), 'dev': record.folder.split_rows('dev')}
-        rows['instructions'] = had.get('instructions', '')
-        return Task(had['name'], had['kind'], had['template'], tuple(had['labels']), **rows)
+        seed,dev = map(record.folder.split_rows, ('seed', 'dev'))
+        return task_of(record, seed_rows=seed, dev=dev)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
                instructions=task.instructions,
                rows=digest(task.seed_rows, task.dev, task.test, task.pool))
@@ -156,7 +159,8 @@ class Export:
         return '\n'.join([*lines, *(f'{split}: {c}' for split,c in self.scores.items()), *self.notes])
 
 # %% ../../nbs/06_report/06_export.ipynb #b9702050
-_CONTENTS,_INPUTS = 'export.json',('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
+_CONTENTS,_README = 'export.json','README.md'
+_INPUTS = ('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
 
 @dataclass(frozen=True, kw_only=True)
 class Contents(Record):
@@ -164,6 +168,7 @@ class Contents(Record):
     inputs:dict[str,object]   # what makes it: `_INPUTS`, the last of them the splits scored
     content:dict[str,str]     # part to the digest of its folder
     scores:dict[str,Rescored] # by split
+    readme:str = ''           # digest of the README.md that was written; '': none was
 
     def __post_init__(self):
         super().__post_init__()
@@ -230,6 +235,7 @@ def _make(out, record, source, student, task, inputs, device):
     if 'adapter' in parts: _write_adapter(source, student, out/'adapter')
     whole_model = lambda: merge(student, source) if 'adapter' in parts else student._read()
     if 'model' in parts: _write_model(whole_model(), out/'model')
+    if student.chat: student.tokenizer.chat_template = dated(student.tokenizer.get_chat_template())
     for part in parts:
         student.tokenizer.save_pretrained(out/part)
         greedy.save_pretrained(out/part)
@@ -249,7 +255,18 @@ def _scored(out, record, student, task, made, splits, device):
         except StudentError as e:
             raise StudentError(f"the exported model cannot be scored: {e}; "
                                "give device='cpu' (--device cpu), or score=False (--score false)") from e
-    made = Contents(inputs=inputs, content=made.content, scores=scores)
+    return _told(out, record, student, replace(made, inputs=inputs, scores=scores))
+
+# %% ../../nbs/06_report/06_export.ipynb #16eaf11a
+def _told(out, record, student, made):
+    "Write the README.md of an export, unless it is somebody else's, and what is known of the export"
+    path,inputs = out/_README,made.inputs
+    types = dict(adapter=record.student['dtype'], model=inputs['dtype'])
+    limit = read_json(out/inputs['parts'][0]/'generation_config.json')['max_new_tokens']
+    parts = {p: types[p] for p in inputs['parts']}
+    text = readme(record, inputs['round'], parts, made.scores, student, limit)
+    if not path.exists() or content_digest(path)==made.readme:
+        made = replace(made, readme=content_digest(write_text(path, text)))
     write_json(out/_CONTENTS, made.as_dict())
     return made
 
@@ -290,7 +307,9 @@ def export(
         with atomic_write(out) as p: made = _make(p, record, source, student, task, inputs, device)
     elif {*inputs['scored']} - {*made.inputs['scored']}:   # what it was not asked yet
         made = _scored(out, record, student, task, made, inputs['scored'], device)
+    elif not (out/_README).exists(): made = _told(out, record, student, made)
     notes = tuple(_notes(record, made.inputs, made.scores))
+    if content_digest(out/_README) != made.readme: notes += (f"{out/_README} is yours, and stays as it is.",)
     return Export(out, r, tuple(inputs['parts']), dtype, made.scores, notes)
 
 # %% ../../nbs/06_report/06_export.ipynb #c038af1b
@@ -300,10 +319,12 @@ def predict(
     base:str|Path|None=None, # the student's base: folder or name on the Hub; None: the run's, if on the Hub
     round:int|None=None,     # whose student, from 0; None: the round that the run picked
     device:str|None=None,    # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
+    probabilities:bool=False,        # of the options, too, see `Run.predict`
+    min_probability:float|None=None, # 0 to 1: a less probable prediction is None
 )->pd.DataFrame:             # a row a question, see `Run.predict`
     "What the student of a run answers to new questions"
     record,r,source = _picked(folder, round)
     student = _student(record, source, base, record.student['dtype'], record.student['quantization'], device)
     run = _run(record, student, _task(record, None))
     run.final = replace(record.final, picked_round=r)
-    return run.predict(questions)
+    return run.predict(questions, probabilities, min_probability)

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['check_target', 'check_out', 'check_table', 'check_page', 'atomic_write', 'write_text', 'write_json', 'write_jsonl',
-           'write_page', 'numbered_jsonl', 'read_jsonl', 'damaged', 'read_json', 'holds', 'content_digest', 'versions',
-           'commit', 'machine']
+           'write_rows', 'write_page', 'numbered_jsonl', 'read_jsonl', 'damaged', 'read_json', 'holds',
+           'content_digest', 'versions', 'commit', 'machine']
 
 # %% ../../nbs/01_store/00_folder.ipynb #16321288
-import os,sys,stat,json,re,shutil,hashlib,errno,subprocess,tempfile
-from collections.abc import Iterable, Iterator
+import csv,os,sys,stat,json,re,shutil,hashlib,errno,subprocess,tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from ..core import Prediction, DataError, Example, RunError, to_dict
+from ..core import Prediction, DataError, Example, RunError, SettingError, to_dict, unknown
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f1
 def _why(error):
@@ -65,20 +65,37 @@ def _foreign(path, written):
                     "name another file, or remove it")
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f7
+def _csv_fields(path, first): return next(csv.reader([first.decode('utf-8-sig')]))
+
+def _parquet_fields(path, first):
+    from pyarrow.parquet import read_schema
+    return read_schema(path).names
+
+def _json_fields(path, first): return json.loads(first).keys()
+
+# The ending of a file of rows to what reads their fields from it; without an ending it is JSON Lines.
+_FIELDS = {'.jsonl': _json_fields, '.csv': _csv_fields, '.parquet': _parquet_fields,
+           '.ndjson': _json_fields, '.json': _json_fields}
+
+def _ending(path):
+    ending = Path(path).suffix.lower() or '.jsonl'
+    if ending in _FIELDS: return ending
+    raise SettingError(f"{path}: {unknown('file type', ending, _FIELDS)}")
+
+# %% ../../nbs/01_store/00_folder.ipynb #feb8eb8a
 def check_out(
-    path:str|Path,  # a file that a user named, of JSON Lines
+    path:str|Path,  # a file that a user named: JSON Lines, CSV or Parquet, by its ending
     *fields:str,    # the fields of the rows that will be written
     reads:str|Path|None=None, # the file that the command reads
 ):
     "A `RunError` if a file is at `path` that is not an older one of the same command"
     path = Path(path)
-    first = _older(path)
+    first,read = _older(path),_FIELDS[_ending(path)]
     if path.is_file() and reads and Path(reads).exists() and path.samefile(reads):
         raise RunError(f"{path} is the file that is read; name another one to write")
-    try: row = json.loads(first or b'null')
-    except (ValueError, RecursionError): row = None
-    if first and (not isinstance(row, dict) or list(row) != [*fields]):
-        raise _foreign(path, f"hold rows of {', '.join(fields)}")
+    try: have = first and [*read(path, first)]
+    except (AttributeError, OSError, RecursionError, ValueError, csv.Error): have = None   # no such file
+    if first and have != [*fields]: raise _foreign(path, f"hold rows of {', '.join(fields)}")
 
 # %% ../../nbs/01_store/00_folder.ipynb #c1a5e0f9
 def check_table(
@@ -189,6 +206,23 @@ def write_jsonl(
 )->Path:           # `path`
     "Write rows as JSON Lines, whole"
     return write_text(path, ''.join(map(_line, rows)))
+
+# %% ../../nbs/01_store/00_folder.ipynb #03e2d065
+def _one_cell(value): return _line(value).strip() if isinstance(value, dict | list) else value
+
+def write_rows(
+    path:str|Path, # .jsonl, .csv or .parquet
+    rows:Sequence[dict[str,object]], # n, each with the same fields
+)->Path:           # `path`
+    "Write rows whole, in the form that the file's ending says; in CSV a nested value is JSON"
+    ending = _ending(path)
+    if ending not in ('.csv', '.parquet'): return write_jsonl(path, rows)
+    import pandas as pd
+    frame = pd.DataFrame(rows)
+    with atomic_write(path) as p:
+        if ending=='.csv': frame.map(_one_cell).to_csv(p, index=False, lineterminator='\n')
+        else: frame.to_parquet(p, index=False)
+    return Path(path)
 
 # %% ../../nbs/01_store/00_folder.ipynb #853a3592
 _TITLE = re.compile('<title>.*?</title>|aria-label="[^":]*|# .*')   # of HTML, of SVG, of Markdown

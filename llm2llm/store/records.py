@@ -343,6 +343,21 @@ def write_train(self:RunFolder,
     "Keep the rows that a round's student is trained on"
     return write_jsonl(self.part(round, 'train'), rows)
 
+# %% ../../nbs/01_store/01_records.ipynb #0151f78a
+_GOLD = 'test_gold.json'
+
+@patch
+def write_gold(self:RunFolder,
+    gold:dict[str,str], # test row's id to its label
+)->Path:
+    "Keep the right labels of the test rows, not the rows"
+    return write_json(self/_GOLD, gold)
+
+@patch
+def gold(self:RunFolder)->dict[str,str]: # id to label; {}: none are kept
+    "The right labels of the test rows"
+    return read_json(self/_GOLD) if (self/_GOLD).exists() else {}
+
 # %% ../../nbs/01_store/01_records.ipynb #f39c61e1
 def write_training(
     student:Path, # folder of a student, where a stage is told to write

@@ -152,6 +152,15 @@ def _columns(batch): return [q.ids for q in batch],[q.options for q in batch]
 
 def _longest(asked): return max((q.tokens for q in asked), default=0)
 
+# %% ../../nbs/03_student/07_answering.ipynb #42e92608
+def _chosen(decoder, batch, noisy, sure):
+    "Completions among options, with the probability of each option if `sure`"
+    ids,options = _columns(batch)
+    met = [{} for _ in batch] if sure else None
+    said = decoder.choose(ids, options, noisy, met)
+    found = decoder.probabilities(ids, options, met) if sure else [None]*len(batch)
+    return [Completion(*r, q.cut, p) for q,r,p in zip(batch, said, found)]
+
 # %% ../../nbs/03_student/07_answering.ipynb #93708fb7
 @patch
 @ranks.together
@@ -166,16 +175,16 @@ def generate(self:Answering,
     top_p:float=1.,                         # the share of the probability that is drawn from, above 0
     seeds:list[int]|None=None,              # n, where the random numbers of each prompt start; to draw
     stop_regex:str|None=None,               # a regular expression: a free completion ends where it is found
+    probabilities:bool=False,               # of each option, too, see `Decoder.probabilities`
 )->list[Completion]:                        # n completions in the order of the prompts
     "Completions of `prompts`, greedy or drawn"
     start,limit,stop = time.perf_counter(),self._limit(max_new_tokens),stop_pattern(stop_regex)
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
-    def completions(batch, results): return [Completion(*r, q.cut) for q,r in zip(batch, results)]
     def write(batch):
-        ids,_ = _columns(batch)
-        return completions(batch, decoder.write(ids, limit, noise(batch, self.device), stop))
-    def choose(batch): return completions(batch, decoder.choose(*_columns(batch), noise(batch, 'cpu')))
+        said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop)
+        return [Completion(*r, q.cut) for q,r in zip(batch, said)]
+    def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)
     free,closed = [q for q in asked if not q.options],[q for q in asked if q.options]
     jobs = [(write, free, _longest(free)), (choose, closed, _longest(closed))]
     out = self._collect(jobs, label, on_completion)

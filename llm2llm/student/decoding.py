@@ -25,6 +25,7 @@ class Completion:
     text:str                    # the completion, without the end token
     truncated:bool=False        # did it reach the token limit without ending?
     prompt_truncated:bool=False # was the prompt too long, so that its beginning was left out?
+    probabilities:tuple[float,...]|None=None # of each option, in their order; None: not asked for, or free
 
 # %% ../../nbs/03_student/02_decoding.ipynb #ba3ca760
 def left_pad(
@@ -203,6 +204,7 @@ def choose(self:Decoder,
     ids:list[list[int]],          # n prompts
     options:list[tuple[str,...]], # the completions allowed for each
     noisy:Callable|None=None,     # from `sampler`, on the CPU; None: greedy
+    met:list[dict]|None=None,     # n, each gets the choices that its row comes to, see `probabilities`
 )->list[tuple[str,bool]]:         # n of text and False
     "Completions of one batch, each within its own options"
     known = {o: encode_completions(self.tokenizer, o, self.end) for o in set(options)}
@@ -214,6 +216,7 @@ def choose(self:Decoder,
         more = any(forced(n)[1] for i in rows for n in nodes[i].values())
         logits,cache,seen = self.logits([feed[i] for i in rows], cache, seen, more)
         for i,ways,scores in zip(rows, *_allowed(logits, [nodes[i] for i in rows])):
+            if met is not None: met[i][tuple(paths[i])] = _shares(ways, scores)
             path,nodes[i] = _step(ways, scores, nodes[i], i, noisy)
             paths[i] = paths[i]+path
             feed[i] = ids[i]+paths[i] if cache is None else path   # without a cache the prompt is read again
@@ -228,6 +231,14 @@ def _begun(self:Decoder, feed, rows):
     seen = torch.ones(len(rows), n, dtype=torch.long, device=self.device) if n else None
     return [f[n:] for f in feed],cache,seen
 
+def _step(ways, scores, node, row, noisy):
+    "The tokens up to the next choice, and its node"
+    if noisy is not None: scores = noisy(scores[None], [row])
+    way = ways[int(scores.argmax())]
+    path,node = forced(node[way])
+    return [way, *path],node
+
+# %% ../../nbs/03_student/02_decoding.ipynb #080e847a
 def _allowed(logits, nodes):
     "The tokens that may come next in each row, and their scores on the CPU: a handful of the vocabulary"
     ways = [sorted(n) for n in nodes]
@@ -236,12 +247,9 @@ def _allowed(logits, nodes):
     scores = logits.gather(-1, at).float().cpu()
     return ways,[s[:len(w)] for s,w in zip(scores, ways)]
 
-def _step(ways, scores, node, row, noisy):
-    "The tokens up to the next choice, and its node"
-    if noisy is not None: scores = noisy(scores[None], [row])
-    way = ways[int(scores.argmax())]
-    path,node = forced(node[way])
-    return [way, *path],node
+def _shares(ways, scores):
+    "The probability of each token, among those that may come"
+    return dict(zip(ways, scores.double().softmax(-1).tolist()))
 
 # %% ../../nbs/03_student/02_decoding.ipynb #4bd358e3
 @patch
@@ -252,6 +260,42 @@ def _still(self:Decoder, rows, nodes, cache, seen):
         cache.batch_select_indices(torch.tensor(stay, device=self.device))
         seen = seen[stay]
     return [rows[k] for k in stay],cache,seen
+
+# %% ../../nbs/03_student/02_decoding.ipynb #20013c08
+def _choices(node):
+    "Each node of a trie where there is a choice, by the tokens that lead to it"
+    todo,out = [((), node)],{}
+    while todo:
+        path,node = todo.pop()
+        more,node = forced(node)
+        path = (*path, *more)
+        if node: out[path] = node
+        todo += [((*path, t), after) for t,after in node.items()]
+    return out
+
+def _product(ids, met):
+    "The probability of an option's token ids along its path"
+    return math.prod(met[ids[:k]][t] for k,t in enumerate(ids) if ids[:k] in met)
+
+# %% ../../nbs/03_student/02_decoding.ipynb #15f46b7e
+@patch
+def probabilities(self:Decoder,
+    ids:list[list[int]],          # n prompts
+    options:list[tuple[str,...]], # the completions allowed for each
+    met:list[dict],               # n, from `choose`; gets the other choices, too
+)->list[tuple[float,...]]:        # n, of each option, 0 to 1; of equal ones the first has it all
+    "How probable the options of one batch are for a model that may say nothing else"
+    known = {o: [*map(tuple, encode_completions(self.tokenizer, o, self.end))] for o in set(options)}
+    choices = {o: _choices(trie(i)) for o,i in known.items()}
+    other = [(i, path, node) for i,o in enumerate(options) for path,node in choices[o].items()
+             if path not in met[i]]
+    for start in range(0, len(other), len(ids)):
+        rows,paths,nodes = zip(*other[start:start+len(ids)])
+        logits,*_ = self.logits([[*ids[i], *path] for i,path in zip(rows, paths)])
+        for i,path,ways,scores in zip(rows, paths, *_allowed(logits, nodes)):
+            met[i][path] = _shares(ways, scores)
+    return [tuple(_product(c, m)*(c not in known[o][:k]) for k,c in enumerate(known[o]))
+            for o,m in zip(options, met)]
 
 # %% ../../nbs/03_student/02_decoding.ipynb #823bc6b6
 @patch

@@ -96,7 +96,7 @@ def line(
 
 def place(
     base:str|Path, # model folder, name of an installed package's model, or name of a model on the Hub
-)->str|Path:       # a folder's path, or `base` itself
+)->str|Path:       # a folder's path from the root, so that others find it, or `base` itself
     "A base as transformers wants it"
     if not isinstance(base, (str, os.PathLike)) or not str(base).strip():
         raise StudentError(f"the student's base is {base!r}; give a model folder, or a name on the Hub such "
@@ -105,7 +105,7 @@ def place(
         points = {p.name: p for p in installed('llm2llm.models')}
         if str(base) in points: return str(points[str(base)].load()())
     folder = Path(base).expanduser()
-    return str(folder) if folder.is_dir() else base
+    return str(folder.absolute()) if folder.is_dir() else base
 
 # %% ../../nbs/03_student/03_models.ipynb #b90fcfa1
 def _similar(base):

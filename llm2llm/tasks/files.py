@@ -11,21 +11,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 from ..core import DataError, Example, SettingError, nearest, unknown
 from ..tables import shorten
 from .texts import LETTERS
 
 # %% ../../nbs/02_tasks/03_files.ipynb #5d97686c
-def _text(path):
-    "What a file says; an error names the byte that is not UTF-8"
-    try: return path.read_bytes().decode('utf-8-sig')  # without the mark that Excel puts first
-    except OSError as e: raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+def _decoded(data, path):
+    "Bytes as text; an error names the byte that is not UTF-8"
+    try: return data.decode('utf-8-sig')  # without the mark that Excel puts first
     except UnicodeDecodeError as e:
         *lines,before = e.object[:e.start].split(b'\n')
         near = shorten(before.decode()[-20:])
         byte = f"byte {len(before)+1} of the line (0x{e.object[e.start]:02x}, after {near})"
         raise DataError(f"{path}:{len(lines)+1}: {byte} is not UTF-8; save the file as UTF-8") from None
+
+def _text(path):
+    "What a file says"
+    try: return _decoded(path.read_bytes(), path)
+    except OSError as e: raise DataError(f"{path}: cannot be read ({e.strerror})") from None
 
 # %% ../../nbs/02_tasks/03_files.ipynb #d5e8fb06
 def _once(pairs):
@@ -36,7 +40,10 @@ def _once(pairs):
 
 def _json_lines(path, wanted):
     "Number and object of each line"
-    for n,line in enumerate(_text(path).split('\n'), 1):
+    return _objects(_text(path), path)
+
+def _objects(text, path):
+    for n,line in enumerate(text.split('\n'), 1):
         line = line.strip()
         if not line: continue
         try: row = json.loads(line, object_pairs_hook=_once)
@@ -212,13 +219,22 @@ def _file(path, wanted):
     raise DataError(f"{path}: {unknown('file type', path.suffix, READERS)}")
 
 # %% ../../nbs/02_tasks/03_files.ipynb #ab12f002
-Source: TypeAlias = str | Path | Iterable[dict]  # a .jsonl, .csv, .tsv or .parquet file, or a table in memory
+# a .jsonl, .csv, .tsv or .parquet file, a table in memory, or bytes that come through a pipe
+Source: TypeAlias = str | Path | Iterable[dict] | BinaryIO
 
-def _open(source, name, wanted):
+def _piped(text, name, question):
+    "Number and cells of each line: an object, or a plain question where no line begins as an object does"
+    if re.search(r'^\s*\{', text, re.M): return _objects(text, name)
+    return [(n, {question: line}) for n,line in enumerate(text.split('\n'), 1) if line.strip()]
+
+def _open(source, name, columns):
     "What a source is called, the same in short, and its rows by number"
+    if hasattr(source, 'read'):
+        name = 'standard input'
+        return name, name, _piped(_decoded(source.read(), name), name, next(iter(columns)))
     if not isinstance(source, str | Path): return name, name, _table(source, name)
     path = Path(source).expanduser()
-    return path, path.name, _file(path, wanted)
+    return path, path.name, _file(path, {*columns})
 
 def _columns(question, answer, choices):
     "Which setting names each column"
@@ -245,7 +261,7 @@ def read_places(
 )->dict[str,Example]: # 'file:line', or 'name:number' in a table, to row
     "The rows of a file or table by place, each checked"
     columns,rows,wrong = _columns(question, answer, choices),{},[]
-    path,short,numbered = _open(source, name, {*columns})
+    path,short,numbered = _open(source, name, columns)
     for n,cells in numbered:
         _check_columns(cells, columns, f'{path}:{n}')
         try: rows[f'{path}:{n}'] = _example(cells, f'{short}:{n}', question, answer, choices)
@@ -259,7 +275,7 @@ def read_places(
 
 # %% ../../nbs/02_tasks/03_files.ipynb #f3eff38e
 def read_rows(
-    path:Source,              # .jsonl, .csv, .tsv or .parquet, a DataFrame, a `Dataset` or a list of dicts
+    path:Source,              # a file, a DataFrame, a `Dataset`, a list of dicts, or bytes from a pipe
     question:str='question',  # column of the input text
     answer:str|None='answer', # column of the right answer: text; None: rows without answers
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice

@@ -21,6 +21,8 @@ class Choice(Kind):
     choices,group,stop_regex_untrained = True,'letter',None
     rules = ('The wrong choices are of the same kind and length as the right one, plausible, all different, '
              'and clearly wrong to an expert.',)
+    reads = ('The answer is the letter that the completion is (B, (B) or B.), or that of the choice which it '
+             'repeats; anything else is no answer.')
     solve = 'Reply with the letter of the right choice and nothing else.'
     category,column = 'multiple-choice','right answer: one of the choices'
 

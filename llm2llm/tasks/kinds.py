@@ -53,6 +53,7 @@ class Kind(_Named):
     form = ''       # what a student is told of the answer, one line; see `instructions`
     rules = ()      # what a teacher is told of the answer, a sentence each
     solve = 'Reply with the answer and nothing else.' # how a model is to answer a question
+    reads = ''      # how `parse` reads an answer, a sentence for whoever has the student and not this package
     unreadable = 'no answer can be read: {answer}' # the fault of a row without a right answer
     remedy = 'correct the row or take it out' # what the owner of a file can do about a fault
     found = ''      # what to add where a column of answers was recognised as this kind
@@ -209,6 +210,7 @@ def ended(self:Kind, reply:str)->bool:
 class Text(Kind):
     "Anything short; right if equal up to case, quotes and white space"
     name,help = 'text', 'any short text; right if it is equal up to case, quotes and white space'
+    reads = 'The whole completion is the answer; case, quotes and white space make no difference.'
     rules = ('The answer has the form of the answers in the examples.',)
     found = ", scored by exact match (kind='label', --task.kind label, if the answers are labels)"
 
@@ -224,6 +226,8 @@ class Label(Kind):
     group,stratified,stop_regex_untrained = 'label',True,None
     rules = ('The answer is one of the labels, spelled exactly as above.',)
     solve = 'Reply with the label and nothing else.'
+    reads = ('The answer is the label that the whole completion is; case, quotes and white space make no '
+             'difference, and anything else is no answer.')
     unreadable = 'label not in the set: {answer}'
     category,column = 'text-classification','right answer: one of the labels'
 
@@ -293,8 +297,7 @@ def read(self:Label, text, labels):
 class Number(Kind):
     "A worked answer that ends in `#### N`"
     name,help = 'number', "a worked answer ending in '#### N'; right if the numbers are equal"
-    template = 'Question: {question}\nAnswer:'
-    worked = True
+    template,worked = 'Question: {question}\nAnswer:',True
     form = 'Work it out step by step. The last line is #### and the result.'
     stop_regex = stop_regex_untrained = r'####[^\n]*\d[^\n]*(?=\n)'
     rules = ('The answer is worked out step by step, as in the examples. '
@@ -302,6 +305,7 @@ class Number(Kind):
              'The last line of the answer is #### and the result: a plain number such as 18 or 0.5, '
              'without a unit, not a fraction.')
     solve = 'Work it out step by step. The last line is #### and the result: a plain number.'
+    reads = 'The answer is the number after the last ####; a completion without one is no answer.'
     unreadable = 'no number after ####'
     remedy = "end the worked answer with a line such as '#### 18'"
     column = "right answer: worked solution ending in '#### number'"
