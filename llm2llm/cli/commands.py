@@ -9,7 +9,8 @@ __all__ = ['run', 'prompt_options', 'prompt', 'report', 'show_report', 'ledger',
 # %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json
 from pathlib import Path
-from .run import Words, check_words, make_run, make_task, make_teacher
+from .run import Lacking, Words, check_words, effective, lacking
+from .run import make_run, make_task, make_teacher, save_config
 from .settings import read_yaml
 from ..core import Example, Prediction, RunError, SettingError, check_one_of, plugins, unknown
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
@@ -20,18 +21,28 @@ from ..tasks.task import TASKS, Task
 from ..teachers.teacher import Request
 
 # %% ../../nbs/09_cli/03_commands.ipynb #877ef14a
-def _around(job):
-    "What does not change the results of a run: caps, where the teacher is, the folder"
-    about = dict(limits=job.teacher.limits()) | job.teacher.connection() if job.teacher else dict(limits={})
-    return about | dict(output_dir=str(job.folder.path))
+def _would_do(words, job=None): print(printed_json(effective(words, job), indent=1), flush=True)
 
+def _made(words):
+    "The run; where the words are too few, what it would do and all that is missing"
+    try: return make_run(words)
+    except Lacking: _would_do(words)
+    raise SettingError('; '.join(['nothing was run', *lacking(words)]))
+
+def _begins(words):
+    "The first sign of life, before seconds of imports"
+    parts = ', '.join(f'{p} {words[p]}' for p in ('task', 'student', 'teacher') if p in words)
+    print(f"llm2llm run: {parts}; loading libraries and rows", flush=True)
+
+# %% ../../nbs/09_cli/03_commands.ipynb #877ef14b
 def run(
     words:Words, # of the run
 ):
     "Turn seed rows into a better student"
-    job = make_run(words)
-    if words.get('dry_run'):
-        return print(printed_json(job.settings() | _around(job), indent=1))
+    if 'task' in words and not words.get('dry_run'): _begins(words)
+    job = _made(words)
+    if 'save_config' in words: save_config(words['save_config'], words)
+    if words.get('dry_run'): return _would_do(words, job)
     job.student.start_workers()   # with many processes the others stay here
     print(f'{job.task}\n{job.student!r}')
     if job.teacher and job.teacher.sends_prompts: print(repr(job.teacher))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from .run import Words, loop_words, make_task, make_teacher, of_part
 from ..core import SettingError
 from ..loop.config import LoopConfig, as_flags
-from ..report.estimate import Estimate, cost, token_range
 from ..student.config import StudentConfig
-if TYPE_CHECKING: from llm2llm.student.memory import Plan
+if TYPE_CHECKING:
+    from llm2llm.report.estimate import Estimate
+    from llm2llm.student.memory import Plan
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #a7acd096
 def estimate_options(
@@ -29,8 +30,9 @@ def estimate_options(
 
 def teacher_cost(
     words:Words, # of a run, and of `estimate_options`
-)->Estimate:
+)->'Estimate':
     "What the teacher will cost"
+    from llm2llm.report.estimate import cost
     task,config = make_task(words),LoopConfig(**loop_words(words))
     return cost(task, make_teacher(words, task), config, words.get('error_rate'), words.get('like'))
 
@@ -38,6 +40,7 @@ def teacher_cost(
 def _work(words):
     "What a round has to do, from the task's rows"
     if 'task' not in words: return {}
+    from llm2llm.report.estimate import token_range
     from llm2llm.student.settings import default_epochs
     task = make_task(words)
     mean = lambda texts: max(1, round(sum(token_range(t)[1] for t in texts)/len(texts)))
