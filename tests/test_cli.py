@@ -1,5 +1,5 @@
 "What a person may write after `llm2llm`, and in the files that it names: each mistake is answered with a sentence"
-import json, shutil, sys
+import json, re, shutil, subprocess, sys, time
 
 import pytest
 
@@ -254,3 +254,37 @@ def test_no_secret_gets_into_a_settings_file(tmp_path, capsys, monkeypatch):
     for more in (['--teacher.extra_body', tmp_path / 'body.yaml'], ['--config', tmp_path / 'run.yaml']):
         assert 'a key never stands in a file' in said(capsys, *words, *more, '--save_config', tmp_path / 'k2.json')
     assert not (tmp_path / 'k2.json').exists()
+
+
+# What is seen in a pipe
+
+LINES = """
+import sys
+import llm2llm.core
+llm2llm.core.EVERY = .05
+from llm2llm.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_in_a_pipe_says_where_it_is(tmp_path):
+    "The first line comes before the imports; then lines on the phase and on the whole run; no bars"
+    words = ['run', '--task', 'mini-intent', '--rounds', '2', '--output_dir', str(tmp_path / 'run')]
+    start = time.monotonic()
+    with subprocess.Popen([sys.executable, '-c', LINES, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        first = p.stdout.readline()
+        soon = time.monotonic() - start
+        err, out = p.stderr.read(), p.stdout.read()
+    assert p.returncode == 0 and first.startswith('llm2llm run: task mini-intent')
+    assert soon < 5   # a second on an idle machine
+    lines = err.splitlines()
+    assert all(re.search(r'the run: round [012] of 2, (at least )?\d+ (s|min) left|time not known yet', x) for x in lines), err
+    assert any(re.match(r'round 1 training: [1-9]\d* of \d+ steps, [\d.]+ a second, \d+ s left; the run: round 1', x) for x in lines)
+    assert '\r' not in err and 'stopped: ' in out
+    left = [int(m[1]) for x in lines if (m := re.search(r'round [012] of 2, (\d+) s left', x))]
+    assert left and left[-1] <= max(left)
+    done = sorted((tmp_path / 'run').glob('round_*'))
+    for path in (done[-1] / 'metrics.json', tmp_path / 'run/final.json'): path.unlink()
+    again = subprocess.run([sys.executable, '-c', LINES, *words], capture_output=True, text=True)
+    last = len(done) - 1
+    assert f'resumes at round {last} of 2, after its training, with ' in again.stdout

@@ -8,13 +8,13 @@ __all__ = ['Run', 'Progress']
 # %% ../../nbs/05_loop/04_loop.ipynb #94058a7d
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core import Example, Prediction, RunError, SettingError, digest
+from ..core import PACE, Example, Prediction, RunError, SettingError, digest, in_pipe, telling
 from ..store.folder import commit, machine, versions
 from ..store.records import SILENT, Final, Round, RunFolder, Score
 from ..tasks.filters import reason
@@ -22,6 +22,7 @@ from ..tasks.task import Rows, Task
 from ..teachers.teacher import Teacher
 
 # %% ../../nbs/05_loop/04_loop.ipynb #bfa87e6f
+from .ahead import units_ahead
 from .config import LoopConfig, budget_of, requests, shots
 from .config import check_for_task, check_for_teacher, check_loop_names, check_parts
 from .messages import end_line, end_notes, found_line, round_line
@@ -234,11 +235,20 @@ def _start(self:Run):
     k = self.config.num_fewshot
     return list(self.task.seed_rows) if k is None else shots(self.task, k, self.config.seed)[:k]
 
+# %% ../../nbs/05_loop/04_loop.ipynb #f08ce6da
+@patch
+def _expect(self:Run):
+    "Say where the run is, and what is still to come"
+    done,last,steps = self.rounds,self.n_rounds,self.students.max_steps
+    PACE.expect(f'the run: round {len(done)} of {last}',
+                units_ahead(self.task, self.student, self.config, last, done, steps))
+
 @patch
 def _all_rounds(self:Run, verbose):
     "Round after round; why it ended"
     rows,counts,self.rounds,told,stopped = self._start(),Counter(),[],[],''
     while not stopped:
+        self._expect()
         done,new,why = self._round(len(self.rounds), rows, counts)
         self.rounds.append(done)
         if verbose: print(round_line(done, self.n_rounds), flush=True)
@@ -270,21 +280,31 @@ def _teaching(self:Run)->AbstractContextManager:
     "The teacher, open on the run's folder until the context ends"
     return self.teacher.open(self.folder.path) if self.teacher else nullcontext()
 
+# %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b6
 # Kept and not compared. A teacher finds its replies under every token limit and in every form.
 _RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
            'teacher.max_completion_tokens', 'teacher.response_format')
 
 @patch
+@contextmanager
+def _told(self:Run, verbose):
+    "Lines about the whole run where they are of use, until the context ends"
+    with telling() if verbose and in_pipe() else nullcontext():
+        try: yield
+        finally: PACE.expect()
+
+# %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b7
+@patch
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
-    with self.folder.open():
+    with self.folder.open(), self._told(verbose):
         settings = self.settings()
         teacher = settings['teacher']
         self.folder.claim(settings, versions(), _RECORD)
         self.folder.log(once=True, commit=commit(), machine=machine())
         if teacher != self.folder.settings()['teacher']: self.folder.log(once=True, teacher=teacher)
         for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
-        if verbose and (before := found_line(self.folder)): print(before, flush=True)
+        if verbose and (before := found_line(self.folder, self.n_rounds)): print(before, flush=True)
         with self._teaching(): self._finish(self._all_rounds(verbose))
     return True
 

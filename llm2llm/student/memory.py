@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 import torch
 from fastcore.basics import patch
-from ..core import GPUMemoryError, SettingError, StudentError, check_int
+from ..core import GPUMemoryError, SettingError, StudentError, check_int, clock
 from .models import line
 from .precision import Precision, precision
 from .settings import check_batches, check_weights, default_lora
@@ -241,10 +241,6 @@ PARTS = dict(weights='weights', quantisation='quantisation state', adapter='adap
              cache='keys and values', layer='one layer at work, with new gradients *',
              logits='loss, or logits *')
 
-def _clock(s):
-    if s < 120: return f'{s:.0f} s'
-    return f'{s/60:.0f} min' if s < 7200 else f'{s/3600:.1f} h'
-
 @patch
 def _tables(self:Plan):
     "Memory by part, and the time of a round where it is known"
@@ -253,7 +249,7 @@ def _tables(self:Plan):
     gb = lambda parts,k: f'{parts[k]/2**30:.2f}' if k in parts else ''
     rows = [(name, *(gb(c, k) for c in columns)) for k,name in (PARTS|dict(peak='peak')).items()]
     yield pd.DataFrame(rows, columns=['', 'training, GB', 'answering, GB'])
-    times = [(phase, *map(_clock, t)) for phase,t in (self.seconds or {}).items()]
+    times = [(phase, *map(clock, t)) for phase,t in (self.seconds or {}).items()]
     if times: yield pd.DataFrame(times, columns=['', 'fast', 'likely', 'slow'])
 
 # %% ../../nbs/03_student/01_memory.ipynb #75c769b3
