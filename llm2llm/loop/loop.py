@@ -240,8 +240,9 @@ def _start(self:Run):
 def _expect(self:Run):
     "Say where the run is, and what is still to come"
     done,last,steps = self.rounds,self.n_rounds,self.students.max_steps
-    PACE.expect(f'the run: round {len(done)} of {last}',
-                units_ahead(self.task, self.student, self.config, last, done, steps))
+    ahead = units_ahead(self.task, self.student, self.config, last, done, steps)
+    if not (self.teacher and self.teacher.sends_prompts): del ahead['request']   # nobody waits for replies
+    PACE.expect(f'the run: round {len(done)} of {last}', ahead)
 
 @patch
 def _all_rounds(self:Run, verbose):
