@@ -8,6 +8,8 @@ __all__ = ['run', 'prompt_options', 'prompt', 'report', 'show_report', 'ledger',
 
 # %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from .run import Lacking, Words, check_words, effective, lacking
 from .run import make_run, make_task, make_teacher, save_config
@@ -16,8 +18,9 @@ from ..core import Example, Prediction, RunError, SettingError, check_one_of, pl
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
 from ..store.records import RunFolder
 from ..tables import printed_json
-from ..tasks.files import read_rows
-from ..tasks.task import TASKS, Task
+from ..tasks.files import read_places, read_rows
+from ..tasks.splits import Splits
+from ..tasks.task import TASKS, read_splits
 from ..teachers.teacher import Request
 
 # %% ../../nbs/09_cli/03_commands.ipynb #877ef14a
@@ -191,6 +194,7 @@ def check(
     file:str,                   # rows to check: JSON Lines, CSV or Parquet
     task:str='own',             # a built-in task, or own
     against:str|None=None,      # file of test rows
+    dev:str|None=None,          # file of dev rows
     question:str='question',    # name of the question's column
     answer:str='answer',        # name of the answer's column
     # the column that holds a list of choices, or a column for each, separated by commas
@@ -198,20 +202,23 @@ def check(
     labels:list[str]|None=None, # own task: the label set (default: found)
     # write a line a row: id, reason, held_out, kind, detail (null where there is none)
     output_file:str|None=None,
-):
-    "Find rows of a file that repeat test rows or are inconsistent"
-    from llm2llm.tasks.filters import check_rows
+    strict:bool=False,          # exit code 1 for notes and inconsistent rows too
+)->int: # exit code: 1 where a row repeats a test or dev row, or a question has two answers
+    "Find what is wrong with the rows of a file before a run does"
+    from llm2llm.tasks.filters import check_rows, survey
     if output_file: check_out(output_file, *_CHECKED, reads=file)
     check_one_of('task', task, (*TASKS, 'own'))
     if task != 'own' and TASKS[task].kind.choices: choices = choices or 'choices'
-    rows = read_rows(file, question, answer, choices)
-    about = TASKS.get(task) or Task.from_files(file, dev=False, question=question, answer=answer,
-                                               choices=choices, labels=labels)
-    found = check_rows(about, rows, read_rows(against, question, answer, choices) if against else [])
-    print('\n'.join(_findings(found, against, output_file)))
-    if not output_file: return
-    rows = [(r.id, why, o and o.held_out.id, o and o.kind, o and o.detail) for r,why,o in found]
-    write_jsonl(output_file, [dict(zip(_CHECKED, x)) for x in rows])
+    files,columns = {'seed': file, 'dev': dev, 'test': against},(question, answer, choices)
+    splits = _read(task, files, columns, labels)
+    rows,*held_out = ([*splits.rows.get(s, {}).values()] for s in ('seed', 'dev', 'test'))
+    about = splits.task if task != 'own' else replace(splits.task, seed_rows=tuple(rows))
+    found = check_rows(about, rows, chain(*held_out))
+    faults,notes = survey(splits)
+    print('\n'.join([*_findings(found, against or dev, output_file), *_said(faults, notes)]))
+    if output_file: _write_findings(output_file, found)
+    leaks,odd = (any(x[i] for x in found) for i in (2, 1))
+    return int(leaks or bool(faults) or (strict and (odd or any(map(_is_warning, notes)))))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0a9
 _CHECKED = ('id', 'reason', 'held_out', 'kind', 'detail')
@@ -234,6 +241,26 @@ def _findings(found, against, output_file):
     repeated = sum(o is not None for *_,o in found)
     repeats = f"{repeated:,} repeat a row of {Path(against).name}, " if against else ''
     yield f"{len(found):,} rows: {repeats}{sum(bool(w) for _,w,_ in found):,} are inconsistent"
+
+# %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0aa
+def _read(task, files, columns, labels):
+    "The rows of the files as they are, with the task"
+    if task=='own': return read_splits(files, *columns, labels)
+    return Splits(TASKS[task], {s: read_places(f, *columns, s) for s,f in files.items() if f})
+
+def _is_warning(note): return not note.startswith('found ')
+
+def _said(faults, notes):
+    "What a run would refuse, and what it would say, a line each"
+    faults,notes = [f'two answers: {f}' for f in faults],[f'- {n}' for n in notes]
+    for lines in (faults, notes):
+        yield from lines[:50]
+        if len(lines) > 50: yield f'… and {len(lines)-50:,} more'
+    if faults: yield f"{len(faults):,} of its questions have two answers; a run refuses them"
+
+def _write_findings(output_file, found):
+    rows = [(r.id, why, o and o.held_out.id, o and o.kind, o and o.detail) for r,why,o in found]
+    write_jsonl(output_file, [dict(zip(_CHECKED, x)) for x in rows])
 
 # %% ../../nbs/09_cli/03_commands.ipynb #461ed848
 def _scored(task, place, row):
