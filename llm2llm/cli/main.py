@@ -242,8 +242,7 @@ def _failed(error, args):
 # %% ../../nbs/09_cli/04_main.ipynb #104586bc
 def main(
     args:list[str]|None=None, # words after `llm2llm`; None: those of the process
-# exit code: 0, 1 (our fault, or what `check` finds), 2 (a user's mistake), 130 after Ctrl-C, 143 after SIGTERM
-)->int:
+)->int: # exit code: 0, 1 (our fault; `check`: rows leak), 2 (a user's mistake), 130 (Ctrl-C), 143 (SIGTERM)
     "The `llm2llm` command"
     args = sys.argv[1:] if args is None else args
     debug,args = args[:1]==['--debug'],args[args[:1]==['--debug']:]

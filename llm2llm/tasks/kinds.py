@@ -266,8 +266,8 @@ def _alike(names):
     "Notes on labels that differ in punctuation only"
     for same in groupby(names, question_key).values():
         if len(same)==1: continue
-        yield (f"{' and '.join(map(repr, sorted(same)))} differ in punctuation only and are different labels; "
-               "write one of them if the same is meant")
+        yield (f"{' and '.join(map(repr, sorted(same)))} differ in punctuation only and are different "
+               "labels; write one of them if the same is meant")
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b1bc4e2
 @patch
