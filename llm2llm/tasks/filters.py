@@ -202,6 +202,7 @@ def survey(
     splits.note_balance()
     splits.note_absent(seeds)
     limit = near_limit(replace(splits.task, seed_rows=tuple(seeds)))
-    for row,like,score in near_copies(seeds, limit):
-        splits.notes.append(f'near copies: {row.id} and {like.id} (ROUGE-L {score:.2f})')
+    near = near_copies(seeds, limit)
+    shown = '; '.join(f'{row.id} and {like.id} (ROUGE-L {score:.2f})' for row,like,score in near[:5])
+    if near: splits.notes.append(f'near copies: {len(near)} seed rows, {shown}' + '; …'*(len(near) > 5))
     return faults,splits.notes
