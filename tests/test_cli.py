@@ -211,6 +211,15 @@ def test_settings_come_back_from_each_file(own, tmp_path, capsys):
         assert settings(tmp_path / f'again{i}') == settings(tmp_path / 'a'), path
 
 
+def test_other_commands_take_the_file_of_a_run(tmp_path, capsys):
+    "What only `run` knows, such as its folder, is passed over"
+    kept = str(tmp_path / 'k.yaml')
+    words = ['--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini', '--teacher.base_url', 'http://localhost:1/v1']
+    assert main(['run', *words, '--threads', '1', '--output_dir', str(tmp_path / 'a'), '--dry_run', '--save_config', kept]) == 0
+    for command in ('estimate', 'prompt'): assert main([command, '--config', kept]) == 0
+    assert 'unknown setting' in said(capsys, 'estimate', *words, '--output_dir', tmp_path / 'a')
+
+
 def test_the_rows_that_a_run_kept_are_its_task(tmp_path):
     rows = [dict(question=f'sentence {i}', answer=('glad', 'sad')[i % 2]) for i in range(130)]
     (tmp_path / 'own.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))

@@ -17,6 +17,7 @@ from .settings import read_yaml
 from ..core import Example, Prediction, RunError, SettingError, check_one_of, plugins, unknown
 from ..store.folder import check_out, numbered_jsonl, write_jsonl
 from ..store.records import RunFolder
+from ..student.distributed import rank
 from ..tables import printed_json
 from ..tasks.files import read_places, read_rows
 from ..tasks.splits import Splits
@@ -33,7 +34,8 @@ def _made(words):
     raise SettingError('; '.join(['nothing was run', *lacking(words)]))
 
 def _begins(words):
-    "The first sign of life, before seconds of imports"
+    "The first sign of life, before seconds of imports; of many processes the first says it"
+    if rank(): return
     parts = ', '.join(f'{p} {words[p]}' for p in ('task', 'student', 'teacher') if p in words)
     print(f"llm2llm run: {parts}; loading libraries and rows", flush=True)
 

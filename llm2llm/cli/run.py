@@ -121,6 +121,8 @@ def _read_file(path, known_for, given):
     below = _of_run(path, given) if {*below}=={'settings', 'versions'} else flat_words(below)
     below.pop('about', None)   # what a printed or saved file says beside the settings
     known = known_for(below)
+    others = settings_of(run_options).keys() - known   # of `run`, for another command
+    below = {k: v for k,v in below.items() if k not in others}
     for name,value in below.items():
         try:
             if name in _PARTS and (not isinstance(value, str) or not value):
