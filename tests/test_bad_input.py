@@ -4,10 +4,12 @@ import json
 import pandas as pd
 import pytest
 
+from llm2llm.cli.main import main
 from llm2llm.core import DataError, SettingError
+from llm2llm.tasks.filters import survey
 from llm2llm.tasks.files import read_rows
 from llm2llm.tasks.published import load_task
-from llm2llm.tasks.task import Task
+from llm2llm.tasks.task import Task, read_splits
 
 def row(question, answer, **more): return dict(question=question, answer=answer, **more)
 def jsonl(path, *rows):
@@ -289,3 +291,47 @@ def test_no_network(monkeypatch):
     monkeypatch.setattr(datasets, 'load_dataset', fails)
     with pytest.raises(DataError, match='SetFit/sst2 .*ConnectionError.*pass data=FOLDER'):
         load_task('sst2', n_seed=4)
+
+
+# What `check` says before a run does
+
+CLEAN = [dict(question=f'{name} number {i} of a series that is {word}', answer=('glad', 'sad')[i % 2])
+         for i, (name, word) in enumerate([('apple', 'long'), ('river', 'short'), ('window', 'red'), ('paper', 'old'), ('engine', 'wide'),
+                                           ('garden', 'deep'), ('island', 'loud'), ('pencil', 'thin'), ('copper', 'late'), ('summer', 'warm')])]
+ROW = dict(question='a wholly different thing is said here', answer='glad')
+CHECKED = {   # rows besides the clean ones, rows of the test file, what is said, exit code, exit code with --strict
+    'clean': ([], [ROW], '10 rows', 0, 0),
+    'equal question': ([ROW], [ROW], 'equal question with', 1, 1),
+    'near copy of a test row': ([ROW], [ROW | dict(question='a wholly different thing is said right here')], 'near-duplicate with', 1, 1),
+    'two answers': ([ROW, ROW | dict(answer='sad')], None, 'two answers: ', 1, 1),
+    'the same row twice': ([ROW, ROW], None, 'dropped 1 seed row equal to an earlier one', 0, 1),
+    'near copies': ([ROW, ROW | dict(question='a wholly different thing is said right here')], None, 'near copies: ', 0, 1),
+    'two answers in two spellings': ([ROW, ROW | dict(question='A wholly different thing is said here!', answer='sad')], None,
+                                     'differ in case or punctuation only', 0, 1),
+    'case of a label': ([ROW | dict(answer='Glad')], None, "'Glad' count as one label", 0, 1),
+    'a label with a character that nobody sees': ([ROW | dict(answer='glad\u200b')], None, r"'glad\u200b' count as one label", 0, 1),
+    'a label with a full stop': ([ROW | dict(answer='glad.')], None, "'glad' and 'glad.' differ in punctuation only", 0, 1),
+    'unbalanced': ([ROW | dict(question=f'{w} and nothing but {w} all day') for w in 'tea salt wool iron sand rain hope mud oil ice fog tin rye gum ash oak '
+                    'elm fir yew ivy hay'.split()], None, "unbalanced: 26 seed rows are 'glad' and 5 'sad'", 0, 1),
+}
+
+
+@pytest.mark.parametrize('name', CHECKED)
+def test_what_check_finds(name, tmp_path, capsys):
+    more, test, says, ends, strict = CHECKED[name]
+    for file, rows in dict(own=CLEAN + more, test=test or []).items():
+        (tmp_path / f'{file}.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows), encoding='utf-8')
+    words = ['check', str(tmp_path / 'own.jsonl'), *(['--against', str(tmp_path / 'test.jsonl')] if test else [])]
+    assert main(words) == ends, capsys.readouterr()
+    out = capsys.readouterr().out
+    assert says in out, out
+    assert main([*words, '--strict']) == strict, out
+
+
+def test_check_says_what_a_run_says(tmp_path):
+    "One owner: each note of the task is among those of `check`, beside those on splits that it does not have"
+    rows = [dict(question=f'{r["question"]} {i}', answer=r['answer']) for i in range(4) for r in CLEAN]
+    rows += [ROW, ROW, ROW | dict(answer='Glad', question='quite another question'), ROW | dict(answer='gladd', question='and one more of them')]
+    notes = Task.from_files(rows, dev=False, labels=None).notes
+    said = survey(read_splits(dict(seed=rows)))[1]
+    assert len(notes) > 3 and {n for n in notes if not n.startswith('no test file')} <= {*said}

@@ -1,5 +1,5 @@
 "What a person may write after `llm2llm`, and in the files that it names: each mistake is answered with a sentence"
-import json, shutil, sys
+import json, re, shutil, subprocess, sys, time
 
 import pytest
 
@@ -123,7 +123,7 @@ def test_what_is_left_out_of_a_task(tmp_path, capsys):
     words = ['run', '--task', str(tmp_path / 'rows.jsonl'), '--teacher', 'none', '--student', 'mini', '--dry-run']
     def task(*more):
         assert main([*words, *more]) == 0
-        return json.loads(capsys.readouterr().out)['task']
+        return json.loads(capsys.readouterr().out)['about']['task']
     assert task()['dev'] > 0 and task()['instructions'] == 'Classes: glad, sad.'
     assert task('--task.dev', 'false')['dev'] == 0
     assert 'instructions' not in task('--task.instructions', 'false')
@@ -165,3 +165,135 @@ def test_a_doctors_report_holds_no_path(tmp_path, capsys, monkeypatch):
     (broken / 'config.json').write_text('{')
     assert main(['doctor', '--student', str(broken), '--output_file', 'read.jsonl']) == 2
     assert 'alice' not in (tmp_path / 'read.jsonl').read_text() and 'No: read the base' in capsys.readouterr().out
+
+
+# Settings: printed, saved, read back
+
+OWN = 'run --task {0}/own.jsonl --task.question text --task.answer lab --task.test {0}/t.jsonl --task.name tickets ' \
+      '--task.labels glad,sad --teacher none --student.lora_r 4 --student.max_steps 2 --output_dir {0}/a'
+
+
+@pytest.fixture
+def own(tmp_path):
+    "A command about own files, whose columns and name are not the usual ones"
+    for name, n in dict(own=130, t=10).items():
+        rows = [dict(text=f'{name} {i}', lab=('glad', 'sad')[i % 2]) for i in range(n)]
+        (tmp_path / f'{name}.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    return OWN.format(tmp_path).split()
+
+
+def settings(folder):
+    "Of a run, without the notes on how its rows were found"
+    out = json.loads((folder / 'run.json').read_text())['settings']
+    del out['task']['notes']
+    return out
+
+
+def test_settings_come_back_from_each_file(own, tmp_path, capsys):
+    "What was printed, what was saved, and the run itself"
+    assert main([*own, '--dry_run']) == 0
+    printed = capsys.readouterr().out
+    assert 'null' not in printed and json.loads(printed)['task']['name'] == 'tickets'
+    (tmp_path / 'printed.json').write_text(printed)
+    kept = [tmp_path / f'kept.{ending}' for ending in ('yaml', 'json')]
+    for path in kept: assert main([*own, '--save_config', str(path), '--dry_run']) == 0
+    assert not (tmp_path / 'a').exists()
+    assert main(own) == 0
+    files = [tmp_path / 'printed.json', *kept, tmp_path / 'a/run.json']
+    for i, path in enumerate(files):
+        capsys.readouterr()
+        again = ['run', '--config', str(path), '--output_dir', str(tmp_path / f'again{i}')]
+        if path.name == 'run.json':
+            text = said(capsys, *again)
+            assert '--task.test TEST.jsonl' in text and text.count('\n') == 1
+            again += own[own.index('--task'):own.index('--task.name')]
+        assert main(again) == 0
+        assert settings(tmp_path / f'again{i}') == settings(tmp_path / 'a'), path
+
+
+def test_other_commands_take_the_file_of_a_run(tmp_path, capsys):
+    "What only `run` knows, such as its folder, is passed over"
+    kept = str(tmp_path / 'k.yaml')
+    words = ['--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini', '--teacher.base_url', 'http://localhost:1/v1']
+    assert main(['run', *words, '--threads', '1', '--output_dir', str(tmp_path / 'a'), '--dry_run', '--save_config', kept]) == 0
+    for command in ('estimate', 'prompt'): assert main([command, '--config', kept]) == 0
+    assert 'unknown setting' in said(capsys, 'estimate', *words, '--output_dir', tmp_path / 'a')
+
+
+def test_the_rows_that_a_run_kept_are_its_task(tmp_path):
+    rows = [dict(question=f'sentence {i}', answer=('glad', 'sad')[i % 2]) for i in range(130)]
+    (tmp_path / 'own.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    words = ['run', '--task', str(tmp_path / 'own.jsonl'), '--teacher', 'none', '--student.max_steps', '1']
+    assert main([*words, '--output_dir', str(tmp_path / 'a')]) == 0
+    assert main(['run', '--config', str(tmp_path / 'a/run.json'), '--output_dir', str(tmp_path / 'b')]) == 0
+    one, two = settings(tmp_path / 'a'), settings(tmp_path / 'b')
+    assert one['task']['dev'] and (one['task']['rows'], one['student']) == (two['task']['rows'], two['student'])
+
+
+@pytest.mark.parametrize('words,says', [
+    ('run', ('--task is needed', 'who writes the new rows?')),
+    ('run --rounds 2', ('--task is needed', 'who writes the new rows?')),
+    ('run --task mini-gsm --teacher api', ('--teacher.model is needed',)),
+])
+def test_too_few_settings_say_all_that_is_missing(words, says, tmp_path, capsys):
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    effective = json.loads(out[out.index('{'):])
+    assert effective['rounds'] == (2 if '2' in words else 5) and 'null' not in out
+    assert all(x in err for x in says) and err.count('\n') == 1
+
+
+def test_a_settings_file_of_somebody_else(own, tmp_path, capsys):
+    for name, text in {'a.yaml': 'task: mini-gsm\n', 'a.json': '{"task": "mini-gsm"}'}.items():
+        (tmp_path / name).write_text(text)
+        assert 'so that nothing of yours' in said(capsys, *own, '--save_config', tmp_path / name, '--dry_run')
+        assert (tmp_path / name).read_text() == text
+    assert 'must end in' in said(capsys, *own, '--save_config', tmp_path / 'a.txt', '--dry_run')
+    for _ in range(2): assert main([*own, '--save_config', str(tmp_path / 'b.yaml'), '--dry_run']) == 0
+
+
+def test_no_secret_gets_into_a_settings_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-surely-secret-1234')
+    words = ['run', '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini', '--dry_run']
+    kept = tmp_path / 'k.json'
+    assert main([*words, '--save_config', str(kept)]) == 0
+    assert 'secret' not in kept.read_text() + capsys.readouterr().out
+    (tmp_path / 'body.yaml').write_text('api_key: sk-surely-secret-1234\n')
+    (tmp_path / 'run.yaml').write_text('teacher: {kind: api, extra_body: {token: sk-surely-secret-1234}}\n')
+    for more in (['--teacher.extra_body', tmp_path / 'body.yaml'], ['--config', tmp_path / 'run.yaml']):
+        assert 'a key never stands in a file' in said(capsys, *words, *more, '--save_config', tmp_path / 'k2.json')
+    assert not (tmp_path / 'k2.json').exists()
+
+
+# What is seen in a pipe
+
+LINES = """
+import sys
+import llm2llm.core
+llm2llm.core.EVERY = .05
+from llm2llm.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_in_a_pipe_says_where_it_is(tmp_path):
+    "The first line comes before the imports; then lines on the phase and on the whole run; no bars"
+    words = ['run', '--task', 'mini-intent', '--rounds', '2', '--output_dir', str(tmp_path / 'run')]
+    start = time.monotonic()
+    with subprocess.Popen([sys.executable, '-c', LINES, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        first = p.stdout.readline()
+        soon = time.monotonic() - start
+        err, out = p.stderr.read(), p.stdout.read()
+    assert p.returncode == 0 and first.startswith('llm2llm run: task mini-intent')
+    assert soon < 5   # a second on an idle machine
+    lines = err.splitlines()
+    assert all(re.search(r'the run: round [012] of 2, (at least )?\d+ (s|min) left|time not known yet', x) for x in lines), err
+    assert any(re.match(r'round 1 training: [1-9]\d* of \d+ steps, [\d.]+ a second, \d+ s left; the run: round 1', x) for x in lines)
+    assert '\r' not in err and 'stopped: ' in out
+    left = [int(m[1]) for x in lines if (m := re.search(r'round [012] of 2, (\d+) s left', x))]
+    assert left and left[-1] <= max(left)
+    done = sorted((tmp_path / 'run').glob('round_*'))
+    for path in (done[-1] / 'metrics.json', tmp_path / 'run/final.json'): path.unlink()
+    again = subprocess.run([sys.executable, '-c', LINES, *words], capture_output=True, text=True)
+    last = len(done) - 1
+    assert f'resumes at round {last} of 2, after its training, with ' in again.stdout

@@ -151,6 +151,6 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, run):
         (['--task', 'snips', '--task.data', SNIPS, '--task.n_seed', -3], '-3'),
         (['--task', 'snips', '--task.data', SNIPS, '--student', tmp_path], 'config.json'),
     ):
-        err = run('llm2llm', 'run', *args, '--output_dir', tmp_path / 'out', status=2).stderr
+        err = run('llm2llm', 'run', '--teacher', 'none', *args, '--output_dir', tmp_path / 'out', status=2).stderr
         assert says in err and 'Traceback' not in err and len(err.splitlines()) == 1, err
     assert not (tmp_path/'out').exists()

@@ -244,7 +244,7 @@ def test_wheel(wheel, root):
     } <= base
     texts = {f'llm2llm/mini/{name}.json' for name in ('gsm', 'intent')}
     pages = {p.relative_to(root).as_posix() for p in (root/'llm2llm/templates').glob('*')}
-    assert names == modules | base | texts | pages | {'llm2llm/ledger.html'} | {
+    assert names == modules | base | texts | pages | {'llm2llm/ledger.html', 'llm2llm/student/gpus.csv'} | {
         n for n in names if '.dist-info/' in n
     }
     assert any(n.endswith('licenses/LICENSE') for n in names)

@@ -1,8 +1,11 @@
 "What `llm2llm estimate` says of a student, and the script that measures it on a GPU."
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 
 import pytest
 from transformers import LlamaConfig
+
+from llm2llm.core import SettingError
+from llm2llm.student.gpus import GPUS, find_gpu
 
 
 @pytest.fixture(scope='module')
@@ -76,7 +79,7 @@ def test_teacher_and_student_in_one(run, shape):
         '--teacher.model',
         'gpt-4.1-mini',
     )
-    assert list(found) == ['student', 'teacher'] and found['student']['work']['rows'] == 64
+    assert list(found) == ['student', 'teacher', 'whole run'] and found['student']['work']['rows'] == 64
     assert found['student']['seconds']['training'][1] > 1 and found['teacher']['usd']['likely'] > 0
     assert list(
         planned(run, '--task', 'mini-gsm', '--teacher', 'api', '--teacher.model', 'gpt-4.1-mini')
@@ -118,3 +121,54 @@ def test_the_gpu_script_works(tmp_path, root):
     assert again.returncode == 0 and all(
         'left out' in line for line in again.stdout.splitlines()
     )  # nothing is measured twice
+
+
+def test_the_whole_run_has_its_folds(run, tmp_path):
+    "Cross-fitting trains once more for each fold; the sum is that of the parts, and the longest row stands for max_length"
+    words = ['--student', 'mini', '--gpu', '4090', '--task', 'mini-intent', '--teacher', 'mini']
+    plain, crossed, many = (
+        planned(run, *words, *more)
+        for more in ([], ['--select', 'crossfit'], ['--select', 'crossfit', '--num_folds', '10'])
+    )
+    assert 'training, folds' not in plain['whole run'] and list(plain) == ['student', 'whole run']
+    whole = crossed['whole run']
+    assert whole['student, together'][1] == pytest.approx(sum(v[1] for k, v in whole.items() if ', t' not in k))
+    assert many['whole run']['training, folds'][1] > 2 * whole['training, folds'][1] > 0
+    assert plain['student']['settings']['max_length'] < 100 and plain['student']['work']['tokens'] < 50
+    none = planned(run, *words[:6], '--teacher', 'none')['whole run']
+    assert none['training, rounds'][1] < plain['whole run']['training, rounds'][1]
+    assert none['training, rounds'][1] < planned(run, *words[:6], '--teacher', 'none', '--student.max_steps', '9999')[
+        'whole run'
+    ]['training, rounds'][1]
+
+
+def test_a_run_measures_its_own_speed(run, tmp_path):
+    words = ['--task', 'mini-intent', '--task.n_test', '20', '--teacher', 'mini', '--rounds', '2']
+    run('llm2llm', 'run', *words, '--output_dir', tmp_path / 'run')
+    found = planned(run, '--student', 'mini', *words, '--like', tmp_path / 'run')
+    trained, answered = found['student']['measured']
+    assert trained > 100 and answered > 1
+    work = found['student']['work']
+    assert found['student']['seconds']['training'][1] == pytest.approx(
+        work['rows'] * work['num_train_epochs'] * work['tokens'] / trained
+    )
+    text = run('llm2llm', 'estimate', '--student', 'mini', *words, '--like', tmp_path / 'run').stdout
+    assert 'as measured' in text and 'Assumed' not in text and 'student, together' in text
+    assumed = run('llm2llm', 'estimate', '--student', 'mini', '--gpu', 'T4', *words).stdout
+    assert '30 % (likely)' in assumed and '65 TFLOP/s (data sheet of 2018)' in assumed
+
+
+@pytest.mark.parametrize('name,says', [('4091', "did you mean '4090'?"), ('A100 8GB', None), ('H10', "did you mean 'H100'?")])
+def test_the_nearest_gpu_is_named(name, says):
+    if says is None:
+        assert find_gpu(name).gb == 8
+        return
+    with pytest.raises(SettingError, match=re.escape(says)): find_gpu(name)
+
+
+def test_the_table_of_gpus():
+    assert {'3060', '3090', '4060ti', '4070', '4090', '5090', 't4', 'l4', 'a10g', 'a100', 'a10080gb', 'h100'} <= {*GPUS}
+    assert all(g.date.isdigit() and g.tflops > 1 and g.gbs > 50 for g in GPUS.values())
+    assert not GPUS['t4'].bfloat16 and GPUS['l4'].bfloat16
+    cpu = find_gpu('cpu')
+    assert cpu.gb > .5 and cpu.tflops > 0 and cpu.gbs > 0

@@ -181,14 +181,15 @@ def test_an_error_that_ends_the_run_at_once(status, form, tmp_path):
         n = s.stats()['requests']
     assert ALWAYS[status][1] in str(e.value) and str(status) in str(e.value)
     keys = Counter(a['key'] for a in attempts(tmp_path/'r'))
-    assert max(keys.values()) == 1, 'asked again'
+    met_before = status in (401, 403)   # by the list of models
+    assert max(keys.values(), default=0) == (not met_before), 'asked again'
     assert n <= (3 if form == 'auto' else 16), (
         'a slot that a refusal frees may send another before the run hears of it'
     )
 
 
 def test_nothing_is_sent_after_a_fatal_error(tmp_path):
-    with Stub(always=401, latency=.02) as s, api(s.url, concurrency=8).open(tmp_path) as teacher:
+    with Stub(always=404, latency=.02) as s, api(s.url, concurrency=8).open(tmp_path) as teacher:
         with contextlib.suppress(TeacherError):
             for q in asked(100): teacher.prefetch(TASK, q, [])
         time.sleep(.8)  # the student answers
@@ -274,7 +275,7 @@ def test_what_was_not_sent_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_nothing_is_left_behind(tmp_path):
-    with Stub(always=401) as s:
+    with Stub(always=404) as s:
         teacher = api(s.url, response_format='auto').open(tmp_path)
         loop = teacher._loop
         others = asyncio.all_tasks(loop)
@@ -1225,3 +1226,57 @@ def test_a_real_server(served, chat, tmp_path):
     path = write_report(tmp_path/'run')
     text = '\n'.join(p.read_text() for p in (tmp_path/'run').glob('report.*'))
     assert 'mini-intent' in text and path
+
+
+# What is met before the first training
+
+def before_training(tmp_path, url, model='stub', error=TeacherError, **settings):
+    "What a run says that ends before it trains"
+    out = tmp_path / f'run{len([*tmp_path.iterdir()])}'
+    teacher = APITeacher(model, url, **settings)
+    run = LLM2LLM(mini_task('mini-intent', n_seed=8, n_test=8), mini_student('mini-intent'), teacher, out, rounds=1)
+    with pytest.raises(error) as e: run.fit(verbose=False)
+    assert not [*out.glob('round_*')], 'it has trained'
+    return str(e.value)
+
+
+@pytest.mark.parametrize('settings,model,says', [
+    (dict(key='right'), 'stub', 'it answers 401: Incorrect API key provided'),
+    (dict(always=403), 'stub', 'it answers 403'),
+    (dict(model='small-model'), 'smal-model', "unknown model 'smal-model'; did you mean 'small-model'?"),
+])
+def test_a_key_or_a_model_that_is_refused_is_met_before_the_training(settings, model, says, tmp_path, monkeypatch):
+    "By the list of models, which costs nothing"
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-wrong-key-1234')
+    with Stub(**settings) as s:
+        text = before_training(tmp_path, s.url, model)
+        assert says in text and 'sk-wrong' not in text and s.stats()['requests'] == 0, text
+
+
+def test_a_server_that_nobody_started_is_met_before_the_training(tmp_path):
+    with Stub() as s: url = s.url
+    assert 'no connection (Connection refused); start the server' in before_training(tmp_path, url)
+
+
+@pytest.mark.parametrize('cap', [dict(max_usd=0), dict(max_usd=1e-6), dict(max_requests=0), dict(max_tokens=10), dict(max_seconds=0)])
+def test_a_cap_that_allows_nothing_is_met_before_the_training(cap, tmp_path):
+    with Stub() as s:
+        text = before_training(tmp_path, s.url, error=SettingError, price=(1, 2), **cap)
+        [(name, value)] = cap.items()
+        assert f'{name} = {value:g} allows no request' in text and s.stats()['requests'] == 0
+
+
+@pytest.mark.parametrize('listed', ['stub:latest', 'stub', 'st*'])
+def test_a_listed_model_is_asked_under_a_cap_of_no_money(listed, tmp_path):
+    "By its name, without its version, or by a pattern; a server of one's own costs nothing"
+    with Stub(model=listed) as s:
+        teacher = APITeacher('stub', s.url, price=(0, 0), max_usd=0)
+        task = mini_task('mini-intent', n_seed=8, n_test=8)
+        LLM2LLM(task, mini_student('mini-intent'), teacher, tmp_path / 'run', rounds=1).fit(verbose=False)
+        assert s.stats()['requests'] > 0
+
+
+def test_an_endpoint_without_a_list_of_models_is_asked(tmp_path):
+    with Answering(lambda body, n: (200, dict(choices=[dict(message=dict(content='x'), finish_reason='stop')]))) as s:
+        with APITeacher('any', s.url).open(tmp_path): pass
+        assert not s.requests

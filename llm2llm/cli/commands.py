@@ -8,30 +8,39 @@ __all__ = ['run', 'prompt_options', 'prompt', 'report', 'ledger', 'show_report',
 
 # %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json,shlex,sys
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from .run import Words, check_words, make_run, make_task, make_teacher
+from .run import Lacking, Words, begins, check_words, effective, lacking
+from .run import make_run, make_task, make_teacher, save_config
 from .settings import read_yaml
 from ..core import Example, Prediction, RunError, SettingError, check_one_of, plugins, unknown
 from ..store.folder import check_out, numbered_jsonl, write_rows
 from ..tables import printed_json
-from ..tasks.files import read_rows
+from ..tasks.files import read_places, read_rows
 from ..tasks.kinds import kind_of
-from ..tasks.task import TASKS, Task
+from ..tasks.splits import Splits
+from ..tasks.task import TASKS, read_splits
 from ..teachers.teacher import Request
 
 # %% ../../nbs/09_cli/03_commands.ipynb #877ef14a
-def _around(job):
-    "What does not change the results of a run: caps, where the teacher is, the folder"
-    about = dict(limits=job.teacher.limits()) | job.teacher.connection() if job.teacher else dict(limits={})
-    return about | dict(output_dir=str(job.folder.path))
+def _would_do(words, job=None): print(printed_json(effective(words, job), indent=1), flush=True)
 
+def _made(words):
+    "The run; where the words are too few, what it would do and all that is missing"
+    try: return make_run(words)
+    except Lacking: _would_do(words)
+    raise SettingError('; '.join(['nothing was run', *lacking(words)]))
+
+# %% ../../nbs/09_cli/03_commands.ipynb #877ef14b
 def run(
     words:Words, # of the run
 ):
     "Turn seed rows into a better student"
-    job = make_run(words)
-    if words.get('dry_run'):
-        return print(printed_json(job.settings() | _around(job), indent=1))
+    if 'task' in words and not words.get('dry_run'): begins('run', words)
+    job = _made(words)
+    if 'save_config' in words: save_config(words['save_config'], words)
+    if words.get('dry_run'): return _would_do(words, job)
     job.student.start_workers()   # with many processes the others stay here
     print(f'{job.task}\n{job.student!r}')
     if job.teacher and job.teacher.sends_prompts: print(repr(job.teacher))
@@ -192,6 +201,7 @@ def check(
     file:str,                   # rows to check: JSON Lines, CSV or Parquet
     task:str='own',             # a built-in task, or own
     against:str|None=None,      # file of test rows
+    dev:str|None=None,          # file of dev rows
     question:str='question',    # name of the question's column
     answer:str='answer',        # name of the answer's column
     # the column that holds a list of choices, or a column for each, separated by commas
@@ -199,20 +209,23 @@ def check(
     labels:list[str]|None=None, # own task: the label set (default: found)
     # write JSON Lines, CSV or Parquet, by the ending: id, reason, held_out, kind, detail
     output_file:str|None=None,
-):
-    "Find rows of a file that repeat test rows or are inconsistent"
-    from llm2llm.tasks.filters import check_rows
+    strict:bool=False,          # exit code 1 for notes and inconsistent rows too
+)->int: # exit code: 1 where a row repeats a test or dev row, or a question has two answers
+    "Find what is wrong with the rows of a file before a run does"
+    from llm2llm.tasks.filters import check_rows, survey
     if output_file: check_out(output_file, *_CHECKED, reads=file)
     check_one_of('task', task, (*TASKS, 'own'))
     if task != 'own' and TASKS[task].kind.choices: choices = choices or 'choices'
-    rows = read_rows(file, question, answer, choices)
-    about = TASKS.get(task) or Task.from_files(file, dev=False, question=question, answer=answer,
-                                               choices=choices, labels=labels)
-    found = check_rows(about, rows, read_rows(against, question, answer, choices) if against else [])
-    print('\n'.join(_findings(found, against, output_file)))
-    if not output_file: return
-    rows = [(r.id, why, o and o.held_out.id, o and o.kind, o and o.detail) for r,why,o in found]
-    write_rows(output_file, [dict(zip(_CHECKED, x)) for x in rows])
+    files,columns = {'seed': file, 'dev': dev, 'test': against},(question, answer, choices)
+    splits = _read(task, files, columns, labels)
+    rows,*held_out = ([*splits.rows.get(s, {}).values()] for s in ('seed', 'dev', 'test'))
+    about = splits.task if task != 'own' else replace(splits.task, seed_rows=tuple(rows))
+    found = check_rows(about, rows, chain(*held_out))
+    faults,notes = survey(splits)
+    print('\n'.join([*_findings(found, against or dev, output_file), *_said(faults, notes)]))
+    if output_file: _write_findings(output_file, found)
+    leaks,odd = (any(x[i] for x in found) for i in (2, 1))
+    return int(leaks or bool(faults) or (strict and (odd or any(map(_is_warning, notes)))))
 
 # %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0a9
 _CHECKED = ('id', 'reason', 'held_out', 'kind', 'detail')
@@ -235,6 +248,26 @@ def _findings(found, against, output_file):
     repeated = sum(o is not None for *_,o in found)
     repeats = f"{repeated:,} repeat a row of {Path(against).name}, " if against else ''
     yield f"{len(found):,} rows: {repeats}{sum(bool(w) for _,w,_ in found):,} are inconsistent"
+
+# %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0aa
+def _read(task, files, columns, labels):
+    "The rows of the files as they are, with the task"
+    if task=='own': return read_splits(files, *columns, labels)
+    return Splits(TASKS[task], {s: read_places(f, *columns, s) for s,f in files.items() if f})
+
+def _is_warning(note): return not note.startswith('found ')
+
+def _said(faults, notes):
+    "What a run would refuse, and what it would say, a line each"
+    faults,notes = [f'two answers: {f}' for f in faults],[f'- {n}' for n in notes]
+    for lines in (faults, notes):
+        yield from lines[:50]
+        if len(lines) > 50: yield f'… and {len(lines)-50:,} more'
+    if faults: yield f"{len(faults):,} of its questions have two answers; a run refuses them"
+
+def _write_findings(output_file, found):
+    rows = [(r.id, why, o and o.held_out.id, o and o.kind, o and o.detail) for r,why,o in found]
+    write_rows(output_file, [dict(zip(_CHECKED, x)) for x in rows])
 
 # %% ../../nbs/09_cli/03_commands.ipynb #461ed848
 def _scored(task, place, row):

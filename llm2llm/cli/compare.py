@@ -6,7 +6,7 @@
 __all__ = ['compare_options', 'compare']
 
 # %% ../../nbs/09_cli/02a_compare.ipynb #9ac1003
-from .run import Words, loop_words, make_student, make_task, make_teacher
+from .run import Words, begins, loop_words, make_student, make_task, make_teacher
 from .run import thread_words, use_threads
 from .settings import settings_of
 
@@ -29,6 +29,7 @@ def compare(
     words:Words, # of a run, and of `compare_options`
 ):
     "Say what helps on your rows: yardsticks, fine-tuning, new rows, at equal rows and steps"
+    begins('compare', words)
     use_threads(thread_words(words))
     from llm2llm.grid.compare import Compare
     task = make_task(words)

@@ -7,64 +7,89 @@ __all__ = ['estimate_options', 'teacher_cost', 'student_plan', 'estimate']
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #43784f19
 import inspect,json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from .run import Words, loop_words, make_task, make_teacher, of_part
-from ..core import SettingError
+from ..core import SettingError, StudentError
 from ..loop.config import LoopConfig, as_flags
-from ..report.estimate import Estimate, cost, token_range
 from ..student.config import StudentConfig
-if TYPE_CHECKING: from llm2llm.student.memory import Plan
+from ..tables import text_table
+from ..tasks.task import Task
+from ..teachers.teacher import Teacher
+if TYPE_CHECKING:
+    from llm2llm.report.estimate import Estimate
+    from llm2llm.student.memory import Plan
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #a7acd096
 def estimate_options(
     # share of seed rows that the student gets wrong, by round: 0.4 or 0.5,0.3,0.2
     # (default: 0.05 to 1, likely 0.3)
     error_rate:list[float]|None=None,
-    like:str|None=None, # folder of an earlier run, for its error rates and tokens a request
+    like:str|None=None, # folder of an earlier run, for its error rates, tokens a request and its speed
     gpu:str|None=None,  # the GPU that the student is planned for: a name such as 4090, or a size such as 24GB
     fit:str|None=None,  # a GPU as for gpu; settings are proposed with which the student fits it
     json:bool=False,    # print JSON for programs
 ): "What only the command `estimate` knows"
 
 def teacher_cost(
-    words:Words, # of a run, and of `estimate_options`
-)->Estimate:
+    words:Words,          # of a run, and of `estimate_options`
+    task:Task,            # of the run
+    teacher:Teacher|None, # likewise
+)->'Estimate':
     "What the teacher will cost"
-    task,config = make_task(words),LoopConfig(**loop_words(words))
-    return cost(task, make_teacher(words, task), config, words.get('error_rate'), words.get('like'))
+    from llm2llm.report.estimate import cost
+    config = LoopConfig(**loop_words(words))
+    return cost(task, teacher, config, words.get('error_rate'), words.get('like'))
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #67d8ff7e
-def _work(words):
+def _lengths(words, base, pairs):
+    "Tokens of each prompt and completion: the student's own, or about as many"
+    from llm2llm.report.estimate import token_range
+    from llm2llm.student.models import read_tokenizer
+    from llm2llm.student.tokens import encode_completions, end_of_turn, read_prompts
+    prompts,completions = map(list, zip(*pairs))
+    try: tokenizer = read_tokenizer(base, words.get('student.revision'))[0]
+    except StudentError:   # a config alone can be planned too
+        size = lambda texts: [max(1, round(token_range(t)[1])) for t in texts]
+        return list(zip(size(prompts), size(completions)))
+    turn = None if words.get('student.chat') is False else end_of_turn(tokenizer)
+    ids = read_prompts(tokenizer, prompts, turn),encode_completions(tokenizer, completions, turn)
+    return [(len(p), len(c)) for p,c in zip(*ids)]
+
+# %% ../../nbs/09_cli/02_estimate.ipynb #67d8ff7f
+def _work(words, task, base, max_length):
     "What a round has to do, from the task's rows"
-    if 'task' not in words: return {}
+    if task is None: return dict(max_length=max_length)
     from llm2llm.student.settings import default_epochs
-    task = make_task(words)
-    mean = lambda texts: max(1, round(sum(token_range(t)[1] for t in texts)/len(texts)))
-    seed = task.seed_rows[:200]
-    new = mean([task.completion(r) for r in seed])
-    asked = len(task.seed_rows)+len(task.dev)+len(task.test)
-    tokens = mean([task.prompt(r) for r in seed])+new
-    return dict(rows=len(task.seed_rows), asked=asked, tokens=tokens, new_tokens=new,
-                num_train_epochs=words.get('student.num_train_epochs') or default_epochs(len(task.seed_rows)))
+    rows = [*task.seed_rows, *task.dev, *task.test][:2000]
+    pairs = [(task.prompt(r), task.completion(r)) for r in rows]
+    found = _lengths(words, base, pairs)
+    mean = lambda numbers: max(1, round(sum(numbers)/len(found)))
+    sizes,n = [min(p+c, max_length) for p,c in found],len(task.seed_rows)
+    return dict(rows=n, asked=n+len(task.dev)+len(task.test), tokens=mean(sizes), max_length=max(sizes),
+                new_tokens=mean([c for _,c in found]),
+                num_train_epochs=words.get('student.num_train_epochs') or default_epochs(n))
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #5cf1d0d2
 def student_plan(
-    words:Words, # of a run, and of `estimate_options`
+    words:Words,         # of a run, and of `estimate_options`
+    task:Task|None=None, # of the run; None: none is named
 )->'Plan':
     "What the student needs"
+    from llm2llm.report.estimate import measured_speed
     from llm2llm.student.memory import fit, plan
     from llm2llm.student.models import place, read_config
     from llm2llm.student.settings import row_length
     if 'gpu' in words and 'fit' in words: raise SettingError("gpu and fit both name a GPU; give one of them")
-    asked = of_part(words, 'student')
-    config = read_config(place(words.get('student', 'mini')), asked.get('revision'))
+    asked,base = of_part(words, 'student'),place(words.get('student', 'mini'))
+    config = read_config(base, asked.get('revision'))
     settings = {k: v for k,v in asked.items() if k in inspect.signature(plan).parameters}
-    max_length = row_length(config, asked.get('max_length'))
-    settings |= dict(quantization=asked.get('quantization'), max_length=max_length) | _work(words)
-    if 'tokens' in settings: settings['tokens'] = min(settings['tokens'], max_length)
-    if 'fit' in words: return fit(config, words['fit'], **settings)
-    return plan(config, words.get('gpu'), **settings)
+    settings |= _work(words, task, base, row_length(config, asked.get('max_length')))
+    settings['quantization'] = asked.get('quantization')
+    if 'fit' in words: found = fit(config, words['fit'], **settings)
+    else: found = plan(config, words.get('gpu'), **settings)
+    return replace(found, measured=measured_speed(words['like'])) if 'like' in words else found
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #b4924e0b
 def _proposed(words, plan):
@@ -79,17 +104,40 @@ def _proposed(words, plan):
     return ' '.join(as_flags(settings)) or 'none are needed'
 
 # %% ../../nbs/09_cli/02_estimate.ipynb #227a7394
+def _whole(words, task, plan, teacher):
+    "The parts of the run and their sum; None where no speed is known"
+    from llm2llm.report.estimate import run_parts
+    if not (task and plan and plan.seconds): return None
+    its = {k: words.get(f'student.{k}') for k in ('num_train_epochs', 'max_steps')}
+    config,augmented = LoopConfig(**loop_words(words)),words.get('teacher') != 'none'
+    earlier = words.get('like'),words.get('error_rate')
+    return run_parts(plan, task, config, teacher, augmented, *earlier, **its)
+
+def _priced(words, task, plans):
+    "The teacher whose cost is to be said, or None"
+    if task is None or (plans and 'teacher' not in words): return None
+    teacher = make_teacher(words, task)
+    if plans and not (teacher and teacher.sends_prompts): return None
+    return teacher_cost(words, task, teacher)
+
+# %% ../../nbs/09_cli/02_estimate.ipynb #227a7395
 def estimate(
     words:Words, # of a run, and of `estimate_options`
 ):
     "Say what a run will cost and need, before it runs"
-    plans,found = bool({'gpu', 'fit', 'student'} & {*words}),{}
-    if plans: found['student'] = student_plan(words)
-    if 'task' in words and ('teacher' in words or not plans): found['teacher'] = teacher_cost(words)
-    if not found:
+    plans = bool({'gpu', 'fit', 'student'} & {*words})
+    task = make_task(words) if 'task' in words else None
+    if not (plans or task):
         raise SettingError("--task and --teacher say what to price, "
                            "--student and --gpu (or --fit) what to plan")
-    if words.get('json'): return print(json.dumps({k: v.as_dict() for k,v in found.items()}, indent=1))
-    if Path(words.get('task', '')).suffix: print(f'{make_task(words)}\n')
+    found = dict(student=student_plan(words, task) if plans else None, teacher=_priced(words, task, plans))
+    whole = _whole(words, task, *found.values())
+    found = {k: v for k,v in found.items() if v}
+    from llm2llm.report.estimate import parts_table
+    if words.get('json'):
+        total = {'whole run': whole} if whole else {}
+        return print(json.dumps({k: v.as_dict() for k,v in found.items()} | total, indent=1))
+    if Path(words.get('task', '')).suffix: print(f'{task}\n')
     print('\n\n'.join(map(repr, found.values())))
+    if whole: print('\n' + text_table(parts_table(whole)))
     if 'fit' in words: print('As flags of `llm2llm run`: ' + _proposed(words, found['student']))

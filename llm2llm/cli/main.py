@@ -155,7 +155,7 @@ def own_words(
 # %% ../../nbs/09_cli/04_main.ipynb #e6ec8c65
 def dispatch(
     args:list[str], # words after `llm2llm`
-):
+)->int|None: # exit code, where a command has one of its own
     "Do what the words say; raises what goes wrong"
     if not args or args[0] in ('-h', '--help', 'help'): return print(overview())
     if args[0] in ('-V', '--version'):
@@ -167,8 +167,8 @@ def dispatch(
     flags = split_flags(['--help' if a=='-h' else a for a in rest])[1]
     if 'help' in flags: return print(command_help(name, command, flags.pop('help'), flags))
     try:
-        if command.options: command.call(read_words(rest, command.options))
-        else: command.call(**own_words(rest, command))
+        if command.options: return command.call(read_words(rest, command.options))
+        return command.call(**own_words(rest, command))
     except SettingError as e: raise SettingError(_mended(e, name)) from e
 
 def _mended(error, name):
@@ -243,14 +243,14 @@ def _failed(error, args):
 # %% ../../nbs/09_cli/04_main.ipynb #104586bc
 def main(
     args:list[str]|None=None, # words after `llm2llm`; None: those of the process
-)->int:       # exit code: 0, 1 (our fault), 2 (a user's mistake), 130 after Ctrl-C, 143 after SIGTERM
+)->int: # exit code: 0, 1 (our fault; `check`: rows leak), 2 (a user's mistake), 130 (Ctrl-C), 143 (SIGTERM)
     "The `llm2llm` command"
     args = sys.argv[1:] if args is None else args
     debug,args = args[:1]==['--debug'],args[args[:1]==['--debug']:]
     # other ranks may wait for this one where no signal is heard, so those end at once
     signals,stopping = [],nullcontext([]) if rank() else interruptible()
     try:
-        with stopping as signals, _printable_output(): dispatch(args)
+        with stopping as signals, _printable_output(): code = dispatch(args)
     except KeyboardInterrupt:
         print(f"\nllm2llm: stopped. Resume with: {shlex.join(['llm2llm', *args])}", file=sys.stderr)
         return 128 + (signals or [signal.SIGINT])[0]
@@ -260,5 +260,5 @@ def main(
     except Exception as e:   # the last place where anything can be said of it
         if debug: raise
         return _failed(e, args)
-    return 0
+    return code if isinstance(code, int) else 0
 

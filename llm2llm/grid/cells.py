@@ -181,7 +181,7 @@ def _group(place, axes, seed, methods, check):
 # %% ../../nbs/07_grid/00_cells.ipynb #941bd75f
 def _checked(name, words, seed, check):
     "The settings of a cell"
-    for k in ('output_dir', 'seed', 'dry_run'):
+    for k in ('output_dir', 'seed', 'dry_run', 'save_config'):
         if k in words: raise SettingError(f"{k} is set by the grid; leave it out")
     try: return check(words, seed)
     except SettingError as e: raise SettingError(f"{name}: {e}") from e

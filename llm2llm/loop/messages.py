@@ -35,17 +35,20 @@ def end_line(
 
 def found_line(
     folder:RunFolder, # of the run that starts
+    last:int,         # the number of its last round
 )->str:               # '' if it is new
     "What a folder holds from before, in a line"
     done = len(folder.rounds())
     if folder.finished: return f"{folder.path}: already finished; nothing is done again"
-    if not done and not folder.replies.exists(): return ''
+    trained = folder.student(done).exists()
+    if not (done or trained or folder.replies.exists()): return ''
     found = '1 finished round' if done==1 else f'{done} finished rounds'
     if folder.replies.exists():
         record = Replies(folder.replies, read_only=True)
         found += f" and {record.spent().replies:,} replies of the teacher"
         record.close()
-    return f"{folder.path}: resumes, with {found} from before"
+    where = f'round {min(done, last)} of {last}' + ', after its training'*trained
+    return f"{folder.path}: resumes at {where}, with {found} from before"
 
 # %% ../../nbs/05_loop/03a_messages.ipynb #5a1d0014
 _MEMORISED = (

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from scipy.stats import binomtest
 from ..core import RunError, SettingError
 from ..loop.config import LoopConfig
 from ..store.records import Final, Round, RunFolder, Score
@@ -27,6 +26,7 @@ def wilson(
     level:float=.95,  # coverage, between 0 and 1
 )->tuple[float,float]: # lower and upper limit of the true share, each between 0 and 1
     "Wilson score interval of a share"
+    from scipy.stats import binomtest   # a second of imports
     interval = binomtest(correct, n).proportion_ci(level, method='wilson')
     return float(interval.low), float(interval.high)
 

@@ -240,11 +240,16 @@ def final(self:RunFolder)->Final|None: # None until the run has finished
 
 # %% ../../nbs/01_store/01_records.ipynb #c274437e
 @patch
-def split_rows(self:RunFolder,
+def split_path(self:RunFolder,
     split:str, # 'seed' or 'dev'; test rows are not kept
-)->list[Example]:
+)->Path:
+    "The file of the rows that the run was given"
+    return self/f'{split}.jsonl'
+
+@patch
+def split_rows(self:RunFolder, split:str)->list[Example]: # 'seed' or 'dev'
     "The rows that the run was given"
-    return _needed(self/f'{split}.jsonl', example)
+    return _needed(self.split_path(split), example)
 
 @patch
 def train_rows(self:RunFolder,
@@ -345,14 +350,12 @@ def write_train(self:RunFolder,
 
 # %% ../../nbs/01_store/01_records.ipynb #0151f78a
 _GOLD = 'test_gold.json'
-
 @patch
 def write_gold(self:RunFolder,
     gold:dict[str,str], # test row's id to its label
 )->Path:
     "Keep the right labels of the test rows, not the rows"
     return write_json(self/_GOLD, gold)
-
 @patch
 def gold(self:RunFolder)->dict[str,str]: # id to label; {}: none are kept
     "The right labels of the test rows"

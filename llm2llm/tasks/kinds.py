@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TypeAlias
 from unicodedata import normalize
-from fastcore.basics import patch
+from fastcore.basics import groupby, patch
 from .. import tasks
 from ..core import DataError, Example, SettingError, installed, nearest, unknown
 from ..tables import shorten
 from .arithmetic import check_arithmetic, check_steps, parse_number
-from .texts import fold, parse_label
+from .texts import fold, parse_label, question_key
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b09c4e1
 _known = {}  # name to class, in the order of definition
@@ -266,6 +266,14 @@ def _told_apart(spellings):
     same = len({normalize('NFC', s) for s in spellings}) < len(spellings)
     return [ascii(s) if same else repr(s) for s in spellings]
 
+def _alike(names):
+    "Notes on labels that differ in punctuation only"
+    for same in groupby(names, question_key).values():
+        if len(same)==1: continue
+        yield (f"{' and '.join(map(repr, sorted(same)))} differ in punctuation only and are different "
+               "labels; write one of them if the same is meant")
+
+# %% ../../nbs/02_tasks/02_kinds.ipynb #5b1bc4e2
 @patch
 def find_labels(self:Label, rows, labels, place):
     if labels is not None: _check_names(labels)
@@ -278,7 +286,8 @@ def find_labels(self:Label, rows, labels, place):
         raise DataError(f"{place}: every seed row has the answer {shorten(names[0])}: "
                         "a label set of one leaves nothing to learn; add rows of another label")
     notes = [f"{' and '.join(_told_apart(s))} count as one label" for s in spellings.values() if len(s) > 1]
-    return sorted(names), [f"found {len(names)} labels: {', '.join(sorted(names))}", *notes]
+    found = f"found {len(names)} labels: {', '.join(sorted(names))}"
+    return sorted(names), [found, *notes, *_alike(names)]
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b1dc4e1
 @patch

@@ -232,6 +232,19 @@ def note_rare(self:Splits):
     shown = ', '.join([f'{l} {len(ids[l])}' for l in rare[:10]] + ['…']*(len(rare) > 10))
     self.notes.append(f"few seed rows: {shown}; little can be learnt about a label from a row or two")
 
+# %% ../../nbs/02_tasks/04_splits.ipynb #990cb05d
+_UNEQUAL = 5   # times as many seed rows from which labels are called unbalanced; a choice, not measured
+
+@patch
+def note_balance(self:Splits):
+    "A note where one label has many times the seed rows of another"
+    if not self.task.kind.stratified: return
+    times = Counter(map(self.task.label, self.rows['seed'].values())).most_common()
+    if len(times) < 2 or times[0][1] < _UNEQUAL*times[-1][1]: return
+    (most,n),(least,few),total = times[0],times[-1],sum(k for _,k in times)
+    self.notes.append(f"unbalanced: {n} seed rows are {most!r} and {few} {least!r}; who always says {most!r} "
+                      f"is right in {100*n/total:.0f} % of them")
+
 # %% ../../nbs/02_tasks/04_splits.ipynb #ab14f003
 @patch
 def tidy(self:Splits,
@@ -248,6 +261,7 @@ def tidy(self:Splits,
     self.name_rows()
     if hold_back: self.hold_back()
     self.note_rare()
+    self.note_balance()
     if 'test' not in self.rows:
         self.notes.append('no test file: nothing will say how good the student is '
                           'on rows that no choice has seen')

@@ -21,7 +21,7 @@ from .completion import without_thoughts
 from .endpoint import check_body, find_key
 from .failures import Refused
 from .llm import LLMTeacher
-from .pricing import LimitReached, Limits, check_price
+from .pricing import Budget, LimitReached, Limits, check_price, prompt_bound
 from .replies import ChatRequest, Reply
 from .teacher import Request
 
@@ -55,6 +55,7 @@ class APITeacher(LLMTeacher):
         self.client = Client(model, base_url, api_key, key_env, default_headers, concurrency,
                              requests_per_minute, tokens_per_minute, timeout, max_retries, price, caps)
         self.extra_body,self.price,self._jobs = check_body(extra_body or {}),self.client.price,{}
+        self._least = None   # of a request, once the task is known
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ed37a810
 @patch
@@ -85,6 +86,7 @@ def check(self:APITeacher, task:Task):
     "Refuse a missing key, and a cap on money where the price is not known"
     self.check_ready()
     check_price(self.client.limits, self.price)
+    self._least = self._cheapest(task)
 
 @patch
 def check_ready(self:APITeacher):
@@ -95,6 +97,25 @@ def check_ready(self:APITeacher):
 def __repr__(self:APITeacher):
     caps = ', '.join(f'{k}={v:g}' for k,v in self.limits().items() if v is not None) or 'no cap'
     return f"APITeacher({self.model} at {self.client.base_url}; {caps}; {str(self.price).partition(': ')[2]})"
+
+# %% ../../nbs/04_teachers/07_api.ipynb #ed37a812
+@patch
+def _cheapest(self:APITeacher, task):
+    "What a request can cost at least of what it is reserved: USD (None: unknown) and tokens"
+    rows,most = task.seed_rows[:20],self.reply_limit(task)
+    asked = [self.request(task, Request(r, None, 1), task.seed_rows) for r in rows]
+    tokens = min((prompt_bound(chat, None, self.extra_body) for chat,*_ in asked), default=0)
+    return self.price(tokens, most), tokens+most
+
+@patch
+def _check_caps(self:APITeacher):
+    "Refuse caps that allow no request at all, where none was ever made"
+    if not self._least or self.replies.spent().requests: return
+    usd,tokens = self._least
+    if not (name := Budget(self.client.limits).over(usd or 0., tokens)): return
+    cost = f'{tokens:,} tokens' + (f', {usd:.2g} USD' if usd else '')
+    raise SettingError(f"{name} = {self.limits()[name]:g} allows no request: one can take up to {cost}. "
+                       f"Give a higher {name} (--teacher.{name}), or --teacher none for plain fine-tuning")
 
 # %% ../../nbs/04_teachers/07_api.ipynb #ddefc60a
 _PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as '
@@ -115,7 +136,9 @@ def open(self:APITeacher,
     "Find the replies in `folder`, and the endpoint"
     LLMTeacher.open(self, folder)
     self._jobs,self._met = {},None
-    try: self._loop = run_sync(self._connect())
+    try:
+        self._check_caps()
+        self._loop = run_sync(self._connect())
     except BaseException:
         LLMTeacher.close(self)
         raise

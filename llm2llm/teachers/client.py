@@ -6,17 +6,15 @@
 __all__ = ['MOST_TOKENS', 'MAX_WAIT', 'ODD_TRIES', 'Client', 'Stopped', 'Attempt']
 
 # %% ../../nbs/04_teachers/05_client.ipynb #0ed8e4c1
-import asyncio,itertools,math,os,random,re,socket,time
+import asyncio,itertools,math,os,random,re,time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 from fastcore.basics import patch
 from ..core import SettingError, TeacherError, check_int, check_number
 from .completion import bounded_http, least_tokens, read_completion, room, sent_now
 from .endpoint import check_headers, check_key, check_url, find_key, proxy_words
-from .endpoint import without_system
+from .endpoint import found_out, reach, without_system
 from .failures import Failure, OddReply, ProviderError, Refused, broken_off, classify_error
 from .failures import error_text, failures, no_connection, raise_odd
 from .pacing import RateLimiter, AdaptiveSemaphore, backoff
@@ -70,26 +68,26 @@ async def connect(self:Client,
     self.place = self.base_url + proxy_words(self.base_url)   # as messages say it
     self.heard,self.alive,self.fatal_error = False,0.,None   # any status? last reply; what ended it
     replies.forget_problems()
-    await self._reach()
     self.budget = Budget(self.limits, replies.spent(self.price if self.price.known else None))
     self._slots,self._gate,self._alone = AdaptiveSemaphore(self.concurrency),0.,asyncio.Lock()
     self._paces = [RateLimiter(n) if n else None for n in (self.requests_per_minute, self.tokens_per_minute)]
     self.http = bounded_http(self.timeout)
     self.api = openai.AsyncOpenAI(base_url=self.base_url, api_key='none', max_retries=0,
                                   http_client=self.http)
+    try: await self._look()
+    except BaseException:
+        await self.api.close()
+        raise
 
 # %% ../../nbs/04_teachers/05_client.ipynb #94b51563
 @patch
-async def _reach(self:Client):
-    "Find out, without a request, whether anybody listens where nothing was ever asked; raises `TeacherError`"
-    url = urlsplit(self.base_url)
-    if self.place != self.base_url or url.scheme in getproxies() or self.replies.spent().requests: return
-    place = url.hostname, url.port or (443 if url.scheme=='https' else 80)
-    try: (await asyncio.to_thread(socket.create_connection, place, 5)).close()
-    except TimeoutError: return  # slow is not away
-    except OSError as e:
-        mend = 'start the server or correct the address (base_url, --teacher.base_url)'
-        raise TeacherError(f'{self.base_url}: no connection ({no_connection(e)}); {mend}') from None
+async def _look(self:Client):
+    "Meet what would stop the run before it trains, where nothing was ever asked"
+    if self.replies.spent().requests: return
+    await reach(self.base_url)
+    headers = {**self.default_headers, 'Authorization': f'Bearer {self._find_secret()}'}
+    wrong = await found_out(self.api, self.model, headers)
+    if wrong: raise TeacherError(self.clean(f'{self.place}: {wrong}')[:1000])
 
 # %% ../../nbs/04_teachers/05_client.ipynb #60099fd1
 class Stopped(TeacherError):

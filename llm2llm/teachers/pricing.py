@@ -127,8 +127,11 @@ class Budget:
 
     def _time(self): return self._seconds + (time.monotonic()-self._since if self.reserved else 0.)
 
-    def _over(self, usd, tokens):
-        "The cap that one more request could pass, or None"
+    def over(self,
+        usd:float,  # worst case of a request
+        tokens:int, # likewise
+    )->str|None:
+        "The cap that one more request could pass"
         usd,tokens = map(sum, zip((self.usd+usd, self.tokens+tokens), *self.reserved.values()))
         after = dict(max_requests=self.requests+1, max_usd=usd, max_tokens=tokens,
                      max_seconds=self._time()+max(self.slowest, 1e-6))
@@ -144,7 +147,7 @@ async def reserve(self:Budget,
     "Set the worst case of a request aside; raises `LimitReached`"
     usd = usd or 0.
     async with self._change:
-        while name := self._over(usd, tokens):
+        while name := self.over(usd, tokens):
             hopeless = not self.reserved or name in ('max_requests', 'max_seconds')
             if hopeless: raise LimitReached(name, getattr(self.limits, name))
             await self._change.wait()

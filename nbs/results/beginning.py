@@ -40,10 +40,12 @@ def main():
         (once, _), (each, _) = zip(*(x[0] for x in took)), zip(*(x[1] for x in took))
         tokens = student.train(pairs, max_steps=4)['tokens'] / 4
         ratio = median(e / o for o, e in zip(once, each))
-        rows.append(dict(task=name, labels=len(task.labels), tokens_of_a_step=tokens, once=once, each=each, times_faster=ratio))
-        print(name, round(tokens), [round(x, 2) for x in once], [round(x, 2) for x in each], round(ratio, 2), flush=True)
-    made = dict(base=Path(a.base).name, dtype=student.dtype, commit=commit(), machine=machine(), versions=versions())
-    RAW.write_text(json.dumps(dict(made, rows=rows), indent=1) + '\n')
+        row = dict(task=name, labels=len(task.labels), tokens_of_a_step=tokens, once=once, each=each)
+        rows.append(row | dict(times_faster=ratio))
+        print(rows[-1], flush=True)
+    made = dict(commit=commit(), machine=machine(), versions=versions())
+    found = dict(base=Path(a.base).name, dtype=student.dtype, rows=rows)
+    RAW.write_text(json.dumps(found | made, indent=1) + '\n')
 
 
 if __name__ == '__main__': main()
