@@ -285,7 +285,7 @@ def test_a_run_in_a_pipe_says_where_it_is(tmp_path):
         soon = time.monotonic() - start
         err, out = p.stderr.read(), p.stdout.read()
     assert p.returncode == 0 and first.startswith('llm2llm run: task mini-intent')
-    assert soon < 5   # a second on an idle machine
+    assert soon < .5 * (time.monotonic() - start)   # long before the imports have ended
     lines = err.splitlines()
     assert all(re.search(r'the run: round [012] of 2, (at least )?\d+ (s|min) left|time not known yet', x) for x in lines), err
     assert any(re.match(r'round 1 training: [1-9]\d* of \d+ steps, [\d.]+ a second, \d+ s left; the run: round 1', x) for x in lines)
