@@ -229,7 +229,7 @@ def _repr_html_(self:Verdict):
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e00e
 _HOW = ('Intervals are 95 % t-intervals over {over}. A difference is resolved where its interval leaves 0 '
-        'out. Tried on made-up worlds, five or ten seeds hold the truth in 92 to 97 % of cases as long as no '
+        'out. Tried on made-up worlds, such intervals hold the truth in 92 to 98 % of cases as long as no '
         'training collapses; where one did, nothing is called resolved.')
 _VARIES = ('Seeds differ in the order of training, in the start of the adapter and in what the teacher '
            'writes; the seed rows are the same.')
@@ -239,7 +239,7 @@ _FOLDS = ('There are no test rows, so the labelled rows are dealt into folds: ea
 @patch
 def _how(self:Compare, verdict):
     "How the figures came about, in a list"
-    over = 'seeds and test rows' if self.task.test else 'folds'
+    over = 'seeds and test rows' if self.task.test else 'folds, corrected for the rows that they share'
     over = 'test rows alone, for there is one seed' if self.seeds==1 else over
     out = [_HOW.format(over=over), _VARIES if self.task.test else _FOLDS]
     return out + ([] if self.tuned is None else [_chosen(self.tuned)])

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from ..core import SettingError
 from .arms import Half, Itself, Matched, Method, Plain, Random, FewShot, Result, own_arms
 from ..report.display import INK, METHOD_COLORS, RC, Picture, panels
-from ..report.stats import collapsed, mean_interval, power
+from ..report.stats import collapsed, fold_interval, mean_interval, power
 from ..tables import one, points, span
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c006
@@ -63,7 +63,7 @@ def _interval(values):
     "Mean and 95 % interval, never narrower than the chance of the rows alone leaves it"
     values = np.asarray(values)
     mean,low,high = mean_interval(values)
-    if values.ndim==1 or values.shape[1]==1: return mean, low, high
+    if values.ndim==1: return mean, low, high
     _,least,most = mean_interval(values.mean(0))
     return mean, min(low, least), max(high, most)
 
@@ -82,13 +82,12 @@ def difference(
     "What is known of the difference of two arms"
     both,values = _pairs(results, others)
     n,by_split = len(both), [v.mean() for v in values]
-    table = by_split
-    if n==1: table = values[0]
-    elif same: table = np.array(values)
+    interval = _interval(np.array(values) if same and n > 1 else values[0])
+    if n > 1 and not same: interval = fold_interval(by_split)
     fallen = {both[i] for its in (results, others) for i in _fallen([its[s] for s in both])}
     rows = _rows_half(np.array(values)) if same else math.nan
     scatter = float(np.std(by_split, ddof=1)) if n > 1 else math.nan
-    return Difference(*_interval(table), n, _over(n, same), scatter, rows, tuple(sorted(fallen)))
+    return Difference(*interval, n, _over(n, same), scatter, rows, tuple(sorted(fallen)))
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c00d
 MATTERS = 2.   # points; a smaller difference is taken for none
@@ -156,7 +155,7 @@ def difference(self:Verdict, arm:str, other:str)->Difference:
 def accuracy(self:Verdict, arm:str)->tuple[float,float,float]: # percent: mean and the limits of its interval
     "Test accuracy of an arm, with the chance of seeds and test rows"
     its = self.results[arm].values()
-    if not self.same: return mean_interval([r.percent for r in its])
+    if not self.same: return fold_interval([r.percent for r in its])
     table = np.array([[100.*r.right[i] for i in sorted(r.right)] for r in its])
     return _interval(table if len(table) > 1 else table[0])
 
