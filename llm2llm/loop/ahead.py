@@ -48,6 +48,7 @@ def work(
             asked += [rule.on_written*(have-seed), rule.likelihoods*seed]
             asked += [config.num_return_sequences*seed, config.only_wrong*new[r]]
         if not more or config.test_every_round: asked.append(rows.get('test', 0))
+        if r and not more and not config.test_every_round: asked.append(rows.get('test', 0))   # of round 0
         out.append(dict(trained=trained, asked=[n for n in asked if n]))
     return out
 

@@ -237,9 +237,9 @@ def _finish(self:Run, stopped):
     best = self.rounds[-1]
     if pick=='dev': best = max(self.rounds, key=lambda m: (m.scores['dev'].correct, -m.round))
     scores = dict(best.scores)
-    if task.test and 'test' not in scores:
-        answers = self.students.answers(best.round, 'test', task.test, self.folder.train_rows(best.round))
-        scores['test'] = Score.of(answers.values())
+    for r in sorted({0, best.round}) if task.test else ():   # plain fine-tuning, to see what came after it
+        answers = self.students.answers(r, 'test', task.test, self.folder.train_rows(r))
+        if r==best.round: scores['test'] = Score.of(answers.values())
     limits,met = (self.teacher.limits(), self.teacher.notes()) if self.teacher else ({}, [])
     notes = end_notes(self.rounds, scores, stopped, config.rule, len(task.seed_rows), limits)
     self.final = Final(picked_round=best.round, pick=pick, stopped=stopped, scores=scores,

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import RunError, SettingError
 from ..loop.config import LoopConfig
 from ..store.records import Final, Round, RunFolder, Score
-from ..tables import clean, one, span, text_table
+from ..tables import clean, one, points, span, text_table
 from ..teachers.replies import Replies, Spent
 
 # %% ../../nbs/06_report/02_record.ipynb #912d339f
@@ -214,6 +214,22 @@ def who(
             'method':method(record), 'random seed':record.seed, **rows}
 
 # %% ../../nbs/06_report/02_record.ipynb #0ced0d02
+_GAIN = (', {} points ({} to {}) from the {} % of plain fine-tuning (round 0), which is {} than the chance '
+         'of these rows')
+
+def _gain(record, split):
+    "What came after round 0, in words; '' if nothing did"
+    k,first = record.picked,record.score(0, split)
+    if not k: return ''
+    before,after = ({a.id: a.correct for a in record.folder.answers(r, split)} for r in (0, k))
+    if split != 'test' or len(before) < 2 or before.keys() != after.keys():
+        return f", from {one(100*first.accuracy)} % after round 0" if first else ''
+    from llm2llm.report.stats import mean_interval
+    found = mean_interval([100.*(after[i]-before[i]) for i in before])
+    percent = one(100*sum(before.values())/len(before))
+    return _GAIN.format(*map(points, found), percent, 'no more' if found[1] <= 0 <= found[2] else 'more')
+
+# %% ../../nbs/06_report/02_record.ipynb #4ce5909c
 def headline(
     record:RunRecord, # from `read_run`
 )->str:               # one sentence
@@ -222,10 +238,10 @@ def headline(
     k = record.picked
     split = next((s for s in ('test','dev','seed') if record.score(k, s)), None)
     if split is None: return f'{k+1} rounds have finished, none is scored.'
-    score,first = record.score(k, split),record.score(0, split)
+    score = record.score(k, split)
     by_dev = ', picked on dev' if record.final and record.final.pick=='dev' else ''
-    gain = f", from {one(100*first.accuracy)} % after round 0" if k and first else ''
-    return (f"{split.capitalize()} accuracy after round {k}{by_dev}: {accuracy(score)}{gain}. "
+    return (f"{split.capitalize()} accuracy after round {k}{by_dev}: {accuracy(score)}"
+            f"{_gain(record, split)}. "
             f"Without an answer: {score.no_answer}; cut off at the token limit: {score.truncated}.")
 
 # %% ../../nbs/06_report/02_record.ipynb #bf0421be
