@@ -13,7 +13,7 @@ from .settings import settings_of
 # %% ../../nbs/09_cli/02a_compare.ipynb #9ac1004
 def compare_options(
     output_dir:str|None=None, # its folder; the same command on it resumes (default: runs/TASK-compare)
-    # what is compared, some of: yardsticks,few-shot,plain,half,LLM2LLM,random,teacher (default: all)
+    # some of: yardsticks,few-shot,plain,half,LLM2LLM,step-matched,random,teacher (default: all)
     arms:list[str]|None=None,
     seeds:int=5,              # random seeds, or folds where there are no test rows
     tune:bool=True,           # choose learning rate and epochs by cross-validation on the seed rows
@@ -21,7 +21,7 @@ def compare_options(
     embeddings:str|None=None, # folder or name of a model of sentence-transformers (default: all-MiniLM-L6-v2)
     run:str|None=None,        # folder of a finished run with these settings: LLM2LLM's arm; nothing is tuned
     threads:int|None=None,    # torch threads (default: 1 for the student mini, else what the machine has)
-    dry_run:bool=False,       # print what it would take, and train nothing but three steps
+    dry_run:bool=False,       # print what it would take, after six steps to time
 ): "What only the command `compare` knows"
 
 # %% ../../nbs/09_cli/02a_compare.ipynb #9ac1005

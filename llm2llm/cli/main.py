@@ -84,7 +84,7 @@ def run_help(
     "The settings of a run that most people need, and where the others are"
     what = _WHAT | dict(teacher='who writes new rows: ' + ', '.join(_kinds()))
     known = part_settings(dict(task='own.csv', teacher='api')) | settings_of(LoopConfig)
-    known |= settings_of(run_options) | {k: Setting(k, str, None, v) for k,v in what.items()}
+    known |= settings_of(run_options) | own | {k: Setting(k, str, None, v) for k,v in what.items()}
     lines = '\n'.join(_lines([known[k] for k in _MOST]))
     own = '\n'.join(_lines([s for s in own.values() if s.name not in _MOST]))
     return _RUN_HELP.format(command=command, lines=lines, own=own)

@@ -57,7 +57,8 @@ def _right(answers): return {a.id: a.correct for a in answers}
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b007
 class Arm:
     "Something that a user could do with the rows"
-    name = ''      # in tables, and as `arms` takes it
+    name = ''      # in tables
+    word = ''      # as `arms` takes it; '': the name
     help = ''      # one line
     after = ''     # an arm whose rows or steps it matches
     trains = True  # does it train the student?
@@ -142,7 +143,8 @@ class Method(Loop):
     def settings(self, at:Split)->dict[str,object]: return at.loop
 
 class Matched(Loop):
-    name,help,after = 'plain, step-matched','as many optimiser steps as LLM2LLM, no new rows','LLM2LLM'
+    name,word,after = 'plain, step-matched','step-matched','LLM2LLM'
+    help = 'as many optimiser steps as LLM2LLM, no new rows'
     def settings(self, at:Split)->dict[str,object]: return dict(match_run=str(at.folder/self.after))
 
 class Random(Loop):
@@ -177,16 +179,16 @@ def own_arms()->dict[str,Arm]: # name to arm, in the order in which they run
     return {c.name: c() for c in (FewShot, Plain, Half, Method, Matched, Random, Itself)}
 
 def find_arms(
-    names:list[str]|None,   # None: all that can be had
+    names:list[str]|None,   # `word` of arms, or 'yardsticks'; None: all that can be had
     free:list[Yardstick],   # for the task
     teacher:Teacher|None,   # None: arms that need one are left out
 )->list[Arm]: # in the order in which they run
     "The arms that are meant"
-    known = own_arms()
+    known = {a.word or a.name: a for a in own_arms().values()}
     for name in names or (): check_one_of('arms', name, (YARDSTICKS, *known))
     wanted = {YARDSTICKS, *known} if names is None else {*names}
     wanted |= {known[n].after for n in wanted if n in known} - {''}
-    able = [a for a in known.values() if a.name in wanted and _can(a, teacher, names)]
+    able = [a for word,a in known.items() if word in wanted and _can(a, teacher, names)]
     return [Free(y) for y in free if YARDSTICKS in wanted] + able
 
 def _can(arm, teacher, names):
@@ -194,6 +196,6 @@ def _can(arm, teacher, names):
     asked = isinstance(arm, Itself)
     if not (arm.writes or arm.after or asked): return True
     if teacher is not None and (teacher.can_answer or not asked): return True
-    if arm.name not in (names or ()): return False
+    if (arm.word or arm.name) not in (names or ()): return False
     what = 'a teacher that can answer questions' if asked else 'a teacher'
     raise SettingError(f'arms: {arm.name} needs {what}; give one, or leave it out')

@@ -42,7 +42,7 @@ class Compare:
         student:'Student',         # who learns; its rate and length are where tuning starts
         teacher:Teacher|None=None, # who writes; None: no arm with new rows
         output_dir:str|Path='runs/compare', # the same comparison on it resumes
-        arms:list[str]|None=None,  # names of `own_arms`, or 'yardsticks'; None: all that can be had
+        arms:list[str]|None=None,  # some of yardsticks, few-shot, plain, half, …; None: all that can be had
         seeds:int=5,               # random seeds, or folds where there are no test rows, >= 1
         tune:bool=True,            # choose rate and length by cross-validation on the seed rows
         max_hours:float|None=None, # planned hours of this machine; seeds are left out, then arms
