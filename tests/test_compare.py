@@ -31,6 +31,9 @@ def test_own_rows_without_test_rows(tmp_path, capsys, monkeypatch):
     assert first.index('planned') < first.index('fold 1/2, 1/') < first.index('- Use ')
     page = (tmp_path / 'runs/mine-compare/compare.html').read_text()
     assert 'There are no test rows' in page and '<svg' in page
+    seeds = {q['id']: q['question'] for q in map(json.loads, (tmp_path / 'runs/mine-compare/seed_0/LLM2LLM/seed.jsonl').read_text().splitlines())}
+    asked = json.loads((tmp_path / 'runs/mine-compare/compare.json').read_text())['arms']['LLM2LLM']['splits'][0]['right']
+    assert len(seeds) == len(asked) == 14 and not {*seeds} & {*asked}   # the teacher was given these rows alone
     before = (tmp_path / 'runs/mine-compare/compare.json').read_bytes()
     monkeypatch.setattr('llm2llm.student.student.Student.train', None)
     assert main(words) == 0

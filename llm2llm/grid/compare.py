@@ -233,6 +233,8 @@ _HOW = ('Intervals are 95 % t-intervals over {over}. A difference is resolved wh
         'training collapses; where one did, nothing is called resolved.')
 _VARIES = ('Seeds differ in the order of training, in the start of the adapter and in what the teacher '
            'writes; the seed rows are the same.')
+_BEST = ('An arm that is recommended by these rows looks a little better on them than it is: it was one of '
+         'several.')
 _FOLDS = ('There are no test rows, so the labelled rows are dealt into folds: each arm learns from the '
           'others and is asked the one left out.')
 
@@ -241,7 +243,7 @@ def _how(self:Compare, verdict):
     "How the figures came about, in a list"
     over = 'seeds and test rows' if self.task.test else 'folds, corrected for the rows that they share'
     over = 'test rows alone, for there is one seed' if self.seeds==1 else over
-    out = [_HOW.format(over=over), _VARIES if self.task.test else _FOLDS]
+    out = [_HOW.format(over=over), _VARIES if self.task.test else _FOLDS, _BEST]
     return out + ([] if self.tuned is None else [_chosen(self.tuned)])
 
 # %% ../../nbs/07_grid/06_compare.ipynb #ad70c207
