@@ -200,7 +200,7 @@ def package(r, student, folder):
     from llm2llm.store.folder import read_jsonl, versions
 
     run = LLM2LLM(
-        r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1
+        r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1, select='wrong'
     )
     with run.folder.open():
         run.folder.claim(run.settings(), versions())

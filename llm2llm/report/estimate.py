@@ -168,6 +168,7 @@ def _notes(teacher, usd, rates, measured, tokens, config)->Iterator[str]:
     if not rates and not measured:
         yield ('Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every '
                'round. Give error_rate, or an earlier run (like).')
+        if config.rule.in_turn: yield 'Where no seed row is wrong, all get a new one, as at the high end.'
     if config.match_run: yield 'The budget of the matched run is not taken into account.'
     if config.rule.crossfit and not measured:
         yield f'{config.rule.name} finds more wrong rows than the student has among those it was trained on.'

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from scipy.stats import binomtest
 from ..core import RunError, SettingError
 from ..loop.config import LoopConfig
+from ..loop.rules import Rule, Wrong, own_rules
 from ..store.records import Final, Round, RunFolder, Score
 from ..tables import clean, one, span, text_table
 from ..teachers.replies import Replies, Spent
@@ -200,7 +201,8 @@ def method(
     if teacher.get('name')=='eda': return 'EDA'
     if (teacher.get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('init_from')=='previous': return 'continuous'
-    if (rule := s.get('select', LoopConfig.select)) != LoopConfig.select: return rule
+    rule = s.get('select', LoopConfig.select)
+    if not issubclass(own_rules().get(rule, Rule), Wrong): return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
 
 # %% ../../nbs/06_report/02_record.ipynb #93344cf5
