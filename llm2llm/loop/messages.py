@@ -58,11 +58,7 @@ _MEMORISED = (
     "Round 0 answers all {} seed rows rightly, so there is nothing to augment and this run is plain "
     "fine-tuning. With few rows the student has usually memorised them, which says nothing about new rows. "
     "In another output_dir, use select='auto' (goes on with all seed rows in turn), select='crossfit' "
-    "(students answer rows that they have not seen), num_return_sequences (answers are drawn), "
-    "per_round with select='random', or fewer epochs.")
-_IN_TURN = ("In {} no seed row was answered wrongly, so the new rows asked for there are about all seed rows "
-            "in turn, not about mistakes.")
-_ELSE = " In another output_dir, select='crossfit' asks students that have not seen the rows."
+    "(students answer rows that they have not seen), num_return_sequences (answers are drawn) or fewer epochs.")
 _UNSENT = ("A cap on the teacher ({}) left {} unsent. The same command with a higher cap resumes here; "
            "what came is kept.")
 _CUT = ("{} prompts were longer than the student's max_length allows and were cut on the left; "
@@ -82,6 +78,10 @@ def _none_kept(last):
     return f"No candidate of round {last.round} was kept: {reasons}."
 
 # %% ../../nbs/05_loop/03a_messages.ipynb #5a1d0018
+_IN_TURN = ("In {} no seed row was answered wrongly, so the new rows asked for there are about all seed rows "
+            "in turn, not about mistakes.")
+_ELSE = " In another output_dir, select='crossfit' asks students that have not seen the rows."
+
 def in_turn_note(
     rounds:Sequence[Round],  # of a run
     rule:Rule|type[Rule],    # of the run

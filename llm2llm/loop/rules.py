@@ -150,6 +150,7 @@ class Auto(Wrong):
     def rank(self, row, evidence): return 0 if evidence.wrong else evidence.times(row)
     def forecast(self, seed, written, rate): return super().forecast(seed, written, rate) or seed
 
+# %% ../../nbs/05_loop/00_rules.ipynb #2451e013
 class Random(Rule):
     "The control: as many new rows, about any seed rows"
     name,help = 'random','any seed rows, as many'
