@@ -58,7 +58,7 @@ _MEMORISED = (
     "Round 0 answers all {} seed rows rightly, so there is nothing to augment and this run is plain "
     "fine-tuning. With few rows the student has usually memorised them, which says nothing about new rows. "
     "In another output_dir, use select='auto' (goes on with all seed rows in turn), select='crossfit' "
-    "(students answer rows that they have not seen), num_return_sequences (answers are drawn) or fewer epochs.")
+    "(students answer rows that they have not seen), num_return_sequences (answers drawn) or fewer epochs.")
 _UNSENT = ("A cap on the teacher ({}) left {} unsent. The same command with a higher cap resumes here; "
            "what came is kept.")
 _CUT = ("{} prompts were longer than the student's max_length allows and were cut on the left; "
