@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCard,DatasetCardData,EvalResult,ModelCard,Mod
 from ..core import Example,RunError,SettingError,check_one_of,plugins
 from ..loop.config import LoopConfig,as_flags
 from ..loop.messages import in_turn_note
-from ..loop.rules import Rule,own_rules
+from ..loop.rules import Rule,Wrong,own_rules
 from .export import Contents
 from .record import RunRecord,accuracy,finished_run,hub_name,summary,wilson
 from .report import shown_settings
@@ -48,7 +48,7 @@ def shared_rows(
 # %% ../../nbs/06_report/06a_cards.ipynb #820986a5
 def _rule(settings):
     "The rule of a run; `Rule` if it is none of this package"
-    return own_rules().get(settings.get('select', LoopConfig.select), Rule)
+    return own_rules().get(settings.get('select', Wrong.name), Rule)
 
 def _selected(settings):
     "Which seed rows a run asked about, in the words of its rule"

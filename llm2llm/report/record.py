@@ -15,7 +15,6 @@ import pandas as pd
 from fastcore.basics import patch
 from scipy.stats import binomtest
 from ..core import RunError, SettingError
-from ..loop.config import LoopConfig
 from ..loop.rules import Rule, Wrong, own_rules
 from ..store.records import Final, Round, RunFolder, Score
 from ..tables import clean, one, span, text_table
@@ -201,7 +200,7 @@ def method(
     if teacher.get('name')=='eda': return 'EDA'
     if (teacher.get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('init_from')=='previous': return 'continuous'
-    rule = s.get('select', LoopConfig.select)
+    rule = s.get('select', Wrong.name)
     if not issubclass(own_rules().get(rule, Rule), Wrong): return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
 
