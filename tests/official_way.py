@@ -200,11 +200,11 @@ def package(r, student, folder):
     from llm2llm.store.folder import read_jsonl, versions
 
     run = LLM2LLM(
-        r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1
+        r.task, student, APITeacher('stub', r.o.url, api_key='none', price=(1, 1)), folder, rounds=1, select='wrong'
     )
     with run.folder.open():
         run.folder.claim(run.settings(), versions())
-        with run._teaching(): m,new = run._round(0, r.rows, Counter())
+        with run._teaching(): m,new,_ = run._round(0, r.rows, Counter())
     for l in read_jsonl(folder/'log.jsonl'):
         if 'phase' in l:
             r.seconds[dict(train='train', teacher='write').get(l['phase'], 'answer')] += l['seconds']

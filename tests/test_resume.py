@@ -1,9 +1,12 @@
 "What a notebook cannot show: kill -9 and resume, two processes, Ctrl-C, a full disk."
 import hashlib, json, random, resource, signal, sys, time
+from collections import Counter
 
 import pytest
 
 import warm
+from llm2llm.report.cards import dataset_card
+from llm2llm.report.record import read_run
 
 FLAGS = [
     '--task',
@@ -22,6 +25,9 @@ FLAGS = [
     '2',
     '--test_every_round',
 ]
+# A student that memorises its seed rows
+MEMORISED = ['--task.n_seed', '8', '--student.num_train_epochs', '30', '--student.learning_rate', '2e-3', '--rounds', '3']
+SPREAD = [*MEMORISED, '--rounds', '5', '--per_round', '3', '--max_synthetic_rows', '10']
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
 
 
@@ -201,5 +207,67 @@ def test_a_run_resumes_under_its_own_rule_alone(tmp_path, run):
     assert content(tmp_path/'run') == made and (tmp_path/'run'/'log.jsonl').read_bytes() == log
     assert 'holds a run with rule.code' in run(*words, '--select', tmp_path/'other.py:Short', status=2).stderr
     assert (
-        "holds a run with select = 'Short', and this one has select = 'wrong'" in run(*words, status=2).stderr
+        "holds a run with select = 'Short', and this one has select = 'auto'" in run(*words, status=2).stderr
     )
+
+
+def asked(folder):
+    "Seed row to how often it was asked about, after each round"
+    counts, out = Counter(), []
+    for path in sorted(folder.glob('round_*/candidates.jsonl')):
+        counts.update(json.loads(line)['parent_id'] for line in path.read_text().splitlines())
+        out.append(Counter(counts))
+    return out
+
+
+@pytest.fixture(scope='module')
+def memorised(tmp_path_factory, run):
+    "A run under the default rule in which no seed row is ever wrong, three rows a round"
+    out = tmp_path_factory.mktemp('memorised')/'run'
+    return out, run(*command(out, *SPREAD))
+
+
+def test_a_student_that_memorised_its_rows_gets_new_ones_evenly(memorised):
+    "and every place that tells of the run says so"
+    out, res = memorised
+    rounds = read_run(out).rounds
+    assert [(m.wrong, m.requested) for m in rounds] == [(0, 3), (0, 3), (0, 3), (0, 1), (0, 0)]
+    assert rounds[-1].synthetic == sum(m.kept for m in rounds) <= 10
+    for counts in asked(out): assert max(counts.values()) == 1 or len(counts) == 8, 'a second row before all have one'
+    assert sorted(asked(out)[-1].values()) == [1]*6 + [2]*2
+    note = 'In rounds 0, 1, 2, 3 no seed row was answered wrongly'
+    assert note in res.stdout and res.stdout.count('0 wrong, so all seed rows in turn') == 4
+    assert note in (out/'report.md').read_text() and note in dataset_card(out).text
+
+
+def test_max_per_seed_row_holds_where_nothing_is_wrong(tmp_path, run):
+    "Then each of the eight rows gets its one, and the run ends"
+    run(*command(tmp_path/'run', *MEMORISED, '--max_per_seed_row', '1'))
+    assert [sorted(c.values()) for c in asked(tmp_path/'run')] == [[1]*8]
+    assert read_run(tmp_path/'run').final.stopped == 'cap reached'
+
+
+def test_a_memorised_run_killed_and_resumed(memorised, tmp_path):
+    "gives the same rows"
+    out, _ = memorised
+    words = command(tmp_path/'run', *SPREAD)
+    for mark in ('round_00/candidates.jsonl', 'round_02/train.jsonl'):
+        p = warm.Popen(words, stdout=warm.DEVNULL, stderr=warm.PIPE)
+        while p.poll() is None and not (tmp_path/'run'/mark).exists(): time.sleep(.01)
+        p.kill()
+        assert p.wait() == -signal.SIGKILL
+    warm.run(words, check=True, stdout=warm.DEVNULL)
+    assert content(tmp_path/'run') == content(out)
+
+
+def test_a_run_of_the_earlier_default_resumes_under_its_own_rule(tmp_path, run):
+    "A folder that says `wrong` is refused under the default, and resumes as the message says"
+    words = command(tmp_path/'run', *MEMORISED)
+    run(*words, '--select', 'wrong')
+    made = content(tmp_path/'run')
+    (tmp_path/'run'/'final.json').unlink()
+    said = run(*words, status=2).stderr
+    assert "holds a run with select = 'wrong', and this one has select = 'auto'" in said
+    assert 'resume with the settings of the folder' in said
+    run(*words, '--select', 'wrong')
+    assert content(tmp_path/'run') == made and read_run(tmp_path/'run').final.stopped == 'nothing wrong'

@@ -139,7 +139,7 @@ class Plain(Loop):
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b00e
 class Method(Loop):
-    name,help,writes = 'LLM2LLM','new rows by the teacher about what the student gets wrong',True
+    name,help,writes = 'LLM2LLM','new rows by the teacher, about mistakes where there are any',True
     def settings(self, at:Split)->dict[str,object]: return at.loop
 
 class Matched(Loop):

@@ -233,9 +233,9 @@ def aimed(v:Verdict)->str:
     "Does it matter whose examples get augmented?"
     if Method.name not in v or Random.name not in v: return ''
     found = v.difference(Method.name, Random.name)
-    if not found.resolved: return f'Rows about mistakes minus as many about any rows: {_how(found)}.'
+    if not found.resolved: return f"LLM2LLM's rows minus as many about any rows: {_how(found)}."
     ahead = 'are ahead of' if found.mean > 0 else 'are behind'
-    return f'Rows about mistakes {ahead} as many about any rows: {_how(found)}.'
+    return f"LLM2LLM's rows {ahead} as many about any rows: {_how(found)}."
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01a
 def more_real_rows(v:Verdict)->str:

@@ -26,7 +26,7 @@ from .rules import Evidence, Rule, find_rule
 class LoopConfig:
     "What makes a run, beside its task, student and teacher"
     rounds:int = 5                          # rounds of augmentation, >= 1; 1 is one-shot
-    select:str|type[Rule]|Rule = 'wrong'    # whose examples get augmented: one of `rules`, or FILE.py:CLASS
+    select:str|type[Rule]|Rule = 'auto'     # whose examples get augmented: one of `rules`, or FILE.py:CLASS
     init_from:str = 'base'                  # a round starts from the 'base' or the 'previous' student
     per_round:int|None = None               # new rows asked for in a round; None: one for each selected row
     per_row:int = 1                         # new rows asked for each selected row, >= 1

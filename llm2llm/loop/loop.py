@@ -223,7 +223,7 @@ def _all_rounds(self:Run, verbose):
         self._expect()
         done,new,why = self._round(len(self.rounds), rows, counts)
         self.rounds.append(done)
-        if verbose: print(round_line(done, self.n_rounds), flush=True)
+        if verbose: print(round_line(done, self.n_rounds, self.config.rule), flush=True)
         if verbose and not told: told = self._tell()
         stopped,rows = self._why_stop(done, new, why),rows+new
     return stopped

@@ -17,7 +17,8 @@ from huggingface_hub import DatasetCard,DatasetCardData,EvalResult,ModelCard,Mod
 # %% ../../nbs/06_report/06a_cards.ipynb #f670f3f4
 from ..core import Example,RunError,SettingError,check_one_of,plugins
 from ..loop.config import LoopConfig,as_flags
-from ..loop.rules import own_rules
+from ..loop.messages import in_turn_note
+from ..loop.rules import Rule,Wrong,own_rules
 from .export import Contents
 from .record import RunRecord,accuracy,finished_run,hub_name,summary,wilson
 from .report import shown_settings
@@ -45,11 +46,14 @@ def shared_rows(
     return out.remove_columns('wrong_completion') if without_seed else out
 
 # %% ../../nbs/06_report/06a_cards.ipynb #820986a5
+def _rule(settings):
+    "The rule of a run; `Rule` if it is none of this package"
+    return own_rules().get(settings.get('select', Wrong.name), Rule)
+
 def _selected(settings):
     "Which seed rows a run asked about, in the words of its rule"
-    name,own = settings.get('select', LoopConfig.select),settings.get('rule') or {}
-    known = own_rules().get(name)
-    return known.words if known else own.get('words') or f'selected by {name!r}'
+    own = settings.get('rule') or {}
+    return _rule(settings).words or own.get('words') or f"selected by {settings['select']!r}"
 
 def _teacher(teacher):
     "Who wrote the new rows, in words; and whether it is a model with terms of use"
@@ -147,7 +151,8 @@ def _card(cls, record, data, scores, **facts):
         data, template_path=files('llm2llm')/'templates'/'card.md', record=record, scores=scores, log=log,
         teacher_words=words, is_model=is_model, task_kind=kind_of(record.task['kind']), shown=_shown(record),
         new='further real rows' if record.teacher.get('name')=='pool' else 'synthetic rows',
-        selected=_selected(record.settings), near=_near(record) if words else 0,
+        selected=_selected(record.settings),
+        in_turn=in_turn_note(record.rounds, _rule(record.settings)), near=_near(record) if words else 0,
         by_round=markdown_table(summary(record).drop(columns='seconds', errors='ignore')),
         command=command_line(record.settings | dict(task=record.task)),
         mark=mark, repr=repr, accuracy=accuracy, **facts)

@@ -104,6 +104,8 @@ def _measured(folder):
     return rates, (spent.prompt_tokens*fifth, spent.completion_tokens*fifth)
 
 # %% ../../nbs/06_report/04_estimate.ipynb #99b90d5b
+_GUESSED = ('Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every '
+            'round. Give error_rate, or an earlier run (like).')
 _MEASURED = 'Tokens a request are those of the earlier run, plus or minus a fifth.'
 _COUNTED = 'Tokens are counted by characters, about four to one; the high end has the longest replies.'
 _THOUGHTS = 'The thoughts of a model that thinks first (max_completion_tokens) are in the high end alone.'
@@ -158,8 +160,8 @@ def _notes(teacher, usd, rates, measured, tokens, config)->Iterator[str]:
     cap,k = teacher.limits().get('max_usd'),config.num_verifications
     if usd is None: yield _unknown_price(teacher.price.meant)
     if not rates and not measured:
-        yield ('Error rates are a guess: 5 % (low), 30 % (likely) or all (high) of the seed rows in every '
-               'round. Give error_rate, or an earlier run (like).')
+        yield _GUESSED
+        if config.rule.in_turn: yield 'Where no seed row is wrong, all get a new one, as at the high end.'
     if config.match_run: yield 'The budget of the matched run is not taken into account.'
     if config.rule.crossfit and not measured:
         yield f'{config.rule.name} finds more wrong rows than the student has among those it was trained on.'

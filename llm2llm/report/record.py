@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from ..core import RunError, SettingError
-from ..loop.config import LoopConfig
+from ..loop.rules import Rule, Wrong, own_rules
 from ..store.records import Final, Round, RunFolder, Score
 from ..tables import clean, one, points, span, text_table
 from ..teachers.replies import Replies, Spent
@@ -200,7 +200,8 @@ def method(
     if teacher.get('name')=='eda': return 'EDA'
     if (teacher.get('prompt') or {}).get('rephrase'): return 'AugGPT'
     if s.get('init_from')=='previous': return 'continuous'
-    if (rule := s.get('select', LoopConfig.select)) != LoopConfig.select: return rule
+    rule = s.get('select', Wrong.name)
+    if not issubclass(own_rules().get(rule, Rule), Wrong): return rule
     return 'one-shot' if s.get('rounds')==1 else 'LLM2LLM'
 
 # %% ../../nbs/06_report/02_record.ipynb #93344cf5

@@ -108,7 +108,7 @@ def claim(
         a,b = old.get(k),new.get(k)
         if a == b or any(f'{k}.'.startswith(f'{name}.') for name in record): continue
         raise RunError(f"{self.path} holds a run with {k} = {a!r}, and this one has {k} = {b!r}; "
-                       "resume with the same settings, or choose another output_dir")
+                       "resume with the settings of the folder, or choose another output_dir")
     if versions != have['versions']: self.log(versions=versions)
 
 # %% ../../nbs/01_store/00a_stages.ipynb #0a319c31

@@ -275,9 +275,8 @@ def measure_round(base, device, folder, data):
     task = load_task('gsm8k', data, n_seed=74) if data else mini_task('mini-gsm', n_seed=74, n_test=1)
     s = student(base, device, 512 if data else 256, 4, num_train_epochs=3)
     start = time.perf_counter()
-    LLM2LLM(task, s, PoolTeacher() if data else MiniTeacher(), folder, rounds=1, decontaminate=False).fit(
-        verbose=False
-    )
+    teacher = PoolTeacher() if data else MiniTeacher()
+    LLM2LLM(task, s, teacher, folder, rounds=1, select='wrong', decontaminate=False).fit(verbose=False)
     phases = [
         dict(phase=l['phase'], seconds=l['seconds'], **l.get('memory', {}))
         for l in read_jsonl(Path(folder) / 'log.jsonl')
