@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from ..core import SettingError
 from .arms import Half, Itself, Matched, Method, Plain, Random, FewShot, Result, own_arms
 from ..report.display import INK, METHOD_COLORS, RC, Picture, panels
-from ..report.stats import collapsed, fold_interval, mean_interval, power
+from ..report.stats import collapsed, corrected_interval, mean_interval, power
 from ..tables import one, points, span
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c006
@@ -83,7 +83,7 @@ def difference(
     both,values = _pairs(results, others)
     n,by_split = len(both), [v.mean() for v in values]
     interval = _interval(np.array(values) if same and n > 1 else values[0])
-    if n > 1 and not same: interval = fold_interval(by_split)
+    if n > 1 and not same: interval = corrected_interval(by_split)
     fallen = {both[i] for its in (results, others) for i in _fallen([its[s] for s in both])}
     rows = _rows_half(np.array(values)) if same else math.nan
     scatter = float(np.std(by_split, ddof=1)) if n > 1 else math.nan
@@ -155,7 +155,7 @@ def difference(self:Verdict, arm:str, other:str)->Difference:
 def accuracy(self:Verdict, arm:str)->tuple[float,float,float]: # percent: mean and the limits of its interval
     "Test accuracy of an arm, with the chance of seeds and test rows"
     its = self.results[arm].values()
-    if not self.same: return fold_interval([r.percent for r in its])
+    if not self.same: return corrected_interval([r.percent for r in its])
     table = np.array([[100.*r.right[i] for i in sorted(r.right)] for r in its])
     return _interval(table if len(table) > 1 else table[0])
 
