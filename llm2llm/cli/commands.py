@@ -196,7 +196,7 @@ def check(
     answer:str='answer',        # name of the answer's column
     # the column that holds a list of choices, or a column for each, separated by commas
     choices:str|list[str]|None=None,
-    labels:list[str]|None=None, # own task: the label set (default: found)
+    labels:list[str]|dict[str,object]|None=None, # own task: as in `run` (default: found)
     # write JSON Lines, CSV or Parquet, by the ending: id, reason, held_out, kind, detail
     output_file:str|None=None,
 ):
