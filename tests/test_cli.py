@@ -134,6 +134,18 @@ def test_what_is_left_out_of_a_task(tmp_path, capsys):
     assert told['labels'] == ['glad', 'sad'] and 'glad: it went well; sad: it did not.' in told['instructions']
 
 
+def test_a_folder_with_other_settings_names_the_flags(tmp_path, capsys):
+    words = ['run', '--task', 'mini-gsm', '--teacher', 'mini', '--rounds', '1', '--output_dir', tmp_path / 'r']
+    small = ['--task.n_seed', '8', '--task.n_test', '4', '--student.max_steps', '1', '--num_folds', '2']
+    assert main([*map(str, words), *small]) == 0
+    more = ['--student.learning_rate', '0.5', '--max_synthetic_rows', '3', '--task.n_seed', '9']
+    text = said(capsys, *words, *small, *more)
+    assert 'student.learning_rate = 0.001, ' in text and 'student.learning_rate = 0.5, ' in text
+    flags = text.partition('; to resume: ')[2].strip()
+    assert flags == '--student.learning_rate 0.001 --task.n_seed 8, no --max_synthetic_rows'
+    assert main([*map(str, words), *small, *flags.partition(',')[0].split()]) == 0, 'the advice works'
+
+
 @pytest.mark.parametrize('labels', [
     '{"glad": "it went well, really", "sad": "it did not"}', '{glad: it went well, sad: it did not}',
     'glad: it went well, sad: it did not', 'labels.yaml', 'glad,sad', '["glad","sad"]'])
