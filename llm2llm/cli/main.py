@@ -172,6 +172,7 @@ def dispatch(
         else: command.call(**own_words(rest, command))
     except SettingError as e: raise SettingError(_mended(e, name)) from e
 
+# %% ../../nbs/09_cli/04_main.ipynb #e6ec8c66
 def _about_a_run(call, words):
     "Call a command; where its folder holds another run, the error names the flags that resume that one"
     try: call(words)

@@ -274,6 +274,7 @@ def _moved(error, text, by):
     "An error of a part as that of the whole text"
     return json.JSONDecodeError(error.msg, text, error.pos+by) if hasattr(error, 'pos') else error
 
+# %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9089
 def _scan(text):
     "The rows in a text as JSON, whether it holds any object, and where and why a row is no JSON"
     at,base,rows,seen,error = 0,0,[],False,None
