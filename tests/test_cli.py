@@ -160,6 +160,16 @@ def test_labels_are_pairs_or_names(labels, tmp_path, monkeypatch):
         if ':' in labels or '.yaml' in labels: assert found['sad'] == 'it did not'
 
 
+def test_a_file_in_the_place_of_a_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('asked.txt').write_text('1 + 1?')
+    assert 'asked.txt: this is a file; give --file asked.txt' in said(capsys, 'predict', 'r', '--ask', 'asked.txt')
+    Path('seed.jsonl').write_text(json.dumps(dict(question='q', answer='a')))
+    for name in ('instructions', 'description'):
+        words = 'run', '--task', 'seed.jsonl', '--teacher', 'none', f'--task.{name}', 'asked.txt'
+        assert f"{name} (--task.{name}) is the text itself, and 'asked.txt' looks like" in said(capsys, *words)
+
+
 def test_what_is_quoted_stays_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     meanings = dict(glad='it went well: yes', sad='no', odd='010')

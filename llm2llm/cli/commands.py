@@ -8,6 +8,7 @@ __all__ = ['run', 'prompt_options', 'prompt', 'report', 'ledger', 'show_report',
 
 # %% ../../nbs/09_cli/03_commands.ipynb #f9dab1f3
 import json,shlex,sys
+from os.path import isfile   # False for a name that is too long, as a question can be
 from pathlib import Path
 from .run import Words, check_words, make_run, make_task, make_teacher
 from .settings import read_yaml
@@ -155,6 +156,7 @@ def predict(
     from llm2llm.report.export import predict as answers
     if (ask is None) == (file is None):
         raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
+    if ask is not None and isfile(ask): raise SettingError(f'--ask {ask}: this is a file; give --file {ask}')
     sure = probabilities or min_probability is not None
     if output_file: check_out(output_file, *_PREDICTED, *_SURE*sure, reads=file)
     source = sys.stdin.buffer if file=='-' else file
