@@ -231,6 +231,7 @@ class Server:
                 'unsupported_parameter',
                 'response_format',
             )
+        if self.o.schema == 'broken' and 'response_format' in body: raise Refused(500, 'Internal Server Error')
         limits = {
             name: body[name] for name in ('max_tokens', 'max_completion_tokens') if body.get(name) is not None
         }
@@ -404,9 +405,9 @@ def parser():
     add('--always', type=int, choices=ALWAYS, help='the status of every reply')
     add(
         '--schema',
-        choices=['yes', 'no', 'ignore'],
+        choices=['yes', 'no', 'ignore', 'broken'],
         default='yes',
-        help='is response_format obeyed, refused or overlooked?',
+        help='is response_format obeyed, refused, overlooked or answered by 500?',
     )
     add('--max-tokens-field', choices=['max_tokens', 'max_completion_tokens'], help='the only name allowed')
     add('--context', type=int, help='words a prompt may have')

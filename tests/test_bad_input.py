@@ -149,6 +149,19 @@ def test_answers_that_are_quotes(tmp_path):
     assert all(task.score(r, task.completion(r)).correct for r in task.seed_rows)
 
 
+BLOOD = dict(choices=['O', 'A', 'B', 'AB'])
+
+def test_letters_are_decided_for_the_column(tmp_path):
+    def read(*rows): return [r.answer for r in read_rows(jsonl(tmp_path/'c.jsonl', *rows), choices='choices')]
+    colours = [row('q1', 'B', choices=['red', 'blue'])]
+    assert read(row('q2', 'A', **BLOOD), *colours) == ['O', 'blue'], 'one letter for sure: all are letters'
+    assert read(row('q2', 'A', **BLOOD), row('q3', 'O', **BLOOD)) == ['A', 'O'], 'one text for sure'
+    assert read(row('q2', 'A', **BLOOD)) == ['A'], 'nothing says letters'
+    assert read(row('q2', 'AB', choices=['x', 'y', 'z'])) == ['AB'], 'two letters name no choice'
+    with pytest.raises(DataError, match=r"c.jsonl:3: the answer 'B' is the letter .* at \S*c.jsonl:1 .* 'O'; "):
+        read(row('q2', 'O', **BLOOD), row('q3', 'A', **BLOOD), *colours)
+
+
 def test_files_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     jsonl(tmp_path / 'seed.jsonl', *moods)

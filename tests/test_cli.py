@@ -1,9 +1,11 @@
 "What a person may write after `llm2llm`, and in the files that it names: each mistake is answered with a sentence"
 import json, re, shutil, subprocess, sys, time
+from pathlib import Path
 
 import pytest
 
 from llm2llm.cli.main import main
+from llm2llm.cli.run import read_words
 from llm2llm.core import SettingError
 from llm2llm.mini.mini import mini_base
 from llm2llm.tasks.task import Task
@@ -130,6 +132,62 @@ def test_what_is_left_out_of_a_task(tmp_path, capsys):
     (tmp_path / 'labels.yaml').write_text('glad: it went well\nsad: it did not\n')
     told = task('--task.labels', str(tmp_path / 'labels.yaml'))
     assert told['labels'] == ['glad', 'sad'] and 'glad: it went well; sad: it did not.' in told['instructions']
+
+
+def test_a_folder_with_other_settings_names_the_flags(tmp_path, capsys):
+    words = ['run', '--task', 'mini-gsm', '--teacher', 'mini', '--rounds', '1', '--output_dir', tmp_path / 'r']
+    small = ['--task.n_seed', '8', '--task.n_test', '4', '--student.max_steps', '1', '--num_folds', '2']
+    assert main([*map(str, words), *small]) == 0
+    more = ['--student.learning_rate', '0.5', '--max_synthetic_rows', '3', '--task.n_seed', '9']
+    text = said(capsys, *words, *small, *more)
+    assert 'student.learning_rate = 0.001, ' in text and 'student.learning_rate = 0.5, ' in text
+    flags = text.partition('; to resume: ')[2].strip()
+    assert flags == '--student.learning_rate 0.001 --task.n_seed 8, no --max_synthetic_rows'
+    assert main([*map(str, words), *small, *flags.partition(',')[0].split()]) == 0, 'the advice works'
+
+
+@pytest.mark.parametrize('labels', [
+    '{"glad": "it went well, really", "sad": "it did not"}', '{glad: it went well, sad: it did not}',
+    'glad: it went well, sad: it did not', 'labels.yaml', 'glad,sad', '["glad","sad"]'])
+def test_labels_are_pairs_or_names(labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('seed.jsonl').write_text('')
+    Path('labels.yaml').write_text('glad: it went well\nsad: it did not\n')
+    Path('run.yaml').write_text(json.dumps({'task': 'seed.jsonl', 'teacher': 'none', 'task.labels': labels}))
+    for flags in (['--task', 'seed.jsonl', '--teacher', 'none', '--task.labels', labels], ['--config', 'run.yaml']):
+        found = read_words(flags)['task.labels']
+        assert [*found] == ['glad', 'sad']
+        if ':' in labels or '.yaml' in labels: assert found['sad'] == 'it did not'
+
+
+def test_a_file_in_the_place_of_a_text(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('asked.txt').write_text('1 + 1?')
+    assert 'asked.txt: this is a file; give --file asked.txt' in said(capsys, 'predict', 'r', '--ask', 'asked.txt')
+    Path('seed.jsonl').write_text(json.dumps(dict(question='q', answer='a')))
+    for name in ('instructions', 'description'):
+        words = 'run', '--task', 'seed.jsonl', '--teacher', 'none', f'--task.{name}', 'asked.txt'
+        assert f"{name} (--task.{name}) is the text itself, and 'asked.txt' looks like" in said(capsys, *words)
+
+
+def test_what_is_quoted_stays_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meanings = dict(glad='it went well: yes', sad='no', odd='010')
+    Path('labels.json').write_text(json.dumps(meanings))
+    for labels in (meanings, 'labels.json', json.dumps(meanings)):
+        Path('run.yaml').write_text(json.dumps({'task': 'seed.jsonl', 'teacher': 'none', 'task.labels': labels}))
+        assert read_words(['--config', 'run.yaml'])['task.labels'] == meanings
+    Path('run.yaml').write_text('task: mini-gsm\nstudent.training_args: {a: 1e-4, b: 2, c: x}\n')
+    assert read_words(['--config', 'run.yaml'])['student.training_args'] == dict(a=1e-4, b=2, c='x')
+
+
+@pytest.mark.parametrize('labels,says', [
+    ('lables.yaml', 'task.labels: lables.yaml: no such file'), ('here/labels', 'here/labels: no such file'),
+    ('{"glad": "it went', 'task.labels must be a list such as a,b or name: value pairs'),
+    ('glad: fine, glad: not', 'stands twice'), ('yes: it is, no: it is not', "write 'yes' [(]in quotes[)]")])
+def test_labels_that_are_none(labels, says):
+    with pytest.raises(SettingError, match=says):
+        read_words(['--task', 'seed.jsonl', '--teacher', 'none', '--task.labels', labels])
 
 
 @pytest.mark.parametrize('labels,says', [

@@ -225,6 +225,22 @@ def test_what_fails_is_kept_and_the_rest_is_run(tmp_path, run):
     assert 'good/seed_0/plain' not in res.stdout
 
 
+def test_a_log_of_the_users_is_not_written_to(tmp_path, run):
+    (tmp_path / 'says.py').write_text('def make(words):\n    print("hello")\n    raise RuntimeError("alive")\n')
+    plan, out = dict(common=dict(task='mini-gsm', teacher='none'), seeds=1, methods=dict(plain=None)), tmp_path/'out'
+    env = dict(PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}')
+    out.mkdir()
+    (out / 'output.log').write_text('mine\n')
+    refused = run(*call(plan, out, 'says:make'), status=1, **env)
+    assert 'output.log is no older page of this command' in refused.stderr
+    assert [p.name for p in out.iterdir()] == ['output.log'] and (out/'output.log').read_text() == 'mine\n'
+    (out/'output.log').unlink()
+    for _ in range(2): run(*call(plan, out, 'says:make'), **env)
+    assert (out / 'output.log').read_text() == 'What the workers of `llm2llm grid` print:\nhello\nhello\n'
+    (out / 'output.log').write_text('of an older version\n')
+    run(*call(plan, out, 'says:make'), **env)
+
+
 def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
     "The next cell is run by another; here it only says so, to save loading torch"
     (tmp_path / 'dies.py').write_text(

@@ -7,9 +7,11 @@ import pytest
 from llm2llm.teachers import client as client_module, failures
 from llm2llm.teachers.completion import least_tokens, room
 from llm2llm import Task
-from llm2llm.core import RunError, SettingError, TeacherError
+from llm2llm.core import Example, RunError, SettingError, TeacherError
 from llm2llm.loop import messages
 from llm2llm.teachers.pricing import prompt_bound
+from llm2llm.tasks.task import TASKS
+from llm2llm.teachers.prompts import read_reply
 from llm2llm.teachers.replies import PROBLEMS
 from llm2llm.report.estimate import cost
 from llm2llm.store.folder import read_jsonl
@@ -809,3 +811,33 @@ def test_a_question_that_does_not_end(tmp_path):
     with Answering(lambda body, n: (200, whole(long if n else row(n)))) as s:
         run = make_run(tmp_path / 'run', s.url, select='all', rounds=1).fit(verbose=False)
     assert run.rounds[0].rejected['the question is too long'] >= 1
+
+
+# what a reply may repeat: what stands before it, what and how often, and what stands behind
+ENDLESS = [
+    ('', '{"a":', 200, ''), ('', '{"question":', 200, ''), ('', '{"a":[', 100, ''), ('', '{"question', 8000, ''),
+    ('', '{"question":"q","answer":"1",', 5000, ''), ('', "{'a':", 10_000, ''), ('{"question":', '/* ', 5000, ''),
+    ('', '</s>', 5000, 'x'), ('', ' <|x|>', 5000, 'x'),
+]
+
+@pytest.mark.parametrize('before,again,n,behind', ENDLESS)
+def test_reading_takes_time_in_proportion(before, again, n, behind):
+    row = Example('s', 'What is 1?', '1\n#### 1')
+    def seconds(n):
+        text = before + again*n + behind
+        def once():
+            start = time.process_time()
+            assert read_reply(TASKS['gsm8k'], row, text).row is None
+            return time.process_time()-start
+        return min(once() for _ in range(5))
+    assert seconds(4*n) < 8*max(seconds(n), .0005)
+
+
+def test_a_row_within_a_broken_object_is_found():
+    row = Example('s', 'What is 1?', '1\n#### 1')
+    new = '{"question": "What is 2?", "answer": "2\\n#### 2"}'
+    for text in (f'{{"a": {{"b": {new}', '{"a":'*100_000 + new, '{x' + ' '*9000 + f'{{"x": {{"y" {new}}}'):
+        found = read_reply(TASKS['gsm8k'], row, text)
+        assert (found.row and found.row.question) == ('What is 2?' if len(text) < 10_000 else None)
+    broken = read_reply(TASKS['gsm8k'], row, '{x' + '\n'*9000 + '{"question" 1')
+    assert broken.reason == "not JSON: Expecting ':' delimiter: line 9001 column 13 (char 9014)", broken.reason

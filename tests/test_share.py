@@ -428,10 +428,12 @@ def test_a_file_that_lost_rows_is_not_shared(made, tmp_path, lost):
     if file.suffix == '.json':
         file.unlink()
         says = f'{lost} is not there'
-    for write in (lambda f: share(f, 'me/x'), dataset_card, write_report, write_ledger, lambda f: predict(f, ['1 + 1?'])):
+    again = lambda f: LLM2LLM(run.task, run.student, MiniTeacher(), f, rounds=1)
+    for write in (lambda f: share(f, 'me/x'), dataset_card, write_report, write_ledger,
+                  lambda f: predict(f, ['1 + 1?']), lambda f: again(f).rows(), lambda f: again(f).dataset()):
         with pytest.raises(RunError, match=says): write(tmp_path / 'run')
     if lost == LOST[0]:
-        LLM2LLM(run.task, run.student, MiniTeacher(), tmp_path / 'run', rounds=1).fit(verbose=False)
+        again(tmp_path / 'run').fit(verbose=False)
         write_report(tmp_path / 'run')
         assert file.read_text() == ''.join(lines)
 

@@ -346,6 +346,26 @@ def test_structured_replies_are_found_out_once(schema, form, more, tmp_path):
         assert ('response_format' in s.stats()['seen']['body']) == (form == 'json')
 
 
+def test_a_server_that_breaks_on_a_schema(tmp_path):
+    with Stub(schema='broken') as s:
+        found, spent = write(tmp_path/'r', s.url, response_format='auto')
+        stats = s.stats()
+        assert (stats['statuses'], len(found)) == ({'500': 2, '200': 24}, 24), 'no reply is asked for twice'
+        assert all(c.row for c in found.values()) and form_of(tmp_path/'r') == 'text'
+        assert (spent.requests, spent.replies, spent.lost_tokens) == (26, 24, 0)
+        assert spent.prompt_tokens + spent.completion_tokens == sum(stats['tokens'].values())
+        with api(s.url, response_format='auto').open(tmp_path/'r') as teacher:
+            assert "by '500: Internal Server Error', and replies to those without" in teacher.notes()[0]
+
+
+def test_a_server_that_is_broken(tmp_path):
+    broken = lambda body, n: (500, dict(error=dict(message='Internal Server Error')))
+    with Answering(broken) as s, pytest.raises(TeacherError, match='no reply after 4 attempts, the last: 500'):
+        write(tmp_path / 'r', s.url, response_format='auto', max_retries=3)
+    assert ['response_format' in body for body in s.requests] == [True, True, False, True, True]
+    assert {a['outcome'] for a in attempts(tmp_path/'r')} == {'refused'}
+
+
 def test_a_schema_that_was_asked_for_and_is_refused(tmp_path):
     with (
         Stub(schema='no') as s,

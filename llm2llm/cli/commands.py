@@ -10,6 +10,7 @@ __all__ = ['run', 'prompt_options', 'prompt', 'report', 'ledger', 'show_report',
 import json,shlex,sys
 from dataclasses import replace
 from itertools import chain
+from os.path import isfile   # False for a name that is too long, as a question can be
 from pathlib import Path
 from .run import Lacking, Words, begins, check_words, effective, lacking
 from .run import make_run, make_task, make_teacher, save_config
@@ -164,6 +165,7 @@ def predict(
     from llm2llm.report.export import predict as answers
     if (ask is None) == (file is None):
         raise SettingError('--ask "QUESTION" or --file FILE says what is asked; give one of them')
+    if ask is not None and isfile(ask): raise SettingError(f'--ask {ask}: this is a file; give --file {ask}')
     sure = probabilities or min_probability is not None
     if output_file: check_out(output_file, *_PREDICTED, *_SURE*sure, reads=file)
     source = sys.stdin.buffer if file=='-' else file
@@ -206,7 +208,7 @@ def check(
     answer:str='answer',        # name of the answer's column
     # the column that holds a list of choices, or a column for each, separated by commas
     choices:str|list[str]|None=None,
-    labels:list[str]|None=None, # own task: the label set (default: found)
+    labels:list[str]|dict[str,object]|None=None, # own task: as in `run` (default: found)
     # write JSON Lines, CSV or Parquet, by the ending: id, reason, held_out, kind, detail
     output_file:str|None=None,
     strict:bool=False,          # exit code 1 for notes and inconsistent rows too

@@ -16,11 +16,12 @@ from pathlib import Path
 from . import commands
 from .compare import compare, compare_options
 from .estimate import estimate, estimate_options
-from .run import check_given, name_arguments, part_settings, read_words, run_options
+from .run import check_given, flags_of, name_arguments, part_settings, read_words, run_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
-from ..core import LLM2LLMError, SettingError, check_one_of, interruptible, plugins, unknown
+from ..core import LLM2LLMError, RunError, SettingError, check_one_of, interruptible, plugins, unknown
 from ..loop.config import LoopConfig
 from ..loop.rules import rules
+from ..store.stages import OtherRun
 from ..student.distributed import rank
 from ..tables import clean, printable
 from ..teachers.kinds import teacher_kinds
@@ -167,9 +168,17 @@ def dispatch(
     flags = split_flags(['--help' if a=='-h' else a for a in rest])[1]
     if 'help' in flags: return print(command_help(name, command, flags.pop('help'), flags))
     try:
-        if command.options: return command.call(read_words(rest, command.options))
+        if command.options: return _about_a_run(command.call, read_words(rest, command.options))
         return command.call(**own_words(rest, command))
     except SettingError as e: raise SettingError(_mended(e, name)) from e
+
+# %% ../../nbs/09_cli/04_main.ipynb #e6ec8c66
+def _about_a_run(call, words):
+    "Call a command; where its folder holds another run, the error names the flags that resume that one"
+    try: return call(words)
+    except OtherRun as e:
+        flags = flags_of(words, e.settings, e.names)
+        raise RunError(f'{e}; to resume: {flags}' if flags else str(e)) from e
 
 def _mended(error, name):
     "A mistake in the words, with where to look"

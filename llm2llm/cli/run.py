@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Words', 'task_owner', 'Lacking', 'default_teacher', 'run_options', 'part_settings', 'run_settings', 'name_arguments',
            'check_given', 'read_words', 'check_words', 'loop_words', 'use_threads', 'of_part', 'thread_words', 'begins',
-           'make_task', 'make_teacher', 'make_student', 'make_run', 'effective', 'lacking', 'save_config']
+           'make_task', 'make_teacher', 'make_student', 'make_run', 'flags_of', 'effective', 'lacking', 'save_config']
 
 # %% ../../nbs/09_cli/01_run.ipynb #f72f2012
 import inspect,json,os,shlex,sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from .settings import Setting, check_names, check_values, line_of, read_yaml
@@ -271,6 +271,44 @@ def make_run(
     student = make_student(words)
     output_dir = words.get('output_dir') or f'runs/{task.name}'
     return LLM2LLM(task, student, teacher, output_dir, **loop_words(words))
+
+# %% ../../nbs/09_cli/01_run.ipynb #6320f004
+# Recorded names that are no flags (numbers of rows, what was found out), or another one.
+_AS_FLAG = dict.fromkeys(('task.seed', 'task.dev', 'task.test', 'task.pool', 'task.labels'), '')
+_AS_FLAG |= {'teacher.name': 'teacher.model'}
+
+def _within(settings, name):
+    "What is at a name with dots in nested settings, or None"
+    for part in name.split('.'): settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
+
+def _flag(name, known):
+    "The setting that a recorded one belongs to, or ''"
+    name = _AS_FLAG.get(name, name)
+    while name and name not in known: name = name.rpartition('.')[0]
+    return name
+
+def _drawn(old, words, known):
+    "The numbers of rows of a task that ships with the package, where the words say others"
+    loaded = {f'task.{k}': v for k,v in (_within(old, 'task.loaded') or {}).items()}
+    return {k: v for k,v in loaded.items() if k in known and words.get(k, known[k].default) != v}
+
+# %% ../../nbs/09_cli/01_run.ipynb #6320f005
+def flags_of(
+    words:Words,          # of a command
+    old:dict[str,object], # the settings of the run in its folder
+    names:Sequence[str],  # those that differ, as the folder records them
+)->str:                   # of a shell; '' where no flag says them
+    "The flags with which a command resumes an older run, at most five"
+    known,found = run_settings(words),{}
+    for name in names:
+        flag = _flag(name, known)
+        if flag: found[flag] = _within(old, name if name in _AS_FLAG else flag)
+    if 'select' in found: found['select'] = _within(old, 'rule.made_by') or found['select']
+    if any(name.startswith('task.') for name in names): found |= _drawn(old, words, known)
+    found = dict([*found.items()][:5])
+    given,left_out = shlex.join(as_flags(found)),[f'no --{k}' for k,v in found.items() if v is None]
+    return ', '.join(filter(None, [given, *left_out]))
 
 # %% ../../nbs/09_cli/01_run.ipynb #b7a1c002
 _NOT_KEPT = ('dry_run', 'save_config')   # of one call

@@ -90,6 +90,8 @@ def _misread(loader, node):
             f"or {node.value!r} (in quotes) for text"]
 
 # %% ../../nbs/09_cli/00_settings.ipynb #ae47856d
+_TRUTH = 'YAML reads {0} as true or false; write {0!r} (in quotes)'
+
 def _loader():
     "YAML's safe loader, for which a setting that stands twice or is misread is an error"
     import yaml
@@ -99,6 +101,7 @@ def _loader():
         for k,v in node.value:
             twice = [f'{k.value!r} stands twice']*(keys.count(k.value) > 1)
             wrong = [f'{k.value}: {said}' for x in (k, v) for said in _misread(loader, x)]
+            if k.tag.endswith(':bool'): wrong = [_TRUTH.format(k.value)]
             mark = node.start_mark if twice else v.start_mark
             for said in twice + wrong: raise yaml.MarkedYAMLError(problem=said, problem_mark=mark)
         return loader.construct_mapping(node, deep=True)
@@ -122,29 +125,41 @@ def _wanted(kind):
     return ' or '.join(_noun(t) for t in _members(kind) if t is not types.NoneType)
 
 # %% ../../nbs/09_cli/00_settings.ipynb #c2c74e89
+def _kinds(setting): return {typing.get_origin(t) or t for t in _members(setting.type)}
+
+def _names_file(text):
+    "Does a value look like the name of a file, and not like a list or pairs?"
+    ends = '.json', '.yaml', '.yml', '.txt', '.csv'
+    return not re.search(r'[,{[]|:\s', text) and ('/' in text or text.lower().endswith(ends))
+
 def _from_text(setting, text):
     "A flag's value in the form that jsonargparse reads"
-    kinds = {typing.get_origin(t) or t for t in _members(setting.type)}
+    kinds = _kinds(setting)
     if text is True:
         if bool in kinds: return 'true'
         raise SettingError(f"--{setting.name} needs a value: {_wanted(setting.type)}")
     if dict in kinds and isfile(text): return json.dumps(read_yaml(text))
-    if kinds & {list, tuple} and text[:1] not in '[' and (',' in text or str not in kinds):
+    if dict in kinds and _names_file(text):
+        raise SettingError(f"{setting.name}: {text}: no such file; correct its name, or give "
+                           f"{_wanted(setting.type)}")
+    if {dict, list} <= kinds and re.fullmatch(r'[^[{].*:\s.*', text): return f'{{{text}}}'   # pairs
+    if kinds & {list, tuple} and text[:1] not in ('', '[', '{') and (',' in text or str not in kinds):
         listed = json.dumps([x.strip() for x in text.split(',') if x.strip()])
         return listed.replace('"', '') if tuple in kinds else listed   # a tuple is one of numbers
     return text
 
 # %% ../../nbs/09_cli/00_settings.ipynb #966585fa
 def _checked_text(setting, text):
-    "The same, or a `SettingError` for a word in it that YAML misreads"
+    "The same, or the pairs that it holds; a `SettingError` for a word in it that YAML misreads"
     import yaml
     text = _from_text(setting, text)
     if str in _members(setting.type) or text.isdecimal(): return text
-    try: yaml.load(f"{setting.name}:\n{indent(text, '  ')}", _loader())
+    try: found = yaml.load(f"{setting.name}:\n{indent(text, '  ')}", _loader())[setting.name]
     except RecursionError: raise SettingError(f"{setting.name}: too many brackets within brackets") from None
     except yaml.YAMLError as e:   # what is no YAML is left to jsonargparse
         if type(e) is yaml.MarkedYAMLError: raise SettingError(e.problem) from e
-    return text
+        return text
+    return found if isinstance(found, dict) else text
 
 # %% ../../nbs/09_cli/00_settings.ipynb #3b101da9
 def _parser(known):
@@ -153,6 +168,19 @@ def _parser(known):
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     for s in known: parser.add_argument(f'--{s.name}', type=s.type, default=None)
     return parser
+
+_EXPONENT = re.compile(r'[-+]?\d+(\.\d*)?e[-+]?\d+', re.I)   # YAML 1.1 takes such a number for text
+
+def _typed(setting, value, text):
+    "A value of its setting's type; raises argparse's `ArgumentError`"
+    parser,kinds = _parser([setting]),_kinds(setting)
+    if text or (isinstance(value, str) and kinds & {dict, str} == {dict}):
+        value,text = _checked_text(setting, value),True
+    if isinstance(value, dict) and dict[str, object] in _members(setting.type):   # what is quoted stays text
+        exponents = {k:float(v) for k,v in value.items() if isinstance(v, str) and _EXPONENT.fullmatch(v)}
+        return value | exponents
+    if text: return parser.parse_args([f'--{setting.name}={value}'])[setting.name]
+    return parser.parse_object({setting.name: value})[setting.name]
 
 # %% ../../nbs/09_cli/00_settings.ipynb #57494d4b
 def check_values(
@@ -167,13 +195,9 @@ def check_values(
         setting = known[name]
         if value=='' and setting.default != '':
             raise SettingError(f"{'--'*text}{name} is empty; give a value, or leave it out")
-        parser = _parser([setting])
-        try:
-            if text: found = parser.parse_args([f'--{name}={_checked_text(setting, value)}'])
-            else: found = parser.parse_object({name: value})
+        try: out[name] = _typed(setting, value, text)
         except ArgumentError as e:
             raise SettingError(f"{name} must be {_wanted(setting.type)}, not {value!r:.80}") from e
-        out[name] = found[name]
     return out
 
 # %% ../../nbs/09_cli/00_settings.ipynb #3be22b46

@@ -21,7 +21,7 @@ from ..loop.loop import Run
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..report.stats import mean_interval
-from ..store.folder import atomic_write, check_table, check_target, holds, write_text
+from ..store.folder import atomic_write, check_page, check_table, check_target, holds, write_text
 from ..store.stages import CELL, hold
 from ..tables import one, span, text_table
 
@@ -104,11 +104,12 @@ def gpus()->list[str]: # as CUDA_VISIBLE_DEVICES names them
 
 # %% ../../nbs/07_grid/01_grid.ipynb #01756701
 _GRACE = 8   # seconds that a worker has to end
+_LOG,_LOG_BEGINS = 'output.log','What the workers of `llm2llm grid` print:\n'
 
 def _begin(root, parent):
     "What a worker does first"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log = os.open(root/'output.log', os.O_WRONLY|os.O_CREAT|os.O_APPEND)
+    log = os.open(root/_LOG, os.O_WRONLY|os.O_CREAT|os.O_APPEND)
     for stream in (1, 2): os.dup2(log, stream)
     def end_with_parent():
         while os.getppid()==parent: time.sleep(.5)
@@ -169,7 +170,7 @@ def end(self:Processes,
     self.pools[i] = self._pool(i)
     codes = re.findall(r'\{(.*)\}', str(e)) or [str(e)]   # loky's text is three lines long
     keep_error(cell, self.root, f"its process ended with {codes[0]}; "
-               "if memory ran out, use fewer workers. What it printed is in output.log")
+               f"if memory ran out, use fewer workers. What it printed is in {_LOG}")
 
 # %% ../../nbs/07_grid/01_grid.ipynb #1684c95f
 def _pack(folder, leave=()):
@@ -320,6 +321,10 @@ def _check_place(folder):
     cell = (folder/CELL).is_file() and holds(folder/CELL, {'axes', 'method', 'seed', 'words'})
     check_target(folder.path, 'folder', ours=cell or (folder.started and bool(folder.settings())))
 
+def _check_log(path, todo):
+    "What workers print goes to a file of the grid's own; one without that first line is of an older version"
+    if not any((c.folder(path.parent)/CELL).is_file() for c in todo): check_page(path, _LOG_BEGINS)
+
 def _check_money(todo, cap):
     "A cap on the whole needs one on each cell that costs money"
     if isinstance(cap, bool) or not isinstance(cap, (int, float)) or cap < 0:
@@ -350,9 +355,11 @@ def grid(
     if max_usd is not None: _check_money(todo, max_usd)
     for c in todo: _check_place(c.folder(root))
     check_table(root/'cells.csv', 'cell', 'method', 'seed')
+    _check_log(root/_LOG, todo)
     if dry_run: return _list(todo, missing(todo, root), output_dir)
     with hold(root):
         if left := missing(todo, root):
+            if not ray and not (root/_LOG).exists(): write_text(root/_LOG, _LOG_BEGINS)
             with closing(Ray(root, make, ray, workers) if ray else Processes(root, make, workers)) as engine:
                 _Work(left, engine, Table(todo, root, left), root, max_usd).run()
         table = read_grid(root)

@@ -316,9 +316,10 @@ def __repr__(self:Run):
 # %% ../../nbs/05_loop/04_loop.ipynb #777bf5f5
 @patch
 def rows(self:Run)->Rows: # of `Example`s
-    "The training rows of the picked round, with lineage; needs a finished run"
+    "The training rows of the picked round, with lineage; needs a finished run whose files are whole"
     final = self.folder.final()
     if final is None: raise RunError(f"{self.folder.path}: the run is not finished; call fit() first")
+    self.folder.check_counts(self.folder.settings()['task'], self.folder.rounds())
     return Rows(self.folder.train_rows(final.picked_round))
 
 @patch

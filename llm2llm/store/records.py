@@ -303,10 +303,10 @@ def events(self:RunFolder)->list[dict[str,object]]: # stages with their seconds,
     return events
 
 # %% ../../nbs/01_store/01_records.ipynb #740f3408
-def _counted(folder, m):
+def _counted(folder, m, last):
     "Each file of a round, what the round counted in it, and how many such lines it has"
     parts = {'train': m.train_rows, 'candidates': m.candidates}
-    parts |= {answers_part(split): c.n for split,c in m.scores.items()}
+    parts |= {answers_part(split): c.n for split,c in (m.scores | last).items()}
     for part,n in parts.items():
         path = folder.part(m.round, part)
         if path.exists(): yield path, n, sum(d.get('verdict') not in SILENT for d in _lines(path, dict))
@@ -325,7 +325,9 @@ def check_counts(self:RunFolder,
         if r not in rounds: raise missing(self/_METRICS.replace('*', f'{r:02}', 1), 'each round writes it')
     splits = [(self/f'{s}.jsonl', task.get(s)) for s in ('seed', 'dev')]
     counts = [(path, n, len(_lines(path, dict))) for path,n in splits if n is not None and path.exists()]
-    for m in rounds.values(): counts += _counted(self, m)
+    end = self.final()   # only it has the test rows' score, where they are asked at the end alone
+    for m in rounds.values():
+        counts += _counted(self, m, end.scores if end and m.round==end.picked_round else {})
     for path,n,have in counts:
         if have == n: continue
         raise RunError(f"{path} holds {have:,} rows, and the run counted {n:,}; put the file back, or give "

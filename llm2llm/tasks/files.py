@@ -10,6 +10,7 @@ import csv,io,json,re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from ..core import DataError, Example, SettingError, nearest, unknown
@@ -171,10 +172,22 @@ def _choices(cells, choices):
     raise DataError(f"{choices} is {shorten(value)}, not a list; write a JSON list such as "
                     "[\"red\", \"blue\"], or name a column for each choice")
 
-def _by_letter(answer, choices):
-    "The choice whose letter the answer is, unless the answer is itself a choice"
-    if answer in choices or answer not in LETTERS[:len(choices)]: return answer
-    return choices[LETTERS.index(answer)]
+# %% ../../nbs/02_tasks/03_files.ipynb #e27fbac7
+def _names(row):
+    "Is the answer the text of a choice? Is it the letter of one?"
+    return row.answer in row.choices, row.answer in [*LETTERS[:len(row.choices)]]
+
+def _by_letter(rows):
+    "The rows by place, each letter that stands for a choice replaced by that choice"
+    first = {_names(row):place for place,row in reversed(rows.items())}
+    letter,text = first.get((False, True)),first.get((True, False))
+    if not letter: return rows
+    if text:
+        raise DataError(f"{letter}: the answer {rows[letter].answer!r} is the letter of a choice, but at "
+                        f"{text} it is the text of one, {shorten(rows[text].answer)}; write letters or "
+                        "texts throughout")
+    def chosen(row): return row.choices[LETTERS.index(row.answer)] if _names(row)[1] else row.answer
+    return {place:replace(row, answer=chosen(row)) for place,row in rows.items()}
 
 # %% ../../nbs/02_tasks/03_files.ipynb #8eddb992
 MAX_CHARACTERS = 50_000
@@ -185,7 +198,7 @@ def _example(cells, made_id, question, answer, choices):
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise DataError(f"id is {shorten(id)}; write text or a whole number, or leave it out")
     among = _choices(cells, choices)
-    right = _by_letter(_cell(cells[answer], answer), among) if answer else ''
+    right = _cell(cells[answer], answer) if answer else ''
     row = Example(_cell(str(id), 'id'), _cell(cells[question], question), right, among)
     size = sum(map(len, (row.question, row.answer, *among)))
     if size <= MAX_CHARACTERS: return row
@@ -271,7 +284,7 @@ def read_places(
     wrong += [f"{place}: id {id!r} is already at {first[id]}; give each row its own" for place,id in twice]
     if not rows and not wrong: wrong = [f"{path}: no rows; it is empty, or has no more than a header"]
     if wrong: raise DataError(list_errors(wrong))
-    return rows
+    return _by_letter(rows)
 
 # %% ../../nbs/02_tasks/03_files.ipynb #f3eff38e
 def read_rows(

@@ -220,6 +220,13 @@ def told_before(
                        f"{instructions!r}")
 
 # %% ../../nbs/02_tasks/05_task.ipynb #2d3c9300
+def _check_text(**texts):
+    "Refuse the name of a file where a text is wanted"
+    for name,text in texts.items():
+        if not isinstance(text, str) or not re.fullmatch(r'\S+\.(txt|md|json|ya?ml)', text.strip()): continue
+        raise SettingError(f"{name} (--task.{name}) is the text itself, and {text!r} looks like the name of "
+                           "a file; give what stands in that file")
+
 def found_kind(
     rows:Sequence[Example], # the seed rows
     labels:Sequence[str]|None=None, # the label set, if one is given
@@ -280,6 +287,7 @@ def from_files(cls:Task,
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
+    _check_text(description=description, instructions=instructions)
     sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool)
     about = dict(name=name, template=template, description=description, instructions=instructions)
     splits = read_splits(sources, question, answer, choices, labels, kind, **about)

@@ -10,6 +10,7 @@ import asyncio,sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import asdict, replace
+from itertools import repeat
 from pathlib import Path
 from fastcore.aio import run_sync
 from fastcore.basics import patch
@@ -121,12 +122,14 @@ def _check_caps(self:APITeacher):
 _PART = ('{} counts {:,} tokens for a prompt that has at least {:,}: it seems to read only a part, such as '
          'the end, and to write without the rest. Give the server a longer context (Ollama: num_ctx or '
          'OLLAMA_CONTEXT_LENGTH; llama.cpp: --ctx-size), then run again in another output_dir.')
+_NO_SCHEMA = ('{} answers requests with a JSON schema by {!r}, and replies to those without one. So it was '
+              'asked for text, whose form a model keeps to less strictly.')
 
 @patch
 def notes(self:APITeacher)->list[str]: # while it is open; often none
     "What a reader should know of the endpoint"
-    part = self.client.noted('part')
-    return [_PART.format(self.client.base_url, *part)] if part else []
+    said = ((_PART, self.client.noted('part')), (_NO_SCHEMA, self.client.noted('broken')))
+    return [form.format(self.client.base_url, *found) for form,found in said if found]
 
 # %% ../../nbs/04_teachers/07_api.ipynb #db4bc727
 @patch
@@ -187,10 +190,11 @@ def close(self:APITeacher):
 
 # %% ../../nbs/04_teachers/07_api.ipynb #64217e53
 @patch
-async def _send(self:APITeacher, task, q, have, form):
+async def _send(self:APITeacher, task, q, have, form, other=None):
     "The reply in a form, with a shorter prompt if it is too long, and its key"
-    for call in self.calls(task, q, have, form):
-        reply = await self.client.ask(call)
+    others = self.calls(task, q, have, other) if other else repeat(None)
+    for call,plain in zip(self.calls(task, q, have, form), others):
+        reply = await self.client.ask(call, plain)
         if reply.problem != 'context': break
     return reply, call.key
 
@@ -202,11 +206,12 @@ async def _form(self:APITeacher, task, q, have):
     async with self._first:
         if known := self.client.noted('form'): return known
         form = 'json'
-        try: reply,_ = await self._send(task, q, have, form)
+        try: reply,_ = await self._send(task, q, have, form, 'text')
         except Refused as e:
             form = 'text'
             await self._send(task, q, have, form)   # raises if it was not the schema
             if e.what=='generation': return form    # says nothing of the next one
+            if e.what=='server': self.client.note('broken', [str(e)])
         else:
             text = without_thoughts(reply.text).strip()
             if not text or reply.finish != 'stop' or reply.refusal or reply.problem:

@@ -195,7 +195,7 @@ class Attempt:
     failure:Failure = field(default_factory=Failure) # what it means
     message:str = ''            # what went wrong
     odd:bool = False            # did something come that is no reply?
-    busy:bool = False           # was it refused because too much is asked?
+    status:int = 0              # of an error; 429: too much is asked, 500: the server is broken
 
     def refuse(self): # no work was done
         self.outcome,self.usd,self.tokens = 'refused',0.,0
@@ -316,10 +316,10 @@ def _failed(self:Client, e, q, end):
     else:   # a time-out there is a busy machine's; anything else would come again
         end.message = f'a request could not be sent ({end.message})'
         end.failure = Failure(error=None if isinstance(e, OSError) else TeacherError(end.message))
-    end.reply,end.busy = end.failure.reply,status==429
+    end.reply,end.status = end.failure.reply,status
     if not (end.failure.paid or end.paid): end.refuse()
     self.heard |= bool(status)
-    if end.busy and not end.failure.error:
+    if status==429 and not end.failure.error:
         self._gate = max(self._gate, time.monotonic()+(end.failure.wait or 0.))
         self._slots.slower()
 
@@ -337,15 +337,17 @@ def _message(self:Client, e):
 @patch
 async def ask(self:Client,
     q:ChatRequest, # what to send
+    plain:ChatRequest|None=None, # the same without a schema: tried once after two errors 500
 )->Reply:          # raises `LimitReached` (a cap), `Refused` (schema) or `TeacherError`
     "The reply to a request, from the record if it is there"
     if found := self.replies.get(q.key): return found
     if self.stopping.is_set(): raise Stopped
-    if q.key not in self._asked: self._asked[q.key] = asyncio.ensure_future(self._try(q))
+    if q.key not in self._asked: self._asked[q.key] = asyncio.ensure_future(self._try(q, plain))
     return await asyncio.shield(self._asked[q.key])
 
 # %% ../../nbs/04_teachers/05_client.ipynb #8bc94763
 MAX_WAIT,ODD_TRIES = 600,4  # seconds without any reply; attempts that bring no reply
+_OTHER_FORM = dict(max_tokens='max_completion_tokens', system='user') # what is refused: where it goes
 
 @patch
 def _hopeless(self:Client, odd, failed, first):
@@ -359,11 +361,9 @@ def _together(self:Client):
     return self._alone if self.capped and self.noted('excess') is None else nullcontext()
 
 # %% ../../nbs/04_teachers/05_client.ipynb #4aee41d1
-_OTHER_FORM = dict(max_tokens='max_completion_tokens', system='user') # what is refused: where it goes
-
 @patch
-async def _try(self:Client, q):
-    failed,odd,born,first = 0,0,time.monotonic(),None
+async def _try(self:Client, q, plain=None):
+    failed,odd,broken,born,first = 0,0,0,time.monotonic(),None
     for attempt in itertools.count():
         known = {what: self.noted(what) for what in _OTHER_FORM}
         async with self._slots, self._together(): end = await self._attempt(q)
@@ -374,7 +374,11 @@ async def _try(self:Client, q):
             self.note(error.what, _OTHER_FORM[error.what])
             continue
         if error: raise self._fatal(self.clean(f'{self.place}: {error}')[:1000]) from None
-        failed,odd,first = failed + (not end.busy), odd+end.odd, first or time.monotonic()
+        failed,odd,first = failed + (end.status != 429), odd+end.odd, first or time.monotonic()
+        broken += end.status==500
+        if plain and broken==2:
+            async with self._slots, self._together(): other,plain = await self._attempt(plain),None
+            if other.reply: raise Refused('server', end.message)
         if problem := self._hopeless(odd, failed, first): return Reply(problem=problem, text=end.message)
         await self._wait(end, failed, attempt+1, born)
 

@@ -35,7 +35,9 @@ class OddReply(Exception):
 class Refused(Exception):
     "The endpoint refuses a request that another form of it may pass"
     def __init__(self,
-        what:str,    # 'schema', 'generation' (this reply does not keep to it), 'max_tokens' or 'system'
+        # 'schema', 'generation' (this reply does not keep to it), 'server' (errors 500 that end without the
+        # schema), 'max_tokens' or 'system'
+        what:str,
         message:str, # what the endpoint says
     ):
         super().__init__(message)

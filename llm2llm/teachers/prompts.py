@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from ..core import Example, SettingError, check_one_of, check_int, rng_for
 from ..tasks.task import Task
-from .completion import CUT_OFF,without_thoughts
+from .completion import CUT_OFF, with_backslashes, without_end_tokens, without_thoughts
 from .teacher import Candidate, Chat, Request, Schema
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #5f985e31
@@ -260,47 +260,41 @@ def _pairs(pairs):
     for name,value in pairs: _add(row, name, value)
     return row
 
-# %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9087
-_escapes = re.compile(r'''
-    \\\\                                        # a backslash, written as JSON has it
-    | \\(?= (?![\\"/bfnrtu])                   # what JSON does not know: \alpha
-    | u(?![0-9A-Fa-f]{4})                      # \underline
-    | [bf](?=[A-Za-z])                         # \frac, for no text holds a form feed
-    | (?:t(?:imes|ext(?:[a-z]{2})?|heta|anh?|op?|au|riangle|ilde|frac|herefore)
-    | n(?:eq?|u|abla|ot|otin|i|parallel)
-    | r(?:ho|ight|ightarrow|angle|m|ceil|floor))(?![A-Za-z]))''', re.X)
-
-def _with_backslashes(text):
-    "JSON in which LaTeX's backslashes are doubled"
-    return _escapes.sub(r'\\\\', text)
-
 # %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9088
 _decoder = json.JSONDecoder(strict=False, object_pairs_hook=_pairs)
 _row_begins = re.compile(r'\{\s*["\'“]?question', re.I)
-_beside = re.compile(r'("(?:[^"\\]|\\.)*+")|//[^\n]*|/\*.*?\*/|,(?=\s*[]}])', re.S)
+_beside = re.compile(r'("(?:[^"\\]|\\.)*+")|//[^\n]*|/\*.*?(?:\*/|\Z)|,(?=\s*[]}])', re.S)
 
 def _tidy(text):
     "JSON without comments and commas after a last item; nothing between quotes is touched"
     for _ in range(2): text = _beside.sub(lambda m: m[1] or '', text)   # a comment may follow such a comma
     return text
 
+def _moved(error, text, by):
+    "An error of a part as that of the whole text"
+    return json.JSONDecodeError(error.msg, text, error.pos+by) if hasattr(error, 'pos') else error
+
+# %% ../../nbs/04_teachers/01_prompts.ipynb #d51c9089
 def _scan(text):
     "The rows in a text as JSON, whether it holds any object, and where and why a row is no JSON"
-    at,rows,seen,error = 0,[],False,None
-    while (at := text.find('{', at)) >= 0:
-        value,end = None,at+1
-        try: value,end = _decoder.raw_decode(text, at)
+    at,base,rows,seen,error = 0,0,[],False,None
+    part,left = text,20*len(text)   # how many characters may be read in vain
+    while left > 0 and (at := text.find('{', at)) >= 0:
+        if at-base > 4096: base,part = at,text[at:]   # an error counts the lines before it
+        value,end = None,at-base+1
+        try: value,end = _decoder.raw_decode(part, at-base)
         except (ValueError, RecursionError) as e:
-            if error is None and _row_begins.match(text, at): error = at,e
+            if error is None and _row_begins.match(text, at): error = at,_moved(e, text, base)
+            left -= getattr(e, 'pos', len(part)) - (at-base)
         rows += _objects(value)
         seen |= bool(value)
-        at = end
+        at = base+end
     return rows, seen, error
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #ee4d8283
 def _json_rows(text):
     "The rows in a text as JSON, and why there is none ('': there is no JSON object)"
-    text = _with_backslashes(text)
+    text = with_backslashes(text)
     rows,seen,error = _scan(text)
     if error is None: return rows, 'wrong fields' if seen else ''
     tidy = _scan(text[:error[0]] + _tidy(text[error[0]:]))[0]
@@ -328,7 +322,6 @@ def _text_rows(text, like):
 # %% ../../nbs/04_teachers/01_prompts.ipynb #b15fc866
 _solves = re.compile(r'^[ \t*_#>-]*+(?:solution|explanation|reasoning|rationale|calculation|result)'
                      r'[*_]*[ \t]*:', re.I|re.M)
-_end_tokens = re.compile(r'(?<!\s)(?:\s*(?:<\|[^|<>]{1,40}\|>|</s>|<end_of_turn>|<eos>))+\s*$')
 
 def _wrong_fields(fields, want, like):
     "What is wrong with a reply's fields; '': nothing"
@@ -378,7 +371,7 @@ def read_reply(
     "The new example in a teacher's reply"
     refused = refusal or ('content filter' if finish=='content_filter' else '')
     if refused: return Candidate(reason=f'refused: {refused}', text=text)
-    words = _end_tokens.sub('', without_thoughts(text)).strip()
+    words = without_end_tokens(without_thoughts(text)).strip()
     if not words and finish != 'length':
         return Candidate(reason='empty reply: thoughts alone' if text.strip() else 'empty reply', text=text)
     rows,why = _rows(task, like, words, finish)
