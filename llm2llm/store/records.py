@@ -350,7 +350,6 @@ def write_train(self:RunFolder,
     "Keep the rows that a round's student is trained on"
     return write_jsonl(self.part(round, 'train'), rows)
 
-# %% ../../nbs/01_store/01_records.ipynb #0151f78a
 _GOLD = 'test_gold.json'
 @patch
 def write_gold(self:RunFolder,
@@ -393,7 +392,6 @@ def write_round(self:RunFolder,
     "Keep the numbers of a round; with them it is finished"
     return write_json(self/_METRICS.replace('*', f'{round.round:02}'), round.as_dict())
 
-# %% ../../nbs/01_store/01_records.ipynb #3a81eb58
 @patch
 def write_final(self:RunFolder,
     final:Final, # how the run ended
