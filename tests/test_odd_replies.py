@@ -775,8 +775,8 @@ def test_what_an_advice_names_is_taken_or_needs_another_folder(tmp_path):
     told += [failures._mend(400, f"'{name}' is not supported") for name in ('temperature', 'top_p')]
     told.append(failures._mend(404, 'no'))
     refused = re.compile(r'select=|max_length|--teacher\.temperature|--teacher\.top_p|name of the model')
-    assert len(told) == 8 and all('another output_dir' in x for x in told if refused.search(x))
-    assert sum(bool(refused.search(x)) for x in told) == 5
+    assert len(told) == 10 and all('another output_dir' in x for x in told if refused.search(x))
+    assert sum(bool(refused.search(x)) for x in told) == 6
 
 
 # Size

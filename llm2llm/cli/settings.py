@@ -154,7 +154,7 @@ def _checked_text(setting, text):
     import yaml
     text = _from_text(setting, text)
     if str in _members(setting.type) or text.isdecimal(): return text
-    try: found = yaml.load(f"{setting.name}:\n{indent(text, '  ')}", _loader())[setting.name]
+    try: found = yaml.load(f"{setting.name!r}:\n{indent(text, '  ')}", _loader())[setting.name]
     except RecursionError: raise SettingError(f"{setting.name}: too many brackets within brackets") from None
     except yaml.YAMLError as e:   # what is no YAML is left to jsonargparse
         if type(e) is yaml.MarkedYAMLError: raise SettingError(e.problem) from e
