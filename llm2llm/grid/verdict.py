@@ -220,7 +220,7 @@ def new_rows(v:Verdict)->str:
     "What do new rows bring, beside longer training?"
     if Method.name not in v or not v.reference: return ''
     written,usd = v.mean(Method.name, 'written'), v.mean(Method.name, 'usd')
-    if not written: return 'The teacher was asked for no rows: the student got all seed rows right.'
+    if not written: return 'The teacher was asked for no rows, or none that it wrote was kept.'
     price = f', at {100*usd/written:.2g} cents a row' if usd else ''
     beside = 'longer training on the seed rows' if v.reference==Matched.name else 'plain fine-tuning'
     found = v.difference(Method.name, v.reference)
