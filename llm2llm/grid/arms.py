@@ -14,6 +14,7 @@ from ..core import SettingError, check_one_of, digest
 from .tuning import Tuned, using
 from ..loop.config import deal
 from ..loop.loop import Run
+from ..report.classes import SILENCE
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..store.folder import read_json, write_json
@@ -42,6 +43,7 @@ class Result(Record):
     arm:str
     split:int
     right:dict[str,bool]     # id of a test row to whether it was answered rightly
+    said:dict[str,str] = field(default_factory=dict) # id to the label that was said; {} without labels
     train_rows:int = 0       # rows learnt from
     written:int = 0          # of them by the teacher
     steps:int = 0            # optimiser steps behind the student that answered
@@ -52,7 +54,10 @@ class Result(Record):
     @property
     def percent(self)->float: return 100*sum(self.right.values())/len(self.right) # 0 to 100
 
-def _right(answers): return {a.id: a.correct for a in answers}
+def _answered(task, answers):
+    "What a result keeps of the answers"
+    said = {a.id: a.prediction or SILENCE for a in answers if task.labels}
+    return dict(right={a.id: a.correct for a in answers}, said=said)
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b007
 class Arm:
@@ -81,8 +86,8 @@ class Free(Arm):
         task,rows = at.task,at.task.seed_rows
         def make(path):
             start = time.perf_counter()
-            right = _right(self.yardstick.answers(task, rows, task.test))
-            write_json(path, dict(right=right, seconds=round(time.perf_counter()-start, 3)))
+            found = _answered(task, self.yardstick.answers(task, rows, task.test))
+            write_json(path, found | dict(seconds=round(time.perf_counter()-start, 3)))
         inputs = dict(arm=self.name, rows=digest(*rows), asked=digest(*task.test))
         found = read_json(at.folder.stage(f'{self.name}.json', inputs, make, arm=self.name))
         return Result(arm=self.name, split=at.number, train_rows=len(rows), **found)
@@ -104,18 +109,20 @@ class Loop(Arm):
 
     def run(self, at:Split)->Result:
         with using(at.student, at.tuned): run = self.make(at).fit(verbose=False)
-        return read_result(self.name, at.number, run.folder)
+        return read_result(self.name, at.number, run.folder, at.task)
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b00c
 def read_result(
     arm:str,          # its name
     split:int,        # its number
     folder:RunFolder, # of a finished run with test rows
+    task:Task,        # of the run
 )->Result:
     "What a run came to"
     run = read_run(folder.path)
     took,last = outcome(run),next(m for m in run.rounds if m.round==run.picked)
-    return Result(arm=arm, split=split, right=_right(folder.answers(run.picked, 'test')),
+    answered = _answered(task, folder.answers(run.picked, 'test'))
+    return Result(arm=arm, split=split, **answered,
                   train_rows=took['train_rows'], written=last.synthetic, steps=took['steps'],
                   seconds=round(took['seconds'], 1), usd=took['usd'],
                   cut=any('not asked' in m.rejected for m in run.rounds))
@@ -165,8 +172,8 @@ class Itself(Arm):
             with teacher.open(at.folder/self.name):
                 answers,cost = teacher.answers(task, task.test)
             teacher.free()
-            write_json(path, dict(right=_right(answers), usd=cost.get('usd', 0.),
-                                  seconds=round(time.perf_counter()-start, 3)))
+            took = dict(usd=cost.get('usd', 0.), seconds=round(time.perf_counter()-start, 3))
+            write_json(path, _answered(task, answers) | took)
         inputs = dict(teacher=teacher.settings(), asked=digest(*task.test), limits=teacher.limits())
         found = read_json(at.folder.stage(f'{self.name}.json', inputs, make, arm=self.name))
         return Result(arm=self.name, split=at.number, **found)

@@ -6,8 +6,9 @@
 __all__ = ['RESULTS', 'TUNED', 'Compare']
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e003
-from collections.abc import Iterator
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,6 +108,14 @@ def _tuned(self:Compare, at):
     return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
 
 @patch
+@contextmanager
+def _capped(self:Compare):
+    "Give the teacher its own cap back at the end"
+    try: yield
+    finally:
+        if self.cap is not None: self.teacher.cap(self.cap)
+
+@patch
 def _left(self:Compare, done):
     "Leave the teacher what earlier arms have left of the money; is there any?"
     if self.cap is None: return True
@@ -203,15 +212,21 @@ def _begin(self:Compare):
 
 # %% ../../nbs/07_grid/06_compare.ipynb #06fec645
 @patch
+def _verdict(self:Compare, done):
+    rows = self.task.test or self.task.seed_rows
+    gold = {r.id: self.task.gold(r) for r in rows if self.task.labels}
+    return Verdict(done, tuple(self.notes), gold, self.task.labels)
+
+@patch
 def fit(self:Compare,
     verbose:bool=True, # the plan, and a line an arm
 )->Verdict:            # shows itself
     "Run what is missing; the page is written anew after each split"
-    with self._hold():
+    with self._hold(), self._capped():
         outlook = self._begin()
         if verbose: print(f'{outlook}\n', flush=True)
         for done in self._all(verbose):
-            verdict = Verdict(done, tuple(self.notes))
+            verdict = self._verdict(done)
             self._write(verdict, outlook)
     if verbose: print(f'\n{verdict}\n\n{self.root/"compare.html"}')
     return verdict
@@ -263,7 +278,7 @@ def _blocks(self:Compare, verdict, outlook):
     made = dict(commit=commit() or 'none', machine=machine()) | versions()
     return [('title', f'{self.task.name}: what helps?'), ('para', first), ('list', others),
             ('table', verdict.table()), ('picture', plot_verdict(verdict)),
-            ('head', 'Arms'), ('pairs', known), ('head', 'How it was done'), ('list', self._how(verdict)),
+            *verdict.class_blocks(), ('head', 'Arms'), ('pairs', known), ('head', 'How it was done'), ('list', self._how(verdict)),
             ('list', list(verdict.notes)), ('head', 'Planned'), ('table', outlook.table()),
             ('head', 'What made it'), ('pairs', made)]
 

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from matplotlib import rc_context
 from ..core import SettingError
 from .arms import Half, Itself, Matched, Method, Plain, Random, FewShot, Result, own_arms
+from ..report.classes import class_counts, class_scores, class_table, confusion_table
 from ..report.display import INK, METHOD_COLORS, RC, Picture, panels
 from ..report.stats import collapsed, corrected_interval, mean_interval, power
 from ..tables import one, points, span
@@ -119,8 +120,10 @@ class Verdict:
     def __init__(self,
         results:Iterable[Result], # of arms and splits
         notes:tuple[str,...]=(),  # what a reader should know
+        gold:dict[str,str]={},    # id of a test row to its right label; {} without labels
+        labels:Iterable[str]=(),  # of the task
     ):
-        self.results,self.notes = {},notes
+        self.results,self.notes,self.gold,self.labels = {},notes,gold,[*labels]
         for r in results: self.results.setdefault(r.arm, {})[r.split] = r
         if not self.results: raise SettingError('there are no results yet')
         asked = [tuple(sorted(r.right)) for its in self.results.values() for r in its.values()]
@@ -185,6 +188,25 @@ def table(self:Verdict)->pd.DataFrame: # a row an arm, all cells text
         rows.append([arm, span(*self.accuracy(arm)), ahead, *counts, *took])
     table = pd.DataFrame(rows, columns=columns)
     return table if beside else table.drop(columns=columns[2])
+
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01f1
+@patch
+def pairs(self:Verdict,
+    arm:str,
+)->list[tuple[str,str]]: # a pair a test row and split; [] where the labels are not known
+    "Right label of the test rows, and what an arm said"
+    its = self.results[arm].values()
+    return [(self.gold[i], s) for r in its for i,s in r.said.items() if i in self.gold]
+
+@patch
+def class_blocks(self:Verdict)->list[tuple[str,object]]: # as `blocks` of the report; [] without labels
+    "Recall by class of the arm in question and its reference, and what is taken for what"
+    both = {arm: self.pairs(arm) for arm in (self.reference, self.main) if arm}
+    if not all(both.values()): return []
+    scores = {arm: class_scores(pairs, self.labels) for arm,pairs in both.items()}
+    head,table = confusion_table(class_counts(both[self.main], self.labels))
+    return [('head', 'By class: test rows of all splits'), ('table', class_table(scores)),
+            ('head', f'{head}: {self.main}'), ('table', table)]
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c015
 def _how(found):

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
+from .classes import class_blocks
 from .display import METHOD_COLORS
 from .record import RunRecord, headline, method, notes, numbers, read_whole, who
 from ..store.folder import write_page
@@ -176,6 +177,11 @@ def _task(about):
     template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
     return Task(about.get('name', '?'), kind, template, labels, instructions=about.get('instructions', ''))
 
+def _class_table(head, table):
+    "A table about classes for the page"
+    cells = [[clean(text) for text in row] for row in table.values.tolist()]
+    return dict(head=head, columns=[clean(c) for c in table], rows=cells)
+
 def page_data(
     record:RunRecord,  # from `read_run`, finished or not
 )->dict[str,object]:   # JSON-able; texts are in `texts` and are named by their number elsewhere
@@ -184,11 +190,14 @@ def page_data(
     series = [*found[0].answers] if found else ['student']
     rows = [_row(e, task, texts) for e in found]
     made_of = {k: clean(v) for k,v in who(record).items() if k in ('student', 'teacher', 'random seed')}
+    tables = zip(*[iter(class_blocks(record))]*2)   # each with its heading
+    classes = [_class_table(head, table) for (_,head),(_,table) in tables]
     words = dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record))
     return words | dict(who=made_of, picked=record.picked, labels=task.kind.group or 'source',
                         series=[dict(name=s, who=SERIES[s]) for s in series], first=len(series)-1,
                         asks=any(r['made'] for r in rows), report=record.folder.page('report').exists(),
-                        rounds=[_round(record, m) for m in record.rounds], rows=rows, texts=texts.cleaned())
+                        rounds=[_round(record, m) for m in record.rounds], rows=rows, classes=classes,
+                        texts=texts.cleaned())
 
 # %% ../../nbs/06_report/05_ledger.ipynb #e927e9fa
 _METHODS = dict(right='LLM2LLM', wrong='plain, step-matched', fixed='random', unfixed='plain, step-matched',
