@@ -46,6 +46,7 @@ class Result(Record):
     said:dict[str,str] = field(default_factory=dict) # id to the label that was said; {} without labels
     train_rows:int = 0       # rows learnt from
     written:int = 0          # of them by the teacher
+    mistakes:int = 0         # seed rows that counted as answered wrongly where new rows were asked for
     steps:int = 0            # optimiser steps behind the student that answered
     seconds:float = 0.       # that it took, where it was made; 0 where another arm's results were taken over
     usd:float = 0.           # paid to the teacher
@@ -123,7 +124,8 @@ def read_result(
     took,last = outcome(run),next(m for m in run.rounds if m.round==run.picked)
     answered = _answered(task, folder.answers(run.picked, 'test'))
     return Result(arm=arm, split=split, **answered,
-                  train_rows=took['train_rows'], written=last.synthetic, steps=took['steps'],
+                  train_rows=took['train_rows'], written=last.synthetic,
+                  mistakes=sum(m.wrong for m in run.rounds if m.requested), steps=took['steps'],
                   seconds=round(took['seconds'], 1), usd=took['usd'],
                   cut=any('not asked' in m.rejected for m in run.rounds))
 

@@ -107,6 +107,7 @@ def _tuned(self:Compare, at):
     steps = steps_of(first.task, self.student, self.config)
     return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
 
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e0081
 @patch
 @contextmanager
 def _capped(self:Compare):
@@ -278,7 +279,8 @@ def _blocks(self:Compare, verdict, outlook):
     made = dict(commit=commit() or 'none', machine=machine()) | versions()
     return [('title', f'{self.task.name}: what helps?'), ('para', first), ('list', others),
             ('table', verdict.table()), ('picture', plot_verdict(verdict)),
-            *verdict.class_blocks(), ('head', 'Arms'), ('pairs', known), ('head', 'How it was done'), ('list', self._how(verdict)),
+            *verdict.class_blocks(), ('head', 'Arms'), ('pairs', known),
+            ('head', 'How it was done'), ('list', self._how(verdict)),
             ('list', list(verdict.notes)), ('head', 'Planned'), ('table', outlook.table()),
             ('head', 'What made it'), ('pairs', made)]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MATTERS', 'SENTENCES', 'Difference', 'difference', 'seeds_for', 'Verdict', 'yardstick_or_student', 'from_scratch',
-           'new_rows', 'aimed', 'more_real_rows', 'teacher_itself', 'plot_verdict']
+           'new_rows', 'no_mistakes', 'aimed', 'more_real_rows', 'teacher_itself', 'plot_verdict']
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c003
 import math
@@ -120,10 +120,10 @@ class Verdict:
     def __init__(self,
         results:Iterable[Result], # of arms and splits
         notes:tuple[str,...]=(),  # what a reader should know
-        gold:dict[str,str]={},    # id of a test row to its right label; {} without labels
+        gold:dict[str,str]|None=None, # id of a test row to its right label; None without labels
         labels:Iterable[str]=(),  # of the task
     ):
-        self.results,self.notes,self.gold,self.labels = {},notes,gold,[*labels]
+        self.results,self.notes,self.gold,self.labels = {},notes,gold or {},[*labels]
         for r in results: self.results.setdefault(r.arm, {})[r.split] = r
         if not self.results: raise SettingError('there are no results yet')
         asked = [tuple(sorted(r.right)) for its in self.results.values() for r in its.values()]
@@ -250,6 +250,15 @@ def new_rows(v:Verdict)->str:
     if found.mean > 0: return f'{written:.0f} new rows bring {_how(found)} over {beside}{price}.'
     return f'{written:.0f} new rows cost {_how(found)} against {beside}.'
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c0171
+def no_mistakes(v:Verdict)->str:
+    "Were there mistakes to write about?"
+    its = [r for r in v.results.get(Method.name, {}).values() if r.written]
+    without = sum(not r.mistakes for r in its)
+    if not without: return ''
+    where = f'In {without} of {len(its)} splits' if without < len(its) else 'In every split'
+    return f'{where} the student got all seed rows right, so new rows are about all of them in turn.'
+
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c019
 def aimed(v:Verdict)->str:
     "Does it matter whose examples get augmented?"
@@ -280,7 +289,7 @@ def teacher_itself(v:Verdict)->str:
     if found.mean > 0: return f'{v.main} is ahead of its teacher ({percent} %) by {_how(found)}.'
     return f'The teacher itself ({percent} %) is ahead of {v.main} by {_how(found)}.'
 
-SENTENCES = (yardstick_or_student, from_scratch, new_rows, aimed, more_real_rows, teacher_itself)
+SENTENCES = (yardstick_or_student, from_scratch, new_rows, no_mistakes, aimed, more_real_rows, teacher_itself)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01c
 _BY_COST = (FewShot, Plain, Matched, Method, Random, Itself)   # half of the rows is no offer: they are there

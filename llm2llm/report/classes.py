@@ -93,8 +93,8 @@ def confusion(self:RunRecord,
 MOST_CLASSES,MOST_PAIRS = 20,10
 
 def class_table(
-    scores:dict[str,pd.DataFrame], # name of a student, such as 'round 3', to its `class_scores`; the last counts
-)->pd.DataFrame:                   # a row a class, all cells text, percent
+    scores:dict[str,pd.DataFrame], # name of a student, such as 'round 3', to its `class_scores`
+)->pd.DataFrame: # a row a class, all cells text, percent
     "Recall of every student by class, and precision and F1 of the last one"
     percent = lambda column: [one(100*x) for x in column]
     last = [*scores.values()][-1]

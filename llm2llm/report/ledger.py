@@ -170,17 +170,18 @@ def _round(record, m):
     out |= {k: round(out[k], 1) for k in ('dev', 'test') if out[k] is not None}   # as the report has them
     return out | dict(rejected=m.rejected)
 
+# %% ../../nbs/06_report/05_ledger.ipynb #95828cd1
+def _class_table(head, table):
+    "A table about classes for the page"
+    cells = [[clean(text) for text in row] for row in table.values.tolist()]
+    return dict(head=head, columns=[clean(c) for c in table], rows=cells)
+
 # %% ../../nbs/06_report/05_ledger.ipynb #95828cd0
 def _task(about):
     "The task of a run, without its rows"
     kind = kind_of(about.get('kind', 'text'))
     template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
     return Task(about.get('name', '?'), kind, template, labels, instructions=about.get('instructions', ''))
-
-def _class_table(head, table):
-    "A table about classes for the page"
-    cells = [[clean(text) for text in row] for row in table.values.tolist()]
-    return dict(head=head, columns=[clean(c) for c in table], rows=cells)
 
 def page_data(
     record:RunRecord,  # from `read_run`, finished or not
