@@ -8,7 +8,9 @@ import pytest
 from browser import CHROMIUM, Browser
 from conftest import BROWSERLESS
 from llm2llm.core import Prediction, Example
+from llm2llm.report.classes import class_blocks
 from llm2llm.report.ledger import write_ledger
+from llm2llm.report.record import read_run
 from llm2llm.store.folder import write_json, write_jsonl
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f'{BROWSERLESS} to open the page in')
@@ -172,6 +174,19 @@ def test_filters_agree_with_each_other(page):
     assert page.js(
         "shown.length && shown.every(r => r.label==='blue' && r.made.some(c => c.round===2 && c.why.startsWith('near')))"
     )
+
+
+def test_classes_show_their_rows(page, small):
+    "The table has scikit-learn's numbers as the report has them, and a class leads to its seed rows"
+    tables = page.js(
+        "[...document.querySelectorAll('#classes table')].map(t => [...t.rows].map(r => [...r.cells].map(c => c.textContent)))"
+    )
+    blocks = class_blocks(read_run(small.parent))
+    assert tables == [[[*t], *t.values.tolist()] for kind, t in blocks if kind == 'table'] and len(tables) == 2
+    assert [line[0] for line in tables[0]] == ['class', *LABELS, 'mean of the classes']
+    page.js("[...document.querySelectorAll('#classes button')].find(b => b.textContent==='green').click()")
+    assert page.js("document.querySelector('#label').value") == 'green'
+    assert page.js(COUNT) == f'{tables[0][2][1]} of 60 rows'
 
 
 def test_a_stream_shows_its_rows(page):
