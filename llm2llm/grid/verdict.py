@@ -36,8 +36,8 @@ class Difference:
 
     @property
     def resolved(self)->bool:
-        "Is it shown to be ahead, or behind?"
-        return not self.fallen and (self.low > 0 or self.high < 0)
+        "Is it shown to be ahead, or behind, as the interval is printed?"
+        return not self.fallen and (round(self.low, 1) > 0 or round(self.high, 1) < 0)
 
     def __str__(self): return span(self.mean, self.low, self.high, points)
 
@@ -262,7 +262,7 @@ def no_mistakes(v:Verdict)->str:
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c019
 def aimed(v:Verdict)->str:
     "Does it matter whose examples get augmented?"
-    if Method.name not in v or Random.name not in v: return ''
+    if Method.name not in v or Random.name not in v or not v.mean(Method.name, 'written'): return ''
     found = v.difference(Method.name, Random.name)
     if not found.resolved: return f"LLM2LLM's rows minus as many about any rows: {_how(found)}."
     ahead = 'are ahead of' if found.mean > 0 else 'are behind'
