@@ -331,7 +331,8 @@ def as_dict(self:Verdict)->dict[str,object]: # JSON-able
     for arm,its in self.results.items():
         arms[arm] = dict(zip(('percent', 'low', 'high'), self.accuracy(arm)))
         arms[arm]['splits'] = [r.as_dict() for r in its.values()]
-    return dict(recommended=self.recommended(), sentences=self.sentences(), notes=list(self.notes), arms=arms)
+    shown = dict(recommended=self.recommended(), sentences=self.sentences(), notes=list(self.notes))
+    return shown | dict(labels=self.labels, gold=self.gold, arms=arms)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c022
 def _draw(ax, y, mean, low, high, color):
