@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import RunError, SettingError, TeacherError, check_int, check_number
-from .arms import Itself, Method, Result, Split, find_arms
+from .arms import Itself, Method, Plain, Result, Split, find_arms
 from .outlook import Outlook, Speed, look_ahead, measure, steps_of
 from .tuning import tune as choose
 from .verdict import Verdict, plot_verdict
@@ -284,11 +284,13 @@ def _blocks(self:Compare, verdict, outlook):
             ('list', list(verdict.notes)), ('head', 'Planned'), ('table', outlook.table()),
             ('head', 'What made it'), ('pairs', made)]
 
+# %% ../../nbs/07_grid/06_compare.ipynb #9f5e00f1
 @patch
 def _write(self:Compare, verdict, outlook):
     "compare.json, compare.png and compare.html"
+    arm = Method() if self.teacher else Plain()
     told = dict(task=self.task.name, **verdict.as_dict(), speed=asdict(outlook.speed),
-                tuned=self.tuned and self.tuned.as_dict())
+                tuned=self.tuned and self.tuned.as_dict(), settings=arm.make(self.split(0)).settings())
     write_json(self.root/RESULTS, told | dict(commit=commit(), machine=machine(), versions=versions()))
     plot_verdict(verdict).savefig(self.root/'compare.png')
     write_page(self.root/'compare.html', as_html(self._blocks(verdict, outlook)))
