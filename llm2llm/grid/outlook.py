@@ -70,19 +70,21 @@ def measure(
     return Speed((four['seconds']-one['seconds'])/3, took/len(rows), four['tokens']/4)
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00c
-def _usd_of_rows(task, teacher, config):
-    "USD for the new rows of a run, likely; nan where the price is unknown"
-    if not teacher.sends_prompts: return 0.
-    usd = cost(task, teacher, config).usd
-    return usd[1] if usd else float('nan')
+def _price_of_rows(task, teacher, config):
+    "Tokens and USD for the new rows of a run, likely; nan where the price is unknown"
+    if not teacher.sends_prompts: return 0., 0.
+    found = cost(task, teacher, config)
+    tokens = found.prompt_tokens[1]+found.completion_tokens[1]
+    return tokens, found.usd[1] if found.usd else math.nan
 
-def _usd_of_answers(task, teacher):
-    "USD for the teacher's own answers to the test questions"
-    if not teacher.can_answer or not teacher.price: return 0.
-    if not teacher.price.known: return float('nan')
+def _price_of_answers(task, teacher):
+    "Tokens and USD for the teacher's own answers to the test questions"
+    if not teacher.can_answer or not teacher.sends_prompts: return 0., 0.
     words = ['\n'.join(m['content'] for m in solve_messages(task, r, None)) for r in task.test]
     said = [task.completion(r) for r in task.test]
-    return teacher.price(*(round(sum(token_range(t)[1] for t in texts)) for texts in (words, said)))
+    tokens = [round(sum(token_range(t)[1] for t in texts)) for texts in (words, said)]
+    if teacher.price is None: return sum(tokens), 0.
+    return sum(tokens), teacher.price(*tokens) if teacher.price.known else math.nan
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00d
 @dataclass(frozen=True, repr=False)
@@ -90,6 +92,7 @@ class Outlook:
     "What a comparison will take"
     steps:dict[str,int]     # name of an arm, or 'tuning', to optimiser steps in a split
     hours:dict[str,float]   # likewise, of this machine in a split
+    tokens:dict[str,float]  # likewise, that the teacher reads and writes
     usd:dict[str,float]     # likewise, of the teacher; nan: unknown
     seeds:int               # splits
     speed:Speed             # by which it was planned
@@ -98,21 +101,12 @@ class Outlook:
 
     @property
     def arms(self)->list[str]: return [*self.hours] # names
-    def total(self, what:str)->float: # 'hours' or 'usd', in all splits
+    def total(self, what:str)->float: # 'steps', 'hours', 'tokens' or 'usd', in all splits
         "The sum of a column"
         times = lambda arm: 1 if arm in self.once else self.seeds
-        return sum(times(arm)*x for arm,x in getattr(self, what).items())
+        return sum(times(arm)*getattr(self, what)[arm] for arm in self.hours)
 
-    def table(self)->pd.DataFrame: # a row an arm, all cells text
-        "The plan as it is printed"
-        line = lambda arm: [arm, f'{self.steps[arm]:,}', _hours(self.hours[arm]), _usd(self.usd[arm])]
-        rows = [line(arm) for arm in self.hours]
-        total = [f'all, {self.seeds} splits', '', _hours(self.total('hours')), _usd(self.total('usd'))]
-        return pd.DataFrame([*rows, total], columns=['planned', 'steps', 'time', 'USD'])
-
-    def __repr__(self): return '\n'.join([text_table(self.table()), *self.notes])
-
-# %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00e
+# %% ../../nbs/07_grid/05_outlook.ipynb #9e4d00f0
 def _usd(x):
     if math.isnan(x): return 'unknown'
     return f'{x:.4f}' if 0 < x < .1 else f'{x:.2f}'
@@ -120,6 +114,23 @@ def _usd(x):
 def _hours(h):
     if h < 1/60: return f'{3600*h:.0f} s'
     return f'{60*h:.0f} min' if h < 1 else f'{h:.1f} h'
+
+def _line(outlook, name, steps, hours, tokens, usd):
+    "A row of the plan"
+    trained = steps*outlook.speed.tokens
+    return [name, f'{steps:,}', f'{trained:,.0f}', _hours(hours), f'{tokens:,.0f}', _usd(usd)]
+
+@patch
+def table(self:Outlook)->pd.DataFrame: # a row an arm, all cells text
+    "The plan as it is printed"
+    whats = 'steps', 'hours', 'tokens', 'usd'
+    rows = [_line(self, arm, *(getattr(self, what)[arm] for what in whats)) for arm in self.hours]
+    rows.append(_line(self, f'all, {self.seeds} splits', *map(self.total, whats)))
+    columns = ['planned', 'steps', 'tokens trained on', 'time', 'teacher tokens', 'USD']
+    return pd.DataFrame(rows, columns=columns)
+
+@patch
+def __repr__(self:Outlook): return '\n'.join([text_table(self.table()), *self.notes])
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #aacf4160
 _DEAREST = (Random.name, Half.name, FewShot.name)   # arms that are left out first
@@ -166,11 +177,12 @@ def look_ahead(
     known,names = steps_of(task, student, config), [a.name for a in arms]
     if tuned and any(a.trains for a in arms): names.insert(0, 'tuning')
     steps,asked = {k: known.get(k, 0) for k in names}, _asked(task, arms, config.rounds)
-    usd = dict.fromkeys(names, 0.)
-    if Itself.name in names: usd[Itself.name] = _usd_of_answers(task, teacher)
-    for k in {Method.name, Random.name} & {*names}: usd[k] = _usd_of_rows(task, teacher, config)
+    priced = dict.fromkeys(names, (0., 0.))
+    if Itself.name in names: priced[Itself.name] = _price_of_answers(task, teacher)
+    for k in {Method.name, Random.name} & {*names}: priced[k] = _price_of_rows(task, teacher, config)
+    tokens,usd = ({k: x[i] for k,x in priced.items()} for i in (0, 1))
     hours = {k: (n*speed.step + asked[k]*speed.answer)/3600 for k,n in steps.items()}
     first = ('tuning',) if once and 'tuning' in names else ()
     waits = teacher is not None and teacher.needs_gpu
     notes = ("The teacher's own time on this machine is not in it.",) if waits else ()
-    return Outlook(steps, hours, usd, seeds, speed, first, notes)
+    return Outlook(steps, hours, tokens, usd, seeds, speed, first, notes)
