@@ -24,7 +24,7 @@ def _table(values:ArrayLike)->np.ndarray:
 
 def standard_error(
     values:ArrayLike, # points: one number a random seed; or a row a random seed, a column a test row
-)->tuple[float,float,float]: # mean, its standard error, degrees of freedom; the last two nan under two seeds
+)->tuple[float,float,float]: # mean, its standard error, degrees of freedom >= 1; nan under two seeds
     "Mean of `values` and how far the draw of the seeds and, where rows are given, of the rows moves it"
     d = _table(values)
     n,m = d.shape
@@ -36,7 +36,7 @@ def standard_error(
         rest = d - by_seed[:,None] - by_row + mean
         both = (rest**2).sum()/((n-1)*(m-1)*n*m)  # counted in each of the two
         if rows > both: v,parts = v + rows-both, parts + rows**2/(m-1) + both**2/((n-1)*(m-1))
-    return float(mean), math.sqrt(v), float(v*v/parts) if parts else n-1.
+    return float(mean), math.sqrt(v), max(1., float(v*v/parts)) if parts else n-1.
 
 # %% ../../nbs/06_report/01_stats.ipynb #a4db1f31
 def mean_interval(
