@@ -69,6 +69,7 @@ class Arm:
     after = ''     # an arm whose rows or steps it matches
     trains = True  # does it train the student?
     writes = False # does it need a teacher that writes?
+    once = False   # are its answers to the same test rows the same in every split?
 
     def run(self, at:Split)->Result:
         "Do it, or read what was done"
@@ -79,7 +80,7 @@ class Arm:
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b009
 class Free(Arm):
     "A yardstick as an arm"
-    trains = False
+    trains,once = False,True
     def __init__(self, yardstick:Yardstick):
         self.yardstick,self.name,self.help = yardstick,yardstick.name,yardstick.help
 
@@ -164,7 +165,7 @@ class Random(Loop):
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b010
 class Itself(Arm):
-    name,help,trains = 'teacher','the teacher, asked the test questions',False
+    name,help,trains,once = 'teacher','the teacher, asked the test questions',False,True
     def run(self, at:Split)->Result:
         task,teacher = at.task,at.teacher
         def make(path):

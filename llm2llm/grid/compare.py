@@ -138,6 +138,8 @@ def _short(self:Compare, done):
 @patch
 def _arm(self:Compare, arm, at, done):
     "The result of an arm, and a note where there is none"
+    first = next((r for r in done if r.arm==arm.name), None)
+    if first and arm.once and self.task.test: return replace(first, split=at.number, seconds=0., usd=0.), ''
     which,asks = f'{arm.name}, split {at.number}', arm.writes or isinstance(arm, Itself)
     if asks and not self._left(done): return None, f'{which}: the cap of ${self.cap:g} is spent'
     before = [r for r in done if (r.arm, r.split)==(arm.after, at.number)]

@@ -170,7 +170,7 @@ def look_ahead(
     seeds:int,                # splits
     teacher:Teacher|None,
     tuned:bool,               # is there tuning?
-    once:bool,                # is it done once for all splits?
+    once:bool,                # are all splits asked the same rows, so that some things are done once?
     speed:Speed,
 )->Outlook:
     "What the arms will take"
@@ -182,7 +182,8 @@ def look_ahead(
     for k in {Method.name, Random.name} & {*names}: priced[k] = _price_of_rows(task, teacher, config)
     tokens,usd = ({k: x[i] for k,x in priced.items()} for i in (0, 1))
     hours = {k: (n*speed.step + asked[k]*speed.answer)/3600 for k,n in steps.items()}
-    first = ('tuning',) if once and 'tuning' in names else ()
+    alone = {'tuning', *(a.name for a in arms if a.once)}
+    first = tuple(k for k in names if once and k in alone)
     waits = teacher is not None and teacher.needs_gpu
     notes = ("The teacher's own time on this machine is not in it.",) if waits else ()
     return Outlook(steps, hours, tokens, usd, seeds, speed, first, notes)

@@ -164,8 +164,9 @@ def accuracy(self:Verdict, arm:str)->tuple[float,float,float]: # percent: mean a
 
 @patch
 def mean(self:Verdict, arm:str, what:str)->float: # a field of `Result`
-    "The mean of a number over the splits"
-    return float(np.mean([getattr(r, what) for r in self.results[arm].values()]))
+    "The mean of a number over the splits in which the arm was run; it may have been once for all of them"
+    its = [*self.results[arm].values()]
+    return float(np.mean([getattr(r, what) for r in its if r.seconds] or [getattr(r, what) for r in its]))
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c012
 def _took(seconds):
