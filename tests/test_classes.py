@@ -7,7 +7,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from llm2llm import LLM2LLM, MiniTeacher, mini_student, mini_task, read_run
 from llm2llm.core import Prediction
-from llm2llm.report.classes import class_blocks
+from llm2llm.report.classes import class_blocks, class_counts, confusion_table
 from llm2llm.report.report import write_report
 from llm2llm.store.folder import read_json, write_json, write_jsonl
 
@@ -70,6 +70,13 @@ def test_silence_and_a_folder_of_before(run):
     finally:
         path.write_bytes(before[0])
         gold.write_bytes(before[1])
+
+
+def test_long_names_are_numbered():
+    counts = class_counts([(f'a rather long name {i}', f'a rather long name {i % 3}') for i in range(5)], [f'a rather long name {i}' for i in range(5)])
+    table = confusion_table(counts)[1]
+    assert [*table] == ['right', '1', '2', '3', '4', '5'] and table['right'][3] == '4 a rather long name 3'
+    assert table.loc[3, '1'] == '1' and counts.loc['a rather long name 3', 'a rather long name 0'] == 1
 
 
 def test_many_classes_are_a_list_of_confusions(run, tmp_path):
