@@ -102,6 +102,7 @@ def class_table(
     for name,its in scores.items(): out[f'recall %, {name}'] = percent(its['recall'])
     return out.assign(**{f'{name} %': percent(last[name]) for name in ('precision', 'F1')})
 
+# %% ../../nbs/06_report/02c_classes.ipynb #dff26ecf
 def _numbered(cells):
     "Columns that are called by the number of their row"
     number = {label: str(i) for i,label in enumerate(cells.index, 1)}
