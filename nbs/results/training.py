@@ -1,6 +1,6 @@
 """How long and how fast a real student is trained: learning rate, epochs and rows. Resumable; JSON lines.
 
-python nbs/results/training.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--draws 3] [--rows 60] [--tasks snips]
+python nbs/results/training.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--draws 3] [--rows 60] [--epochs 10]
 """
 import argparse, json
 from itertools import product
@@ -37,12 +37,14 @@ def main():
     p.add_argument('--dev', type=int, default=200)
     p.add_argument('--rows', type=int, nargs='+', default=(60, 20, 200), choices=EPOCHS)
     p.add_argument('--tasks', nargs='+', default=TASKS, choices=TASKS)
+    p.add_argument('--rates', type=float, nargs='+', default=RATES)
+    p.add_argument('--epochs', type=float, nargs='+', help='passes over the rows (default: by their number)')
     a = p.parse_args()
     done = [json.loads(line) for line in RAW.read_text().splitlines()] if RAW.exists() else []
     done = {tuple(d[k] for k in FIELDS) for d in done}
     made = dict(base=Path(a.base).name, commit=commit(), machine=machine(), versions=versions())
     for rows, draw in product(a.rows, range(a.draws)):
-        for epochs, rate, task in product(EPOCHS[rows], RATES, a.tasks):
+        for epochs, rate, task in product(a.epochs or EPOCHS[rows], a.rates, a.tasks):
             what = dict(zip(FIELDS, (task, rows, draw, rate, epochs)))
             if tuple(what.values()) in done: continue
             got = cell(a.base, a.data, **what, dev=a.dev)
