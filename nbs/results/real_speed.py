@@ -5,6 +5,7 @@ python nbs/results/real_speed.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--before
 Each measurement is a process of its own; ways take turns. JSON lines go to raw/real_speed.jsonl.
 """
 import argparse, json, os, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -46,6 +47,27 @@ def package(base, data, folder):
     list(teacher.obtain(task, rows, task.seed_rows, 'rows'))
     times['rows by a local teacher'] = time.perf_counter() - start
     return times | dict(tokens=trained['tokens'], dtype=student.dtype)
+
+
+def whole(base, data, folder):
+    "A run of one round, plain and augmented: all of it, and the seconds of its stages by what they do"
+    from llm2llm.loop.loop import Run
+    from llm2llm.store.folder import read_jsonl
+    from llm2llm.student.student import Student
+    from llm2llm.teachers.local import LocalTeacher
+
+    task = replace(rows_of(data)[0], test=())
+    student, teacher = Student(base, num_train_epochs=2), LocalTeacher(base, temperature=0.8)
+    student.load_base()
+    run = Run(task, student, teacher, folder, rounds=1)
+    start = time.perf_counter()
+    run.fit(verbose=False)
+    total, stages = time.perf_counter() - start, {}
+    for event in read_jsonl(Path(folder) / 'log.jsonl'):
+        what = (event.get('phase') or '').split()[-1:]
+        if what: stages[what[0]] = stages.get(what[0], 0) + event['seconds']
+    tokens = sum(m.tokens for m in run.folder.rounds())
+    return dict(whole=total, stages=stages, tokens=tokens, dtype=student.dtype)
 
 
 def padded(batch):
@@ -103,13 +125,13 @@ def main():
     p.add_argument('--folder', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
-        found = dict(package=package, bare=bare)[a.one](a.base, a.data, a.folder)
+        found = dict(package=package, bare=bare, whole=whole)[a.one](a.base, a.data, a.folder)
         return print('FOUND ' + json.dumps(found))
     import tempfile
     from llm2llm.store.folder import commit, machine, versions
 
     root = HERE.parents[1]
-    ways = dict(now=('package', root), bare=('bare', root))
+    ways = dict(now=('package', root), bare=('bare', root), whole=('whole', root))
     if a.before: ways['before'] = 'package', Path(a.before).resolve()
     about = dict(base=Path(a.base).name, commit=commit(), machine=machine(), versions=versions())
     for repeat in range(a.repeats):
