@@ -1,4 +1,4 @@
-"""What costs nothing, on the rows of training.py: words and letters, and sentence embeddings, with logistic regression.
+"""What costs nothing, on the rows of training.py: logistic regression on words and letters, or on embeddings.
 
 python nbs/results/yardsticks.py FOLDER_OF_EMBEDDINGS FOLDER_OF_DATA [--draws 3] [--rows 60]
 """
