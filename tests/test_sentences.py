@@ -8,6 +8,7 @@ import pytest
 
 from conftest import ROOT
 from llm2llm.grid.arms import FewShot, Half, Matched, Method, Plain, Random, Result
+from llm2llm.grid.compare import read_verdict
 from llm2llm.grid.verdict import Verdict
 
 RAW = ROOT / 'nbs' / 'results' / 'raw'
@@ -37,7 +38,7 @@ def verdicts():
     out |= dict(intents=recorded('mini_intent', ARMS), problems=recorded('mini_gsm', ARMS))
     out |= {'problems, unseen': recorded('mini_gsm', UNSEEN)}
     out['32 of 64'] = [*recorded('seed_sizes', HALF, n_seed=32), *recorded('seed_sizes', BOTH, n_seed=64)]
-    return {name: Verdict(results) for name, results in out.items()}
+    return {name: Verdict(results) for name, results in out.items()} | dict(bank=read_verdict(RAW / 'bank'))
 
 
 @pytest.fixture(scope='module')
@@ -48,21 +49,24 @@ def said():
 
 PAPER = {'snips, paper', 'trec, paper', 'sst2, paper'}
 STANDS = {   # words to the results in which they stand
+    'Use embeddings (': {'bank'},
+    'beats LLM2LLM by': {'bank'},
+    'is ahead of its teacher': {'bank'},
     'Use plain (': {'snips, paper', 'trec', 'trec, paper', '32 of 64'},
     'Use plain, step-matched (': {'sst2', 'sst2, paper', 'intents'},
     'Use LLM2LLM (': {'snips', 'problems, unseen'},
     'Use random (': {'problems'},
-    'Fine-tuning brings': {'snips', 'trec', 'snips, paper', 'trec, paper', 'intents', 'problems', 'problems, unseen'},
+    'Fine-tuning brings': {'snips', 'trec', 'snips, paper', 'trec, paper', 'intents', 'problems', 'problems, unseen', 'bank'},
     'Fine-tuning minus the base': {'sst2', 'sst2, paper'},
     'The teacher was asked for no rows': PAPER,
     'new rows bring': {'snips', 'problems', 'problems, unseen'},
-    'new rows over longer training': {'trec', 'sst2', 'intents'},
+    'new rows over longer training': {'trec', 'sst2', 'intents', 'bank'},
     'a training collapsed': {'trec', 'intents'},
     'seeds would see a difference of 2 points': {'snips', 'trec', 'sst2', 'problems, unseen'},
     'with any number of seeds these test rows leave': {'sst2', 'sst2, paper', 'intents'},
     "LLM2LLM's rows are behind": {'problems'},
-    "LLM2LLM's rows minus": {'snips', 'trec', 'sst2', 'intents', 'problems, unseen'},
-    'more labelled rows are likely to help': {'32 of 64'},
+    "LLM2LLM's rows minus": {'snips', 'trec', 'sst2', 'intents', 'problems, unseen', 'bank'},
+    'more labelled rows are likely to help': {'32 of 64', 'bank'},
 }
 
 
