@@ -23,31 +23,28 @@ os.environ['PATH'] = (
 )
 
 
-# The files that take longest come first, so that two processes end at about the same time.
+# The files that take longest come first, and the notebooks, which are many short tests, last: processes end together.
 LONGEST = (
-    'test_notebooks',
     'test_teacher',
-    'test_resume',
     'test_grid',
+    'test_resume',
+    'test_docs',
+    'test_export',
     'test_odd_replies',
     'test_ranks',
     'test_plan',
-    'test_export',
-    'test_docs',
-    'test_main_job',
+    'test_share',
+    'test_student',
 )
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        '--nb-workers',
-        type=int,
-        help='how many notebooks run at the same time (default 2, or 1 beside other tests)',
-    )
-
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    "A file is one group, which one process runs for the sake of its fixtures; a notebook needs none and is its own."
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place) + (item.path.stem == 'test_notebooks')))
+    for item in items:
+        if item.path.stem != 'test_notebooks': item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 BROWSERLESS = 'no Chromium or Chrome here'  # the reason of every test that is skipped for want of a browser

@@ -120,17 +120,19 @@ def by_nbdev(what):
     "nbdev's processing of the project in this folder, or with 'quarto' its whole site; in one process, for `mend_nbdev`"
     mend_nbdev()
     if what == 'process':
+        import gc
         from nbdev.serve import proc_nbs
         proc_nbs(n_workers=0)
+        gc.freeze()   # at the end each notebook's shell has all garbage collected, which took longer than the work
     else:
         from nbdev.quarto import nbdev_docs
         nbdev_docs(n_workers=0)
 
-def process(work):
+def process(work, run=subprocess.run):
     "nbdev's own processing (signatures, links, hidden cells) of the project in `work`; the folder it wrote"
-    run = subprocess.run([sys.executable, __file__, 'process'], cwd=work, capture_output=True, text=True,
-                         env={**os.environ, 'PYTHONPATH': str(work)})
-    if run.returncode: raise RuntimeError(f'nbdev could not process the notebooks:\n{run.stderr}')
+    done = run([sys.executable, __file__, 'process'], cwd=work, capture_output=True, text=True,
+               env={**os.environ, 'PYTHONPATH': str(work)})
+    if done.returncode: raise RuntimeError(f'nbdev could not process the notebooks:\n{done.stderr}')
     return Path(work)/'_proc'
 
 def copy_project(work):

@@ -5,7 +5,7 @@ import json, re, runpy, shlex, shutil
 import pytest
 import yaml
 
-import pages
+import pages, warm
 
 NAME = re.compile(r'<a href="([^"]+)"[^>]*><code>([^<]+)</code></a>')
 
@@ -14,7 +14,7 @@ NAME = re.compile(r'<a href="([^"]+)"[^>]*><code>([^<]+)</code></a>')
 def site(tmp_path_factory):
     work = pages.copy_project(tmp_path_factory.mktemp('docs'))
     site = work/'site'
-    return pages.render(pages.process(work), site), site
+    return pages.render(pages.process(work, warm.run), site), site
 
 
 def test_every_page_is_there(site, root):

@@ -27,15 +27,19 @@ PLAN = dict(
 )
 CELLS = {f'mini-gsm/seed_{s}/{m}' for s in (0, 1) for m in ('plain', 'LLM2LLM', 'random')}
 DIFFERS = {'log.jsonl', '.lock'}   # seconds are in the first
+# Its workers are forked from it, with the libraries that it has loaded; a user's begin with nothing, as those of
+# `test_each_worker_has_a_gpu_of_its_own` and `test_from_the_shell` do.
 DRIVER = (
-    "import sys,json,importlib\nfrom llm2llm.grid.cells import read_plan\nfrom llm2llm.grid.grid import grid\n"
-    "plan,out,make,how = sys.argv[1:]\nmodule,name = make.split(':')\n"
+    "import sys,json,importlib,warnings\nfrom joblib.externals.loky.backend.context import set_start_method\n"
+    "from llm2llm.grid.cells import read_plan\nfrom llm2llm.grid.grid import grid\n"
+    "plan,out,make,how,start = sys.argv[1:]\nmodule,name = make.split(':')\nset_start_method(start)\n"
+    "warnings.filterwarnings('ignore', '`fork` start method')\n"
     "grid(read_plan(json.loads(plan)), out, getattr(importlib.import_module(module), name), **json.loads(how))\n"
 )
 
 
-def call(plan, out, make='llm2llm.cli.run:make_run', **how):
-    return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=1) | how)]
+def call(plan, out, make='llm2llm.cli.run:make_run', start='fork', **how):
+    return [sys.executable, '-c', DRIVER, json.dumps(plan), str(out), make, json.dumps(dict(workers=1) | how), start]
 
 
 def content(out, cells=CELLS):
@@ -68,7 +72,7 @@ def base_trainings(out, cells=CELLS):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, run):
-    "A grid that nothing interrupted, by one process: what counts below is how often torch is loaded"
+    "A grid that nothing interrupted, by one process"
     out = tmp_path_factory.mktemp('grid')/'study'
     return out, run(*call(PLAN, out, workers=1))
 
@@ -242,7 +246,7 @@ def test_a_log_of_the_users_is_not_written_to(tmp_path, run):
 
 
 def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
-    "The next cell is run by another; here it only says so, to save loading torch"
+    "The next cell is run by another; here it only says so"
     (tmp_path / 'dies.py').write_text(
         'import os\ndef make(words):\n    if words["seed"] == 0: os.kill(os.getpid(), 9)\n    raise RuntimeError("alive")\n'
     )
@@ -263,10 +267,10 @@ def test_a_worker_that_dies_takes_one_cell_with_it(tmp_path, run):
 def test_each_worker_has_a_gpu_of_its_own(tmp_path, run):
     "What a worker sees of two GPUs; here there are none, and the cells fail saying so"
     (tmp_path / 'sees.py').write_text(
-        'import os, time\ndef make(words):\n    time.sleep(2)\n    raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])\n'
+        'import os, time\ndef make(words):\n    time.sleep(.3)\n    raise RuntimeError(os.environ["CUDA_VISIBLE_DEVICES"])\n'
     )
     run(
-        *call(dict(seeds=4, methods=dict(plain=None)), tmp_path / 'out', 'sees:make', workers=None),
+        *call(dict(seeds=4, methods=dict(plain=None)), tmp_path / 'out', 'sees:make', 'loky', workers=None),
         CUDA_VISIBLE_DEVICES='5,6',
         PYTHONPATH=f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}',
     )

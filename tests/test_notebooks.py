@@ -1,9 +1,9 @@
-"Every notebook runs from its first cell to its last: one test each, run by one call of nbdev-test."
-import ast, json, os, re, subprocess
+"Every notebook runs from its first cell to its last, as nbdev-test runs it: one test and one warm process each."
+import ast, json, re, sys
 
 import pytest
 
-from conftest import BIN, ROOT
+from conftest import ROOT
 
 NOTEBOOKS = sorted(
     p
@@ -13,29 +13,12 @@ NOTEBOOKS = sorted(
 names = lambda p: p.relative_to(ROOT/'nbs').as_posix()
 
 
-@pytest.fixture(scope='session')
-def ran(request):
-    "nbdev-test on the notebooks that this session selects: what it printed, those that ran, and the names of those that failed."
-    chosen = sorted(
-        {
-            names(item.callspec.params['nb'])
-            for item in request.session.items
-            if getattr(item, 'originalname', '') == 'test_runs'
-        }
-    )
-    n = request.config.getoption('--nb-workers') or (1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
-    res = subprocess.run([BIN/'nbdev-test', '--n-workers', str(n), '--do-print',
-                          '--path-re', f"nbs/({'|'.join(map(re.escape, chosen))})$"],
-                         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding='utf-8')
-    failed = re.search(r'Failed On The Following Notebooks:\n=+\n(.*)', res.stderr, re.S)
-    return res, set(re.findall(r'- Completed (.*)', res.stdout)), set(failed[1].split() if failed else [])
+CODE = 'import sys; from nbdev.test import nbdev_test; nbdev_test(sys.argv[1], n_workers=0, do_print=True)'
 
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=names)
-def test_runs(nb, ran):
-    res, completed, failed = ran
-    assert str(nb) in completed, f'nbdev-test did not run it:\n{res.stdout}\n{res.stderr[-6000:]}'
-    assert nb.name not in failed and (failed or res.returncode == 0), res.stderr[-12000:]
+def test_runs(nb, run):
+    assert f'- Completed {nb}' in run(sys.executable, '-c', CODE, nb).stdout, 'nbdev-test did not run it'
 
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=names)

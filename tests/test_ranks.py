@@ -112,8 +112,7 @@ print([c.text for c in said])
         (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']),
         (2, accelerate),
     ):
-        start = subprocess.run if words else warm.run
-        done = start(
+        done = warm.run(   # a launcher that is warm starts cold processes
             [sys.executable, *words, str(tmp_path / 'draw.py'), str(n)],
             capture_output=True,
             text=True,
