@@ -40,5 +40,5 @@ def compare(
     print(f'{task}\n{student!r}', flush=True)
     if teacher and teacher.sends_prompts: print(repr(teacher))
     comparison = Compare(task, student, teacher, **own, **loop_words(words))
-    if words.get('dry_run'): return print(comparison.plan())
+    if words.get('dry_run'): return print('\n'.join([repr(comparison.plan()), *comparison.notes]))
     comparison.fit()

@@ -59,6 +59,8 @@ class Compare:
         self._check()
         free,self.notes = yardsticks(task, embeddings)
         self.arms,self.tuned = find_arms(arms, free, teacher),None
+        if arms is None and teacher and not teacher.can_answer:
+            self.notes.append(f'teacher is left out: {teacher.name} answers no questions')
         self.cap = teacher.limits().get('max_usd') if teacher else None
 
 # %% ../../nbs/07_grid/06_compare.ipynb #cdb9ab8c
@@ -108,6 +110,12 @@ def _tuned(self:Compare, at):
     return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e0081
+@patch
+def _choose(self:Compare, at, verbose):
+    self.tuned = self._tuned(at)
+    if verbose and self.tuned: print(_chosen(self.tuned), flush=True)
+    return self.tuned
+
 @patch
 @contextmanager
 def _capped(self:Compare):
@@ -172,7 +180,7 @@ def _all(self:Compare, verbose)->Iterator[list[Result]]:
         at = self.split(s)
         self._place(at)
         for i,arm in enumerate(self.arms):
-            if arm.trains and at.tuned is None: at.tuned = self.tuned = self._tuned(at)
+            if arm.trains and at.tuned is None: at.tuned = self._choose(at, verbose)
             result,why = self._arm(arm, at, done)
             if result: done.append(result)
             if why: self.notes.append(why)
@@ -226,8 +234,10 @@ def fit(self:Compare,
 )->Verdict:            # shows itself
     "Run what is missing; the page is written anew after each split"
     with self._hold(), self._capped():
+        again,notes = (self.root/RESULTS).exists(),[*self.notes]
         outlook = self._begin()
-        if verbose: print(f'{outlook}\n', flush=True)
+        if verbose and again: print(f'goes on in {self.root}; what is done there is taken from it')
+        if verbose: print('\n'.join([str(outlook), *notes, '']), flush=True)
         for done in self._all(verbose):
             verdict = self._verdict(done)
             self._write(verdict, outlook)
@@ -268,9 +278,12 @@ def _how(self:Compare, verdict):
 def _chosen(tuned):
     "How rate and length were chosen"
     if tuned.why: return f'Rate and length are the defaults: {tuned.why}.'
+    most = max(t.num_train_epochs for t in tuned.trials)
+    edge = '; no longer training was tried' if tuned.num_train_epochs==most else ''
     tried = [f'{t.learning_rate:.2g} for {t.num_train_epochs:g} epochs: {one(t.score.percent)} %'
              for t in tuned.trials]
-    return f'Rate and length were chosen by cross-validation on the seed rows ({"; ".join(tried)}).'
+    return (f'Rate {tuned.learning_rate:.2g} and {tuned.num_train_epochs:g} epochs were chosen by '
+            f'cross-validation on the seed rows ({"; ".join(tried)}{edge}).')
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e00f
 @patch

@@ -126,7 +126,7 @@ def table(self:Outlook)->pd.DataFrame: # a row an arm, all cells text
     whats = 'steps', 'hours', 'tokens', 'usd'
     rows = [_line(self, arm, *(getattr(self, what)[arm] for what in whats)) for arm in self.hours]
     rows.append(_line(self, f'all, {self.seeds} splits', *map(self.total, whats)))
-    columns = ['planned', 'steps', 'tokens trained on', 'time', 'teacher tokens', 'USD']
+    columns = ['planned', 'steps in all', 'tokens trained on', 'time', 'teacher tokens', 'USD']
     return pd.DataFrame(rows, columns=columns)
 
 @patch
@@ -135,6 +135,7 @@ def __repr__(self:Outlook): return '\n'.join([text_table(self.table()), *self.no
 # %% ../../nbs/07_grid/05_outlook.ipynb #aacf4160
 _DEAREST = (Random.name, Half.name, FewShot.name)   # arms that are left out first
 _FEWEST = 3                                         # seeds that are kept while arms can go
+_LITTLE = .01                                       # share of the limit for which no arm is left out
 
 @patch
 def within(self:Outlook,
@@ -145,7 +146,8 @@ def within(self:Outlook,
     over = lambda: max_hours is not None and out.total('hours') > max_hours
     while over() and out.seeds > _FEWEST: out = replace(out, seeds=out.seeds-1)
     for arm in _DEAREST:
-        if over(): out = replace(out, hours={k: v for k,v in out.hours.items() if k != arm})
+        if over() and out.hours.get(arm, 0) > _LITTLE*max_hours:
+            out = replace(out, hours={k: v for k,v in out.hours.items() if k != arm})
     while over() and out.seeds > 1: out = replace(out, seeds=out.seeds-1)
     if out is self: return self
     dropped = [arm for arm in self.hours if arm not in out.hours]

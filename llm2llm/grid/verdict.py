@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MATTERS', 'SENTENCES', 'Difference', 'difference', 'seeds_for', 'Verdict', 'yardstick_or_student', 'from_scratch',
-           'new_rows', 'no_mistakes', 'aimed', 'more_real_rows', 'teacher_itself', 'plot_verdict']
+           'longer', 'new_rows', 'no_mistakes', 'aimed', 'more_real_rows', 'teacher_itself', 'plot_verdict']
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c003
 import math
@@ -109,7 +109,7 @@ def _settle(found):
         several = ', '.join(map(str, found.fallen))
         return f"a training collapsed (in split {several}), which tells nothing of the others"
     if math.isnan(found.scatter): return "one seed says nothing of other trainings; give --seeds 5"
-    if found.over.startswith('folds'): return "only more labelled rows would tell"
+    if found.over.startswith('folds'): return f"more than {found.splits} folds may tell, or more rows"
     n = seeds_for(found)
     if n is None: return f"with any number of seeds these test rows leave ±{one(found.rows)} points"
     return f"about {n} seeds would see a difference of {MATTERS:g} points"
@@ -238,6 +238,15 @@ def from_scratch(v:Verdict)->str:
     if found.mean > 0: return f'Fine-tuning brings {_how(found)} over the base with examples in its prompt.'
     return f'The base with examples in its prompt is ahead of fine-tuning by {_how(found)}.'
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c0162
+def longer(v:Verdict)->str:
+    "Was plain fine-tuning too short?"
+    if Matched.name not in v or Plain.name not in v: return ''
+    found = v.difference(Matched.name, Plain.name)
+    if not found.resolved or found.mean < 0: return ''
+    few,many = (v.mean(arm, 'steps') for arm in (Plain.name, Matched.name))
+    return f'{many:.0f} steps on the seed rows in place of {few:.0f} bring {_how(found)}: train longer.'
+
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c017
 def new_rows(v:Verdict)->str:
     "What do new rows bring, beside longer training?"
@@ -275,7 +284,9 @@ def more_real_rows(v:Verdict)->str:
     if Half.name not in v or Plain.name not in v: return ''
     found = v.difference(Plain.name, Half.name)
     if found.resolved and found.mean > 0:
-        return f'The second half of your rows brought {_how(found)}: more labelled rows are likely to help.'
+        brought = f'The second half of your rows brought {_how(found)}'
+        if longer(v): return f'{brought}, in which longer training may have a part.'
+        return f'{brought}: more labelled rows are likely to help.'
     if not found.fallen and found.high < MATTERS:
         return (f'Half of your rows reach nearly as much ({found} points between half and all): more rows of '
                 'this kind will bring little.')
@@ -290,7 +301,8 @@ def teacher_itself(v:Verdict)->str:
     if found.mean > 0: return f'{v.main} is ahead of its teacher ({percent} %) by {_how(found)}.'
     return f'The teacher itself ({percent} %) is ahead of {v.main} by {_how(found)}.'
 
-SENTENCES = (yardstick_or_student, from_scratch, new_rows, no_mistakes, aimed, more_real_rows, teacher_itself)
+SENTENCES = (yardstick_or_student, from_scratch, longer, new_rows, no_mistakes, aimed, more_real_rows,
+             teacher_itself)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01c
 _BY_COST = (FewShot, Plain, Matched, Method, Random, Itself)   # half of the rows is no offer: they are there

@@ -78,21 +78,24 @@ MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 
 class Embedded(Classifier):
     "Sentence embeddings of a model that is not trained"
-    help = 'sentence embeddings, logistic regression'
+    name,help = 'embeddings','sentence embeddings, logistic regression'
     def __init__(self,
         model:str=MINILM, # folder of a model of sentence-transformers, or its name on the Hub
-    ): self.model,self.name = model,'MiniLM' if model==MINILM else 'embeddings'
+    ): self.model = model
 
     def can(self, task:Task)->str:
         if why := Classifier.can(self, task): return why
         if not find_spec('sentence_transformers'): return "needs pip install 'llm2llm[yardsticks]'"
         try: self._load()
-        except (OSError, ValueError) as e: return f'{self.model} does not load: {str(e).splitlines()[0]:.120}'
+        except (OSError, ValueError) as e:
+            return f'{self.model} does not load ({str(e).splitlines()[0]:.120}); name a folder (--embeddings)'
         return ''
 
     def _load(self):
-        from sentence_transformers import SentenceTransformer
-        return SentenceTransformer(self.model, device='cpu')
+        from llm2llm.student.models import quiet
+        with quiet():
+            from sentence_transformers import SentenceTransformer
+            return SentenceTransformer(self.model, device='cpu')
 
     def vectors(self)->'BaseEstimator':
         from sklearn.preprocessing import FunctionTransformer

@@ -287,6 +287,8 @@ def find_labels(self:Label, rows, labels, place):
                         "a label set of one leaves nothing to learn; add rows of another label")
     notes = [f"{' and '.join(_told_apart(s))} count as one label" for s in spellings.values() if len(s) > 1]
     found = f"found {len(names)} labels: {', '.join(sorted(names))}"
+    if all(n.lstrip('-').isdecimal() for n in names):
+        notes.append("all labels are numbers; give kind='number' (--task.kind number) if they are worked out")
     return sorted(names), [found, *notes, *_alike(names)]
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b1dc4e1

@@ -263,7 +263,7 @@ def tidy(self:Splits,
     self.note_rare()
     self.note_balance()
     if 'test' not in self.rows:
-        self.notes.append('no test file: nothing will say how good the student is '
-                          'on rows that no choice has seen')
+        self.notes.append('no test file: a run has no score on rows that no choice has seen '
+                          '(llm2llm compare deals the rows into folds)')
     self.note_absent(self.rows['seed'].values())
     return {name:tuple(self.rows.get(name, {}).values()) for name in ('seed', 'dev', 'test', 'pool')}
