@@ -21,7 +21,7 @@ demo: $(VENV)/.package  ## set up, then the main job on the built-in mini-world:
 
 test: $(VENV)/.dev  ## set up, then every test, the notebooks included
 	@echo "Testing the package and running its notebooks: this takes some minutes."
-	@$(QUIET) $(BIN)/python -m pytest tests --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(QUIET) $(BIN)/python -m pytest tests --numprocesses 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 docs: $(VENV)/.dev  ## the documentation in _docs/: by Quarto, or plainly where Quarto is not installed
 	@if command -v quarto >/dev/null; then PATH="$(CURDIR)/$(BIN):$$PATH" $(QUIET) $(BIN)/python tests/pages.py quarto; \

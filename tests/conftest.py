@@ -38,13 +38,18 @@ LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    "One process runs a file, for the sake of its fixtures; a notebook needs none, so any process may run it."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid if 'test_notebooks.py' in nodeid else nodeid.split('::')[0]
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    "A file is one group, which one process runs for the sake of its fixtures; a notebook needs none and is its own."
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place) + (item.path.stem == 'test_notebooks')))
-    for item in items:
-        if item.path.stem != 'test_notebooks': item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 BROWSERLESS = 'no Chromium or Chrome here'  # the reason of every test that is skipped for want of a browser

@@ -26,7 +26,7 @@ FLAGS = [
     '--test_every_round',
 ]
 # A student that memorises its seed rows
-MEMORISED = ['--task.n_seed', '8', '--student.num_train_epochs', '30', '--student.learning_rate', '2e-3', '--rounds', '3']
+MEMORISED = ['--task.n_seed', '8', '--student.num_train_epochs', '15', '--student.learning_rate', '3e-3', '--rounds', '3']
 SPREAD = [*MEMORISED, '--rounds', '5', '--per_round', '3', '--max_synthetic_rows', '10']
 DIFFERS = {'log.jsonl', 'report.md', 'report.html', '.lock'}  # seconds are in these
 
