@@ -292,6 +292,7 @@ def more_real_rows(v:Verdict)->str:
                 'this kind will bring little.')
     return f'All of your rows minus half of them: {_how(found)}.'
 
+# %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01a1
 def teacher_itself(v:Verdict)->str:
     "Is a student needed?"
     if Itself.name not in v or v.main==Itself.name: return ''

@@ -73,9 +73,16 @@ class WordsAndLetters(Classifier):
         letters = TfidfVectorizer(analyzer='char_wb', ngram_range=(2, 5), sublinear_tf=True)
         return make_union(words, letters)
 
-# %% ../../nbs/03_student/09_yardsticks.ipynb #9a4d00c
+# %% ../../nbs/03_student/09_yardsticks.ipynb #9a4d00c0
 MINILM = 'sentence-transformers/all-MiniLM-L6-v2'
 
+def _loaded(model):
+    from llm2llm.student.models import quiet
+    with quiet():
+        from sentence_transformers import SentenceTransformer
+        return SentenceTransformer(model, device='cpu')
+
+# %% ../../nbs/03_student/09_yardsticks.ipynb #9a4d00c
 class Embedded(Classifier):
     "Sentence embeddings of a model that is not trained"
     name,help = 'embeddings','sentence embeddings, logistic regression'
@@ -86,20 +93,14 @@ class Embedded(Classifier):
     def can(self, task:Task)->str:
         if why := Classifier.can(self, task): return why
         if not find_spec('sentence_transformers'): return "needs pip install 'llm2llm[yardsticks]'"
-        try: self._load()
+        try: _loaded(self.model)
         except (OSError, ValueError) as e:
             return f'{self.model} does not load ({str(e).splitlines()[0]:.120}); name a folder (--embeddings)'
         return ''
 
-    def _load(self):
-        from llm2llm.student.models import quiet
-        with quiet():
-            from sentence_transformers import SentenceTransformer
-            return SentenceTransformer(self.model, device='cpu')
-
     def vectors(self)->'BaseEstimator':
         from sklearn.preprocessing import FunctionTransformer
-        model = self._load()
+        model = _loaded(self.model)
         def encode(texts): return model.encode([*texts], show_progress_bar=False)
         return FunctionTransformer(encode)
 
