@@ -353,9 +353,11 @@ def grid(
     "Run what a plan asks for and is still missing"
     root,todo = Path(output_dir),cells(plan, check)
     if max_usd is not None: _check_money(todo, max_usd)
+    _check_log(root/_LOG, todo)
+    if not dry_run and (root/_LOG).exists():
+        with hold(root): pass   # what another process is making could look like somebody else's
     for c in todo: _check_place(c.folder(root))
     check_table(root/'cells.csv', 'cell', 'method', 'seed')
-    _check_log(root/_LOG, todo)
     if dry_run: return _list(todo, missing(todo, root), output_dir)
     with hold(root):
         if left := missing(todo, root):
