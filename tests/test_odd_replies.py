@@ -365,6 +365,22 @@ def test_a_run_goes_on_after_one_odd_reply(shape, tmp_path):
     assert sum(run.rounds[0].rejected.get(PROBLEMS[p], 0) for p in ('odd', 'none', 'large')) == 1
 
 
+def test_the_last_request_without_a_reply_ends_no_run(tmp_path):
+    "All others have been answered when it fails for the first time: no later reply can show that the endpoint works"
+    odd,others = asked(1)[0].row.question,threading.Semaphore(0)
+
+    def reply(body, n):
+        if odd not in words(body):
+            others.release()
+            return 200, whole(row(n))
+        for _ in range(5): assert others.acquire(timeout=20)
+        others.release(5)
+        return 200, SHAPES['html']
+
+    with Answering(reply) as s: got, _ = write(tmp_path/'r', s.url, 6, max_retries=2, concurrency=6)
+    assert [c.reason for c in got if not c.row] == [PROBLEMS['none']]
+
+
 def test_what_a_reply_without_a_reply_reports_is_counted(tmp_path):
     "Twice no choices, then a row: all three are paid as reported, not at their worst case"
     reply = lambda body, n: (

@@ -350,10 +350,12 @@ MAX_WAIT,ODD_TRIES = 600,4  # seconds without any reply; attempts that bring no 
 _OTHER_FORM = dict(max_tokens='max_completion_tokens', system='user') # what is refused: where it goes
 
 @patch
-def _hopeless(self:Client, odd, failed, first):
+def _hopeless(self:Client, end, odd, failed, first):
     "Why this request gets no reply though the endpoint gives some, or ''"
     if odd >= min(ODD_TRIES, self.max_retries+1) and len(self.replies): return 'odd'
-    return 'none' if failed > self.max_retries and self.alive > first else ''
+    alone = sum(not t.done() for t in self._asked.values())==1   # nothing else could show that it is alive
+    works = self.alive > first or alone and end.failure.paid and len(self.replies)
+    return 'none' if failed > self.max_retries and works else ''
 
 @patch
 def _together(self:Client):
@@ -379,7 +381,7 @@ async def _try(self:Client, q, plain=None):
         if plain and broken==2:
             async with self._slots, self._together(): other,plain = await self._attempt(plain),None
             if other.reply: raise Refused('server', end.message)
-        if problem := self._hopeless(odd, failed, first): return Reply(problem=problem, text=end.message)
+        if problem := self._hopeless(end, odd, failed, first): return Reply(problem=problem, text=end.message)
         await self._wait(end, failed, attempt+1, born)
 
 # %% ../../nbs/04_teachers/05_client.ipynb #8bc94764
