@@ -20,7 +20,7 @@ from ..store.folder import check_out, numbered_jsonl, write_rows
 from ..tables import printed_json
 from ..tasks.files import read_places, read_rows
 from ..tasks.kinds import kind_of
-from ..tasks.splits import Splits
+from ..tasks.splits import SPLITS, Splits
 from ..tasks.task import TASKS, read_splits
 from ..teachers.teacher import Request
 
@@ -350,7 +350,7 @@ def doctor(
 # %% ../../nbs/09_cli/03_commands.ipynb #35349687
 def _lacks(words):
     "What a cell needs and does not find"
-    for k in ('task.data', 'task.dev', 'task.test', 'task.pool', 'teacher.folder'):
+    for k in ('task.data', *(f'task.{s}' for s in SPLITS[1:]), 'teacher.folder'):
         path = words.get(k)
         if isinstance(path, str) and not Path(path).exists(): yield f'{k}: {path} is not there'
     student = words.get('student', 'mini')

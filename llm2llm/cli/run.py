@@ -22,6 +22,7 @@ from ..store.stages import read_head
 from ..student.config import StudentConfig
 from ..student.distributed import rank
 from ..tasks.published import load_task
+from ..tasks.splits import SPLITS
 from ..tasks.task import TASKS, Task
 from ..teachers.kinds import teacher_kind, teacher_kinds
 from ..teachers.teacher import Teacher
@@ -274,7 +275,7 @@ def make_run(
 
 # %% ../../nbs/09_cli/01_run.ipynb #6320f004
 # Recorded names that are no flags (numbers of rows, what was found out), or another one.
-_AS_FLAG = dict.fromkeys(('task.seed', 'task.dev', 'task.test', 'task.pool', 'task.labels'), '')
+_AS_FLAG = dict.fromkeys((*(f'task.{s}' for s in SPLITS), 'task.labels'), '')
 _AS_FLAG |= {'teacher.name': 'teacher.model'}
 
 def _within(settings, name):

@@ -20,7 +20,7 @@ from ..loop.ahead import GUESS, requests_by_round
 from ..report.estimate import cost, token_range
 from ..tables import text_table
 from ..tasks.task import Task
-from ..teachers.prompts import solve_messages
+from ..teachers.solving import solve_messages
 from ..teachers.teacher import Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
 

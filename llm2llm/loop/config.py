@@ -325,6 +325,10 @@ def check_for_teacher(
     if config.num_verifications and not teacher.can_verify:
         raise SettingError("num_verifications needs a teacher that can solve questions, "
                            f"and {teacher.name!r} cannot; leave num_verifications out")
+    if task.unlabelled and not teacher.votes:
+        raise SettingError(f"the teacher {teacher.name!r} cannot answer {len(task.unlabelled):,} unlabelled "
+                           "texts; use a language model (--teacher api or local), or leave them out "
+                           "(unlabelled, --task.unlabelled)")
     if teacher.protocol and teacher.protocol != config.protocol:
         raise SettingError(f"the teacher follows the {teacher.protocol!r} protocol and the run "
                            f"the {config.protocol!r} one; give both the same protocol")

@@ -70,7 +70,7 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     "Everything that makes the run's results"
     task,rule = self.task,self.config.rule
     counts = {split: len(rows) for split,rows in task.splits.items()}
-    rows = digest(task.seed_rows, task.dev, task.test, task.pool)
+    rows = digest(*task.splits.values())
     about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels),
                  **counts, rows=rows, notes=list(task.notes))
     own = {f.name: getattr(self.config, f.name) for f in fields(LoopConfig)}

@@ -27,6 +27,7 @@ from ..store.folder import content_digest
 from ..tables import mark,markdown_table
 from ..tasks.filters import near_limit
 from ..tasks.kinds import kind_of
+from ..tasks.splits import SPLITS
 from ..tasks.task import TASKS
 from ..student.config import StudentConfig
 from ..teachers.kinds import teacher_kind,teacher_kinds
@@ -84,7 +85,7 @@ def _task_words(t):
         return {'task': t['name']} | {f'task.{k}': v for k,v in (loaded | places).items() if v}
     words = dict(dev=False, question='question', answer='answer', kind=t['kind'], template=t['template'],
                  instructions=t.get('instructions') or False)
-    words |= {k: Place(f'{k.upper()}.jsonl') for k in ('dev', 'test', 'pool') if t.get(k)}
+    words |= {k: Place(f'{k.upper()}.jsonl') for k in SPLITS[1:] if t.get(k)}
     if kind_of(t['kind']).choices: words['choices'] = 'choices'
     if t['labels']: words['labels'] = json.dumps(t['labels'], ensure_ascii=False)
     return {'task': Place('SEED.jsonl')} | {f'task.{k}': v for k,v in words.items()}
@@ -143,6 +144,13 @@ def _shown(record):
     settings = record.settings | teacher | dict(match_run=bool(record.settings.get('match_run')))
     return {k: v for k,v in shown_settings(settings).items() if v not in ('[]', '')}
 
+def _new_rows(record):
+    "What new rows are called"
+    if record.task.get('unlabelled'): return 'real texts, with answers by the teacher,'
+    return 'further real rows' if record.teacher.get('name')=='pool' else 'synthetic rows'
+
+
+# %% ../../nbs/06_report/06a_cards.ipynb #f01f037c
 def _card(cls, record, data, scores, **facts):
     "A card of Hugging Face's"
     words,is_model = _teacher(record.teacher)
@@ -150,7 +158,7 @@ def _card(cls, record, data, scores, **facts):
     card = cls.from_template(
         data, template_path=files('llm2llm')/'templates'/'card.md', record=record, scores=scores, log=log,
         teacher_words=words, is_model=is_model, task_kind=kind_of(record.task['kind']), shown=_shown(record),
-        new='further real rows' if record.teacher.get('name')=='pool' else 'synthetic rows',
+        new=_new_rows(record),
         selected=_selected(record.settings),
         in_turn=in_turn_note(record.rounds, _rule(record.settings)), near=_near(record) if words else 0,
         by_round=markdown_table(summary(record).drop(columns='seconds', errors='ignore')),

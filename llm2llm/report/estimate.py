@@ -21,7 +21,8 @@ from .record import read_run
 from ..tables import mark, markdown_table, text_table
 from ..tasks.task import Task
 from ..teachers.pricing import prompt_bound
-from ..teachers.prompts import row_text, solve_messages
+from ..teachers.prompts import row_text
+from ..teachers.solving import solve_messages
 from ..teachers.teacher import Request, Teacher
 if TYPE_CHECKING: from llm2llm.student.memory import Plan
 
@@ -85,13 +86,15 @@ def _tokens(chats, replies, more, most):
     return np.mean(prompts, axis=0), np.array([low/2, likely+more, most])
 
 def _request_tokens(task, teacher):
-    "Those of a request for a new row, and of a solution of its question"
+    "How many requests make a new row, and the tokens of one of them and of a solution of its question"
     rows,most = task.seed_rows[:100],teacher.reply_limit(task)
     asked = [Request(r, Prediction(r.id, task.completion(r), None, False), 1) for r in rows]
     chats = [teacher.request(task, q, task.seed_rows)[0] for q in asked]
     checks = [solve_messages(task, r, teacher.prompt_of(task)) for r in rows]
-    return (_tokens(chats, [row_text(task, r) for r in rows], 12, most),
-            _tokens(checks, [task.completion(r) for r in rows], 4, most))
+    said = [task.completion(r) for r in rows]
+    check = _tokens(checks, said, 4, most)
+    if task.unlabelled: return teacher.votes, _tokens(chats, said, 4, most), check
+    return 1, _tokens(chats, [row_text(task, r) for r in rows], 12, most), check
 
 # %% ../../nbs/06_report/04_estimate.ipynb #5f4550e6
 def _measured(folder):
@@ -143,16 +146,17 @@ def cost(
 )->Estimate:
     "What a run will spend on its teacher; nothing is sent"
     _check_teacher(teacher)
-    request,check = _request_tokens(task, teacher)
+    n,request,check = _request_tokens(task, teacher)
     guesses,measured,tokens = _guesses(rates, like)
     new = np.array([sum(requests_by_round(len(task.seed_rows), config, r)) for r in guesses])
     k,price = config.num_verifications,teacher.price
-    requests = new*(1.+k)
-    prompt,completion = (new*(a + k*b) for a,b in zip(tokens or request, check))
+    requests = new*(1.*n + k)
+    prompt,completion = (new*(n*a + k*b) for a,b in zip(tokens or request, check))
     usd = _price_of(price, requests, prompt, completion)
     ranges = [tuple(x.tolist()) for x in (requests, prompt, completion)]
     words = repr(price).partition(': ')[2] if price else 'on this machine'
     notes = tuple(_notes(teacher, usd, rates, measured, tokens, config))
+    if task.unlabelled: notes += f'Each new row is a real text that the teacher answers {n} times (votes).',
     return Estimate(teacher.name, *ranges, usd, words, notes)
 
 # %% ../../nbs/06_report/04_estimate.ipynb #e0caec87

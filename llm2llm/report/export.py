@@ -103,7 +103,7 @@ def _task(record, task):
         return task_of(record, seed_rows=seed, dev=dev)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
                instructions=task.instructions,
-               rows=digest(task.seed_rows, task.dev, task.test, task.pool))
+               rows=digest(*task.splits.values()))
     for k,v in its.items():
         if v == had.get(k, ''): continue
         raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, "

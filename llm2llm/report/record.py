@@ -17,6 +17,7 @@ from ..core import RunError, SettingError
 from ..loop.rules import Rule, Wrong, own_rules
 from ..store.records import Final, Round, RunFolder, Score
 from ..tables import clean, one, points, span, text_table
+from ..tasks.splits import SPLITS
 from ..teachers.replies import Replies, Spent
 
 # %% ../../nbs/06_report/02_record.ipynb #912d339f
@@ -210,7 +211,7 @@ def who(
 )->dict[str,object]:     # task, student, teacher, method, random seed, and how many rows
     "What a run is, in a few pairs"
     name = lambda part: part.get('name') or part.get('model_name_or_path') or 'none'
-    rows = {f'{k} rows': record.task[k] for k in ('seed','dev','test','pool') if record.task.get(k)}
+    rows = {f'{k} rows': record.task[k] for k in SPLITS if record.task.get(k)}
     return {'task':name(record.task), 'student':name(record.student), 'teacher':name(record.teacher),
             'method':method(record), 'random seed':record.seed, **rows}
 

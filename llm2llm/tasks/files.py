@@ -135,8 +135,16 @@ def _parquet(path, wanted):
     except (pyarrow.ArrowException, OSError, ValueError) as e:
         raise DataError(f"{path}: not a Parquet file that can be read ({e})") from None
 
+def _lines(path, wanted):
+    "Number and text of each line that is not empty, where no more than a text is wanted"
+    if len(wanted) > 1:
+        raise DataError(f"{path}: a .txt file has no columns, and {', '.join(sorted(wanted))} are wanted; "
+                        "write a .csv or .jsonl file")
+    column, = wanted
+    return [(n, {column: line}) for n,line in enumerate(_text(path).split('\n'), 1) if line.strip()]
+
 READERS = {'.jsonl':_json_lines, '.ndjson':_json_lines, '.json':_json_lines,
-            '.csv':_csv, '.tsv':_csv, '.parquet':_parquet}
+            '.csv':_csv, '.tsv':_csv, '.parquet':_parquet, '.txt':_lines}
 
 # %% ../../nbs/02_tasks/03_files.ipynb #4e6bbcd5
 def _check_columns(cells, columns, place):

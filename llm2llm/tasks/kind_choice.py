@@ -7,6 +7,7 @@ __all__ = ['Choice']
 
 # %% ../../nbs/02_tasks/02a_choice.ipynb #7c04a0e1
 from collections import Counter
+from dataclasses import replace
 from fastcore.basics import patch
 from ..core import Example, rng_for
 from .kinds import Kind
@@ -29,6 +30,9 @@ class Choice(Kind):
     def parse(self, completion, row, labels): return parse_choice(completion, row.choices)
     def options(self, row, labels): return tuple(LETTERS[:len(row.choices)])
     def prose(self, row): return ' '.join(row.choices), ''
+    def answered(self, row, said, text, labels):
+        return replace(row, answer=row.choices[LETTERS.index(said)])
+
     def fits(self, rows, labels): return any(row.choices for row in rows)
 
     def gold(self, row, labels):

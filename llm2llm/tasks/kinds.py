@@ -9,6 +9,7 @@ __all__ = ['Labels', 'MOST_NAMED', 'Kind', 'sentence', 'Text', 'Label', 'Number'
 import pkgutil,re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TypeAlias
 from unicodedata import normalize
@@ -202,6 +203,16 @@ def example(self:Kind, question:str, reply:dict[str,str], labels:Labels)->Exampl
     return Example('', question, self.read(reply['answer'], labels))
 
 @patch
+def answered(self:Kind,
+    row:Example,   # without an answer
+    said:str,      # the answer, in the spelling of `parse`
+    text:str,      # the reply that it was read from
+    labels:Labels, # of the task
+)->Example:
+    "The row with the answer that a teacher gave"
+    return replace(row, answer=self.read(text, labels))
+
+@patch
 def ended(self:Kind, reply:str)->bool:
     "Is the answer complete in a reply that the token limit cut off?"
     return False
@@ -235,6 +246,7 @@ class Label(Kind):
     def options(self, row, labels): return labels
     def named(self, labels): return f"Classes: {', '.join(labels)}." if len(labels) <= MOST_NAMED else ''
     def prose(self, row): return '',''
+    def answered(self, row, said, text, labels): return replace(row, answer=said)
     def fields(self, row, labels): return dict(answer=dict(type='string', enum=list(labels)))
 
     def check_labels(self, labels):

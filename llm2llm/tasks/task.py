@@ -17,7 +17,7 @@ from ..core import Prediction, DataError, Example, SettingError, check_one_of, t
 from ..tables import html_table, text_table
 from .files import Source, read_places
 from .kinds import Kind, kind_of, kinds, sentence
-from .splits import Splits
+from .splits import SPLITS, Splits
 from .texts import LETTERS
 if TYPE_CHECKING: import pandas as pd
 
@@ -59,20 +59,22 @@ class Task:
     dev:tuple[Example,...] = ()  # rows that pick and stop
     test:tuple[Example,...] = () # rows that are scored at the end and never choose anything
     pool:tuple[Example,...] = () # further real rows, for the pool teacher
+    unlabelled:tuple[Example,...] = () # real rows without answers, for a teacher that gives them
     notes:tuple[str,...] = ()    # what loading did: rows dropped, splits drawn
     loaded:dict[str,object] = field(default_factory=dict, compare=False) # with its name, what makes it again
     instructions:str = ''        # what stands before a row: what is asked, and what may be answered
 
     def __post_init__(self):
-        for s in ('seed_rows', 'dev', 'test', 'pool'): object.__setattr__(self, s, Rows(getattr(self, s)))
+        for s in ('seed_rows', *SPLITS[1:]): object.__setattr__(self, s, Rows(getattr(self, s)))
         object.__setattr__(self, 'kind', kind_of(self.kind))
         self._check_template(['question', 'choices'] if self.kind.choices else ['question'])
         if wrong := self.kind.check_labels(self.labels): raise DataError(f"task {self.name!r}: {wrong}")
 
     @property
-    def splits(self)->dict[str,Rows]: # 'seed', 'dev', 'test', 'pool'
+    def splits(self)->dict[str,Rows]: # 'seed', 'dev', 'test', 'pool' and, if there are some, 'unlabelled'
         "The rows by the name of their split"
-        return dict(seed=self.seed_rows, dev=self.dev, test=self.test, pool=self.pool)
+        rows = dict(seed=self.seed_rows) | {s: getattr(self, s) for s in SPLITS[1:]}
+        return rows if self.unlabelled else {s: r for s,r in rows.items() if s != 'unlabelled'}
 
     @property
     def stop_regex(self)->str|None: # a regular expression; None: only the end token ends an answer
@@ -249,7 +251,7 @@ def _asked(kind, choices):
 
 # %% ../../nbs/02_tasks/05_task.ipynb #a854923a
 def read_splits(
-    sources:dict[str,Source|None], # 'seed', and where there are some 'dev', 'test' and 'pool'
+    sources:dict[str,Source|None], # 'seed', and others of `SPLITS`
     question:str='question', answer:str='answer', choices:str|list[str]|None=None, # as for `from_files`
     labels:list[str]|dict[str,object]|None=None, kind:str|Kind|None=None, # likewise
     name:str|None=None, template:str|None=None, description:str='', # likewise
@@ -257,7 +259,8 @@ def read_splits(
 )->Splits: # of a task without rows, its notes say what was found
     "The rows of own files as they are, and the task that they show"
     asked,first = _asked(kind, choices),sources['seed']
-    rows = {s:read_places(x, question, answer, choices, s) for s,x in sources.items() if x is not None}
+    columns = {s: (question, None if s=='unlabelled' else answer, choices) for s in sources}
+    rows = {s: read_places(x, *columns[s], s) for s,x in sources.items() if x is not None}
     place,own = (first, Path(first).stem) if isinstance(first, str | Path) else ('seed', 'own')
     seeds = list(rows['seed'].values())
     kind,notes = (asked,[]) if asked else _found(seeds, labels)
@@ -274,6 +277,7 @@ def from_files(cls:Task,
     dev:bool|Source|None=None, # dev rows; None: hold back seed rows if they can spare it; False: no dev split
     test:Source|None=None,   # test rows
     pool:Source|None=None,   # further labelled rows, for the pool teacher
+    unlabelled:Source|None=None, # rows without answers (.txt: a line each), for a teacher that gives them
     question:str='question', # column of the input text
     answer:str='answer',     # column of the right answer
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
@@ -283,14 +287,15 @@ def from_files(cls:Task,
     template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
     instructions:bool|str|None=None, # what stands before each row; False: nothing; None: as of the kind
-    overlap:str='drop',      # seed, dev or pool rows whose question is held out too: 'drop' or 'refuse'
+    overlap:str='drop',      # seed, dev or further rows whose question is held out too: 'drop' or 'refuse'
 )->Task:                     # its notes say what was found and done
     "Your own task, from files or tables"
     check_one_of('overlap', overlap, ('drop', 'refuse'))
     _check_text(description=description, instructions=instructions)
-    sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool)
+    sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool,
+                   unlabelled=unlabelled)
     about = dict(name=name, template=template, description=description, instructions=instructions)
     splits = read_splits(sources, question, answer, choices, labels, kind, **about)
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
-    seed,dev,test,pool = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None).values()
-    return replace(splits.task, seed_rows=seed, dev=dev, test=test, pool=pool, notes=tuple(splits.notes))
+    rows = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None)
+    return replace(splits.task, seed_rows=rows.pop('seed'), **rows, notes=tuple(splits.notes))

@@ -240,8 +240,9 @@ async def _obtain(self:APITeacher, task, q, have):
 # %% ../../nbs/04_teachers/07_api.ipynb #f12c4f6e
 @patch
 def prefetch(self:APITeacher, task:Task, q:Request, have:Sequence[Example],
-)->futures.Future: # of the reply and its key
+)->futures.Future|None: # of the reply and its key; None: real texts are answered, and not begun early
     "Start a request that is certain to come; raises what an earlier one met"
+    if task.unlabelled: return None
     if error := self.client.fatal_error or self._met: raise error
     if q not in self._jobs:
         self._jobs[q] = job = self._start(self._obtain(task, q, have))
@@ -280,9 +281,9 @@ def obtain(self:APITeacher, task:Task, requests:Sequence[Request], have:Sequence
         yield jobs[job], *((f'not asked: {got}', '') if isinstance(got, str) else got)
 
 @patch
-def solve(self:APITeacher, calls:list[ChatRequest]
+def solve(self:APITeacher, calls:list[ChatRequest], label:str,
 )->list[Reply|str]: # as many; the cap reached where there is none
     "The replies to requests for solutions"
     jobs = [self._start(self.client.ask(c)) for c in calls]
-    got = dict(self._gather(jobs, 'verification'))
+    got = dict(self._gather(jobs, label))
     return [got[job] for job in jobs]

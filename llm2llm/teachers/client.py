@@ -354,7 +354,7 @@ def _hopeless(self:Client, end, odd, failed, first):
     "Why this request gets no reply though the endpoint gives some, or ''"
     if odd >= min(ODD_TRIES, self.max_retries+1) and len(self.replies): return 'odd'
     alone = sum(not t.done() for t in self._asked.values())==1   # nothing else could show that it is alive
-    works = self.alive > first or alone and end.failure.paid and len(self.replies)
+    works = self.alive > first or (alone and end.failure.paid and len(self.replies))
     return 'none' if failed > self.max_retries and works else ''
 
 @patch

@@ -110,7 +110,7 @@ def obtain(self:LocalTeacher, task:Task, requests:Sequence[Request], have:Sequen
         yield q, reply, key
 
 @patch
-def solve(self:LocalTeacher, calls:list[ChatRequest])->list[Reply|str]:
+def solve(self:LocalTeacher, calls:list[ChatRequest], label:str)->list[Reply|str]:
     "The replies to requests for solutions"
-    self._fill(calls, 'verification')
+    self._fill(calls, label)
     return [self.replies.get(c.key) for c in calls]

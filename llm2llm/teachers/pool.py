@@ -8,19 +8,11 @@ __all__ = ['PoolTeacher']
 # %% ../../nbs/04_teachers/10_pool.ipynb #a3c57a17
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from fastcore.basics import patch
-from ..core import Example, SettingError, check_int, rng_for
+from ..core import Example, SettingError, check_int
 from ..tasks.task import Task
-from ..tasks.texts import question_key
+from .near import hand_out
 from .teacher import Candidate, Request, Teacher, Written
-
-# %% ../../nbs/04_teachers/10_pool.ipynb #269c8950
-@lru_cache(maxsize=2)
-def _vectors(questions):
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r'(?u)\b\w+\b')
-    return vectorizer, vectorizer.fit_transform(questions)
 
 # %% ../../nbs/04_teachers/10_pool.ipynb #ac7acb03
 class PoolTeacher(Teacher):
@@ -46,23 +38,5 @@ class PoolTeacher(Teacher):
 def write(self:PoolTeacher, task:Task, requests:Sequence[Request], have:Sequence[Example],
 )->Written: # a row each, or none where the pool has no further one
     "Rows of the pool with the same answer"
-    taken = {question_key(r.question) for r in (*task.seed_rows, *have)}
-    keys = [question_key(r.question) for r in task.pool]
-    golds = [task.label(r) for r in task.pool]
-    for q in requests:
-        like = task.label(q.row)
-        free = [i for i,k in enumerate(keys) if k not in taken and (like is None or golds[i]==like)]
-        if not free:
-            yield q, []
-            continue
-        drawn = rng_for('pool', q.seed, q.round, q.row.id, q.draw).choice(self._near(task, q.row, free))
-        taken.add(keys[drawn])
-        yield q, [Candidate(replace(task.pool[drawn], source=task.pool[drawn].id))]
-
-# %% ../../nbs/04_teachers/10_pool.ipynb #454e81a6
-@patch
-def _near(self:PoolTeacher, task, row, free):
-    if self.m is None or len(free) <= self.m: return free
-    vectorizer,pool = _vectors(tuple(r.question for r in task.pool))
-    score = (pool[free] @ vectorizer.transform([row.question]).T).toarray().ravel()
-    return [free[i] for i in sorted(range(len(free)), key=lambda i: (-score[i], i))[:self.m]]
+    for q,row in hand_out(requests, task.pool, [*task.seed_rows, *have], self.m, task.label):
+        yield q, [Candidate(replace(row, source=row.id))] if row else []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'RULES', 'TASK_RULES', 'TASK_DEMOS', 'OFFICIAL', 'PROTOCOLS', 'REPHRASE', 'Prompt', 'prompt_for', 'row_text',
-           'reply_fields', 'reply_form', 'reply_schema', 'demonstrations', 'messages', 'shown_messages', 'read_reply',
-           'solve_messages']
+           'reply_fields', 'reply_form', 'reply_schema', 'demonstrations', 'label_line', 'messages', 'shown_messages',
+           'read_reply']
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #32ad9b80
 import json,re
@@ -182,7 +182,9 @@ def demonstrations(
     return (like[:k] + other + like[k:])[:n]
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #69e06ece
-def _labels(task):
+def label_line(
+    task:Task, # any
+)->str:        # begins with a line break; '' where it has no labels
     "The label set in a line; names in quotes where one of them has a comma"
     quoted = any(',' in name for name in task.labels)
     names = [json.dumps(name, ensure_ascii=False) if quoted else name for name in task.labels]
@@ -190,7 +192,7 @@ def _labels(task):
 
 def _system(task, row, prompt, form):
     about = (prompt.about or task.description or 'See the examples.').rstrip('.')
-    labels = '' if prompt.rephrase else _labels(task)
+    labels = '' if prompt.rephrase else label_line(task)
     new = 'The question in other words' if prompt.rephrase else 'A new example'
     rules = '\n'.join(f'- {r}' for r in prompt.rules)
     how = reply_form([*reply_fields(task, row, prompt.rephrase)], form)
@@ -378,15 +380,3 @@ def read_reply(
     row = _row(task, like, rows[0], rephrase) if len(rows)==1 else None
     if isinstance(row, Example): return Candidate(row)
     return Candidate(reason=_fault(rows, row, why, finish), text=text)
-
-# %% ../../nbs/04_teachers/01_prompts.ipynb #ebf879e8
-def solve_messages(
-    task:Task,               # description and labels
-    row:Example,             # its answer is not shown
-    prompt:Prompt|None=None, # for its description of the task
-)->Chat:
-    "What is sent to have a row's question answered"
-    about = ((prompt and prompt.about) or task.description or 'Answer the question').rstrip('.')
-    labels = _labels(task)
-    system = f'{about}.{labels}\n{task.kind.solve}'
-    return [dict(role='system', content=system), dict(role='user', content=task.prompt(row))]

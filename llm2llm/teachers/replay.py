@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..core import RENAMED, Example, SettingError, digest
 from ..store.records import RunFolder
 from ..tasks.task import Task
-from .llm import LLMTeacher
+from .llm import VOTES, LLMTeacher
 from .replies import ChatRequest, Replies, Reply
 from .teacher import Request
 
@@ -34,10 +34,11 @@ class ReplayTeacher(LLMTeacher):
                                "give the folder of a run that has written rows")
         made = {RENAMED.get(k, k): v for k,v in made.items()}   # a record of version 0.4 is read too
         form = 'text' if made['kind']=='local' else made['response_format']
-        super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form)
+        super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form,
+                         votes=made.get('votes', VOTES))
         self.replies,self.made,self.extra_body = record,made,made.get('extra_body', {})
         self._used,self.by_row = set(),{}
-        written = "select key, row from replies where row != '' and draw not like '%verify%' order by rowid"
+        written = "select key, row from replies where row != '' and draw not like '%\"%' order by rowid"
         for key,row in record.db.execute(written): self.by_row.setdefault(row, []).append(key)
 
 # %% ../../nbs/04_teachers/09_replay.ipynb #c8cbe3d5
@@ -80,6 +81,6 @@ def obtain(self:ReplayTeacher, task:Task, requests:Sequence[Request], have:Seque
 
 # %% ../../nbs/04_teachers/09_replay.ipynb #25683f7e
 @patch
-def solve(self:ReplayTeacher, calls:list[ChatRequest])->list[Reply|str]:
+def solve(self:ReplayTeacher, calls:list[ChatRequest], label:str)->list[Reply|str]:
     "The recorded solutions"
     return [self.replies.get(c.key) or 'not recorded' for c in calls]

@@ -85,6 +85,7 @@ class Teacher:
     protocol:str|None = None  # protocol of its prompts, which the run has to share; None: it has none
     near_duplicate_threshold:float|None = None # ROUGE-L F1 of its near-duplicates; None: the task's
     default_for:tuple[str,...] = () # names of tasks for which it writes unless another teacher is named
+    votes:int = 0             # how often it answers a text that has no answer; 0: it answers none
     needs_gpu:bool = False    # does it need the memory that the student holds?
     price = None              # what its tokens cost, a `Price`; None: nothing
 
