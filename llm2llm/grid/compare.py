@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import RunError, SettingError, TeacherError, check_int, check_number
-from .arms import Itself, Method, Plain, Result, Split, find_arms
+from .arms import YARDSTICKS, Itself, Method, Plain, Result, Split, find_arms
 from .outlook import Outlook, Speed, look_ahead, measure, steps_of
 from .tuning import tune as choose
 from .verdict import Verdict, plot_verdict
@@ -57,7 +57,8 @@ class Compare:
         self.root,self.seeds,self.max_hours = Path(output_dir).expanduser(),seeds,max_hours
         self.done,self.tune = run and RunFolder(run),tune and not run
         self._check()
-        free,self.notes = yardsticks(task, embeddings)
+        wanted = arms is None or YARDSTICKS in arms
+        free,self.notes = yardsticks(task, embeddings) if wanted else ([], [])
         self.arms,self.tuned = find_arms(arms, free, teacher),None
         if arms is None and teacher and not teacher.can_answer:
             self.notes.append(f'teacher is left out: {teacher.name} answers no questions')

@@ -125,7 +125,7 @@ def table(self:Outlook)->pd.DataFrame: # a row an arm, all cells text
     "The plan as it is printed"
     whats = 'steps', 'hours', 'tokens', 'usd'
     rows = [_line(self, arm, *(getattr(self, what)[arm] for what in whats)) for arm in self.hours]
-    rows.append(_line(self, f'all, {self.seeds} splits', *map(self.total, whats)))
+    rows.append(_line(self, f"all, {self.seeds} split{'s'*(self.seeds > 1)}", *map(self.total, whats)))
     columns = ['planned', 'steps in all', 'tokens trained on', 'time', 'teacher tokens', 'USD']
     return pd.DataFrame(rows, columns=columns)
 
@@ -151,7 +151,7 @@ def within(self:Outlook,
     while over() and out.seeds > 1: out = replace(out, seeds=out.seeds-1)
     if out is self: return self
     dropped = [arm for arm in self.hours if arm not in out.hours]
-    less = ', without '.join([f'{out.seeds} splits in place of {self.seeds}', *dropped])
+    less = ', without '.join([f"{out.seeds} split{'s'*(out.seeds > 1)} in place of {self.seeds}", *dropped])
     more = f'; that is still {_hours(out.total("hours"))}' if over() else ''
     return replace(out, notes=(*self.notes, f'For max_hours {max_hours:g}: {less}{more}.'))
 
