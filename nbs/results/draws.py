@@ -1,10 +1,11 @@
-"""Disjoint draws of seed rows from a file of labelled rows, and test rows that no draw and no earlier study has seen.
+"""Disjoint draws of seed rows from a file of labelled rows, and test rows that no draw has seen.
 
-python nbs/results/draws.py trec/train.jsonl FOLDER --seed_rows 60 --test_rows 400
-python nbs/results/draws.py banking77/train.jsonl FOLDER --every 5 --classes 15 --seed_rows 45 --test_rows 405 --seen 20
+    python nbs/results/draws.py trec/train.jsonl FOLDER --seed_rows 60 --test_rows 400
+    python nbs/results/draws.py banking77/train.jsonl FOLDER --seed_rows 45 --test_rows 405 \\
+        --every 5 --classes 15 --seen 20
 
-Writes FOLDER/test.jsonl, FOLDER/draw_0/seed.jsonl, FOLDER/draw_1/seed.jsonl, … and FOLDER/rest.jsonl, the rows in none of them.
-Which row goes where follows from a hash of its id. Each draw has as many rows of each class as of any other, or one more.
+Writes test.jsonl, draw_0/seed.jsonl, draw_1/seed.jsonl, … and rest.jsonl, the rows in none of them. Which
+row goes where follows from a hash of its id. A draw has as many rows of a class as of any other, or one more.
 """
 import argparse, json
 from collections import defaultdict

@@ -1,0 +1,190 @@
+"""What a row that a language model wrote is worth beside a real one: bank messages, draw by draw.
+
+    python nbs/results/worth.py rows DRAWS TEACHER [--draws 0 1 2]   # written and labelled once
+    python nbs/results/worth.py tune DRAWS STUDENT                   # rate and steps, on draws 7 to 9
+    python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2]
+
+DRAWS is what `draws.py` made. All three are resumable and add JSON lines to `raw/worth`.
+"""
+import argparse, json
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from llm2llm.core import Example, rng_for
+from llm2llm.loop.config import deal
+from llm2llm.store.folder import commit, machine, versions
+from llm2llm.student.student import Student
+from llm2llm.tasks.filters import Filter
+from llm2llm.tasks.task import Task
+from llm2llm.teachers.local import LocalTeacher
+from llm2llm.teachers.near import hand_out
+from llm2llm.teachers.teacher import Request
+
+RAW = Path(__file__).with_name('raw') / 'worth'
+DEPTH, TEXTS, FOLDS, SIZES = 4, 3, 5, (45, 135)
+ALONE = dict(demos=0, earlier=0, error=False)  # the row in question, the labels and the description
+RATES, STEPS, TUNED_ON = (0.00087, 0.0017), (60, 120), (7, 8, 9)
+
+
+def task_of(draws, draw):
+    "The task of a draw, with its test rows and the rows that are in no draw"
+    files = dict(test=draws / 'test.jsonl', pool=draws / 'rest.jsonl', dev=False)
+    about = dict(kind='label', name='bank', description='What a customer of a bank wants')
+    return Task.from_files(draws / f'draw_{draw}/seed.jsonl', **files, **about)
+
+
+def made(**more): return more | dict(commit=commit(), machine=machine(), versions=versions())
+
+
+def read(name):
+    path = RAW / f'{name}.jsonl'
+    return [json.loads(line) for line in path.read_text('utf-8').splitlines()] if path.exists() else []
+
+
+def add(name, rows):
+    RAW.mkdir(parents=True, exist_ok=True)
+    with (RAW / f'{name}.jsonl').open('a', encoding='utf-8') as f:
+        f.writelines(json.dumps(r, ensure_ascii=False) + '\n' for r in rows)
+
+
+def requests(task, draw, depth):
+    return [Request(r, None, 1, k, draw) for k in range(depth) for r in task.seed_rows]
+
+
+def keep(draw, q, candidates, how, **more):
+    "What came of a request, as a line"
+    c = candidates[0] if candidates else None
+    row = c and c.row
+    return dict(draw=draw, how=how, parent=q.row.id, k=q.draw, question=row.question if row else '',
+                answer=row.answer if row else '', source=row.source if row else '',
+                reason=c.reason if c else 'nothing', cost=c.cost if c else {}) | more
+
+
+def rows(a):
+    "Have the teacher write about each seed row, and label real texts near it"
+    teacher, done = LocalTeacher(a.model, prompt=ALONE), {(r['draw'], r['how']) for r in read('rows')}
+    about = made(teacher=teacher.settings())
+    for draw in a.draws:
+        task = task_of(a.draws_at, draw)
+        bare = replace(task, pool=(), unlabelled=[replace(r, answer='') for r in task.pool])
+        truth = {r.id: r.answer for r in task.pool}
+        for how, its, depth in (('written', replace(task, pool=()), DEPTH), ('labelled', bare, TEXTS)):
+            if (draw, how) in done: continue
+            asked = requests(task, draw, depth)
+            texts = dict(hand_out(asked, task.pool, task.seed_rows)) if how == 'labelled' else {}
+            with teacher.open(a.draws_at / f'draw_{draw}'):
+                got = dict(teacher.write(its, asked, task.seed_rows))
+            lines = [keep(draw, q, got[q], how) for q in asked]
+            for line, q in zip(lines, asked):
+                if how == 'labelled': line |= dict(text=texts[q].question, true=truth[texts[q].id])
+            add('rows', lines)
+            print(draw, how, Counter(bool(line['answer']) for line in lines), flush=True)
+        add('teachers', [about | dict(draw=draw)])
+
+
+def student(a, rate, steps): return Student(a.model, learning_rate=rate, max_steps=steps)
+
+
+def answers(its, task, train, asked, seed):
+    "Train once on rows and answer others: '1' for a right answer"
+    took = its.train([(task.prompt(r), task.completion(r)) for r in train], seed=seed)
+    said = its.generate([task.prompt(r) for r in asked], options=[task.options(r) for r in asked])
+    return took, ''.join('01'[task.score(r, c.text).correct] for r, c in zip(asked, said))
+
+
+def tune(a):
+    "Plain fine-tuning at each rate and length; scored on rows that are in no draw"
+    done = {(r['draw'], r['rate'], r['steps']) for r in read('tune')}
+    for draw, rate, steps in product(TUNED_ON, RATES, STEPS):
+        if (draw, rate, steps) in done: continue
+        task = task_of(a.draws_at, draw)
+        took, right = answers(student(a, rate, steps), task, task.seed_rows, task.pool[:300], draw)
+        add('tune', [made(draw=draw, rate=rate, steps=steps, right=right, seconds=took['seconds'])])
+        print(draw, rate, steps, right.count('1'), took['seconds'], flush=True)
+
+
+def bank(task, draw):
+    "Rows written about each seed row, in order, those that pass the filters"
+    out, judge = {r.id: [] for r in task.seed_rows}, Filter(task)
+    by_id = {r.id: r for r in task.seed_rows}
+    for line in read('rows'):
+        if (line['draw'], line['how']) != (draw, 'written') or not line['answer']: continue
+        parent = by_id[line['parent']]
+        row = Example(f"{parent.id}.{line['k']}", line['question'], line['answer'])
+        if judge(row, parent) == 'kept': out[parent.id].append(row)
+    return out
+
+
+def spread(bank, ids, n):
+    "The first row about each of `ids`, then the second of each, up to n"
+    return [row for k in range(DEPTH) for i in ids for row in bank[i][k:k + 1]][:n]
+
+
+def mistakes(a, its, task, draw):
+    "Ids of the seed rows that a student trained on the other folds gets wrong"
+    fold, wrong = deal(task, FOLDS, draw), []
+    for f in range(FOLDS):
+        asked = [r for r in task.seed_rows if fold[r.id] == f]
+        _, right = answers(its, task, [r for r in task.seed_rows if fold[r.id] != f], asked, draw)
+        wrong += [r.id for r, x in zip(asked, right) if x == '0']
+    return wrong
+
+
+def texts(draw, n, true):
+    "Real texts, n of them asked for, with the teacher's label or with the true one"
+    lines = [line for line in read('rows') if (line['draw'], line['how']) == (draw, 'labelled')][:n]
+    if true: return [Example(str(i), x['text'], x['true']) for i, x in enumerate(lines)]
+    return [Example(str(i), x['question'], x['answer']) for i, x in enumerate(lines) if x['answer']]
+
+
+def arms(a, its, task, draw):
+    "Name and added rows of each arm; those about mistakes last, since finding them takes five trainings"
+    written, ids = bank(task, draw), [r.id for r in task.seed_rows]
+    mixed = rng_for('worth', draw).sample(ids, len(ids))
+    yield 'plain', lambda: ([], {})
+    for n in SIZES:
+        yield f'written {n}', lambda n=n: (spread(written, mixed, n), {})
+        yield f'labelled {n}', lambda n=n: (texts(draw, n, False), {})
+        yield f'true {n}', lambda n=n: (texts(draw, n, True), {})
+
+    def aimed():
+        wrong = mistakes(a, its, task, draw)
+        return spread(written, [i for i in mixed if i in wrong], SIZES[0]), dict(wrong=wrong)
+
+    def random():
+        drawn = Counter(rng_for('random', draw).choices(ids, k=SIZES[0]))
+        return [row for i, k in drawn.items() for row in written[i][:k]], {}
+
+    yield 'about mistakes', aimed
+    yield 'random', random
+
+
+def cells(a):
+    "Every arm of a draw"
+    done = {(r['draw'], r['arm']) for r in read('cells')}
+    for draw in a.draws:
+        task, its = task_of(a.draws_at, draw), student(a, a.rate, a.steps)
+        for arm, added in arms(a, its, task, draw):
+            if (draw, arm) in done: continue
+            new, more = added()
+            took, right = answers(its, task, [*task.seed_rows, *new], task.test, draw)
+            add('cells', [made(draw=draw, arm=arm, added=len(new), rate=a.rate, steps=a.steps, right=right,
+                               seconds=took['seconds'], loss=took['loss']) | more])
+            print(draw, arm, len(new), right.count('1'), took['seconds'], flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=('rows', 'tune', 'cells'))
+    p.add_argument('draws_at', type=Path, metavar='DRAWS')
+    p.add_argument('model')
+    p.add_argument('--draws', type=int, nargs='+', default=range(7))
+    p.add_argument('--rate', type=float)
+    p.add_argument('--steps', type=int)
+    a = p.parse_args()
+    dict(rows=rows, tune=tune, cells=cells)[a.what](a)
+
+
+if __name__ == '__main__': main()
