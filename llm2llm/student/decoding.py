@@ -86,16 +86,41 @@ def read_shared(self:Decoder,
     cache.batch_repeat_interleave(len(ids))
     return n,cache
 
+# %% ../../nbs/03_student/02_decoding.ipynb #16344e1f
+def _select(cache, rows, device): # some rows, perhaps several times
+    if cache is not None: cache.batch_select_indices(torch.tensor(rows, device=device))
+    return cache
+
+@patch
+def read_once(self:Decoder,
+    ids:list[list[int]], # n prompts
+)->tuple[list[list[int]],object|None,torch.Tensor|None]: # what is left of each, keys and values, their mask
+    "Read what all prompts begin with once, and each prompt that comes again"
+    n,cache = self.read_shared(ids)
+    rest,seen = [i[n:] for i in ids],torch.ones(len(ids), n, dtype=torch.long, device=self.device)
+    numbers = {}
+    kinds = [numbers.setdefault(tuple(r), len(numbers)) for r in rest]
+    if len(numbers)==len(ids) or len(ids[0])==n+1==max(map(len, ids)): return rest,cache,seen if n else None
+    first = [kinds.index(k) for k in numbers.values()]
+    x,mask,_ = left_pad([rest[i][:-1] for i in first], self.tokenizer.pad_token_id, self.device)
+    mask = torch.cat([seen[first], mask], 1)
+    more = dict(past_key_values=_select(cache, first, self.device), use_cache=True)
+    cache = self._run(x, mask, _positions(mask)[:, n:], 1, **more).past_key_values
+    if not can_be_cut(cache): return ids,None,None
+    return [r[-1:] for r in rest],_select(cache, kinds, self.device),mask[kinds]
+
 # %% ../../nbs/03_student/02_decoding.ipynb #6c97200a
 CHUNK = 16   # new tokens between two looks at which rows have ended
 
 @patch
 def _begin(self:Decoder, ids):
     "Prompts as a batch, its mask, and the keys and values of what all of them begin with"
-    read,cache = self.read_shared(ids)
-    x,mask,_ = left_pad([i[read:] for i in ids], self.tokenizer.pad_token_id, self.device)
-    shared = torch.tensor([ids[0][:read]]*len(ids), dtype=x.dtype, device=self.device)
-    return torch.cat([shared, x], 1), torch.cat([torch.ones_like(shared), mask], 1), cache
+    rest,cache,seen = self.read_once(ids)
+    x,mask,_ = left_pad(rest, self.tokenizer.pad_token_id, self.device)
+    if cache is None: return x,mask,None
+    said = torch.zeros_like(seen)   # what was read, where it stands; `generate` counts its tokens
+    for row,old,i,r in zip(said, seen.bool(), ids, rest): row[old] = torch.tensor(i[:len(i)-len(r)])
+    return torch.cat([said, x], 1),torch.cat([seen, mask], 1),cache
 
 @patch
 def _further(self:Decoder, x, mask, cache, limit, **kwargs):
@@ -111,8 +136,7 @@ def _further(self:Decoder, x, mask, cache, limit, **kwargs):
 def _of_rows(cache, rows, device):
     "The keys and values of some rows; None if they cannot be taken out"
     if not can_be_cut(cache): return None
-    if rows: cache.batch_select_indices(torch.tensor(rows, device=device))
-    return cache
+    return _select(cache, rows, device) if rows else cache
 
 @patch
 def _how(self:Decoder, rows, start, noisy, stop):
@@ -227,9 +251,9 @@ def choose(self:Decoder,
 @patch
 def _begun(self:Decoder, feed, rows):
     "What is left to read, with the cache and the mask of what some rows begin with"
-    n,cache = self.read_shared([feed[i] for i in rows]) if rows else (0, None)
-    seen = torch.ones(len(rows), n, dtype=torch.long, device=self.device) if n else None
-    return [f[n:] for f in feed],cache,seen
+    rest,cache,seen = self.read_once([feed[i] for i in rows]) if rows else ([], None, None)
+    left = dict(zip(rows, rest))
+    return [left.get(i, f) for i,f in enumerate(feed)],cache,seen
 
 def _step(ways, scores, node, row, noisy):
     "The tokens up to the next choice, and its node"
