@@ -142,6 +142,14 @@ def _same_rows(self:Comparison, arm, other, seeds, k):
 
 # %% ../../nbs/06_report/03_compare.ipynb #67aa6ea0
 @patch
+def accuracies(self:Comparison,
+    arm:str, # any
+)->np.ndarray: # percent: a row a random seed; a column a test row where all seeds answered the same, or one
+    "What the runs of an arm came to, for `mean_interval`"
+    rows = self._same_rows(arm, arm, [*self.ends[arm].index], None)
+    return np.array(rows[0]) if rows else self.ends[arm]['test %'].to_numpy()[:,None]
+
+@patch
 def differences(self:Comparison,
     arm:str,         # the arm in question
     other:str,       # the arm to compare it with, at its end
@@ -173,7 +181,7 @@ def compare_table(
     "The numbers of a comparison by arm"
     rows,reference = {},comparison.reference
     for arm,e in comparison.ends.items():
-        mean,low,high = mean_interval(e['test %'])
+        mean,low,high = mean_interval(comparison.accuracies(arm))
         rows[arm] = {'seeds':len(e), 'test %':mean, 'test low':low, 'test high':high}
         rows[arm] |= e[['train rows','steps']].mean()
         if reference and arm != reference: rows[arm] |= _against(comparison, arm)
@@ -334,7 +342,7 @@ def _draw_arm(ax, comparison, arm, last, band):
         x,(mean,low,high) = curve.index.to_numpy(int), zip(*map(mean_interval, curve.values))
         ax.plot(x, mean, style, color=color, marker='o', lw=2, zorder=3)
     else:
-        x,(mean,low,high) = [0, last], ([v, v] for v in mean_interval(comparison.ends[arm]['test %']))
+        x,(mean,low,high) = [0, last], ([v, v] for v in mean_interval(comparison.accuracies(arm)))
         ax.plot(x, mean, style, color=color, lw=1.6)
     if band and not math.isnan(low[0]): ax.fill_between(x, low, high, color=color, alpha=.15, lw=0)
     return mean[-1], f'{arm} {one(mean[-1])} %', color
