@@ -7,6 +7,7 @@ import atexit, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, t
 from pathlib import Path
 
 import cloudpickle
+from huggingface_hub import constants
 
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 _server = multiprocessing.get_context('forkserver')
@@ -66,6 +67,7 @@ def _become(words, cwd, env, out, err, first):
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[:0] = [p for p in env.get('PYTHONPATH', '').split(os.pathsep) if p]
+    constants.HF_HUB_CACHE = env.get('HF_HUB_CACHE', constants.HF_HUB_CACHE)
     if first: cloudpickle.loads(first)()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = _status(words)
@@ -140,5 +142,6 @@ def run(args, check=False, capture_output=False, timeout=None, **kwargs):
 def is_warm(args, env):
     "Can it start warm? Libraries read some of the environment when they are imported"
     first = str(args[0])
-    read_early = lambda e: {k: v for k, v in e.items() if k.startswith(('HF_', 'OMP_', 'TOKENIZERS_'))}
+    early = lambda k: k.startswith(('HF_', 'OMP_', 'TOKENIZERS_')) and k != 'HF_HUB_CACHE'   # `_become` sets that
+    read_early = lambda e: {k: v for k, v in e.items() if early(k)}
     return (first == sys.executable or Path(first).name == 'llm2llm') and read_early(env) == read_early(os.environ)
