@@ -31,6 +31,7 @@ def _calm():
             yield
     finally: logging.disable(before)
 
+# %% ../../nbs/03_student/00a_step.ipynb #6cf6bc97
 class _Unfilled(TorchFunctionMode):
     "What fills new weights does nothing: they have no memory to fill"
     def __torch_function__(self, func, types, args=(), kwargs=None):
