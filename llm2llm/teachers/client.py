@@ -177,7 +177,7 @@ async def _post(self:Client, q, secret)->bytes:
         body['response_format'] = dict(type='json_schema', json_schema=schema)
     headers = {'Idempotency-Key': q.key, **self.default_headers, 'Authorization': f'Bearer {secret}'}
     async with asyncio.timeout(self.timeout):
-        # not `chat.completions.create`, which looks up the type of every field: half of a request's cost
+        # not `chat.completions.create`, which looks up the type of every field: a quarter of the cost
         return await self.api.post('/chat/completions', cast_to=bytes, body=body | q.body,
                                    options=dict(headers=headers, timeout=self.timeout))
 
