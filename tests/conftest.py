@@ -39,11 +39,13 @@ LONGEST = (
 
 
 def pytest_xdist_make_scheduler(config, log):
-    "One process runs a file, for the sake of its fixtures; a notebook needs none, so any process may run it."
+    "One process runs a file, for the sake of its fixtures; a notebook needs none, so any process may run it, nor does the longest test."
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid): return nodeid if 'test_notebooks.py' in nodeid else nodeid.split('::')[0]
+        def _split_scope(self, nodeid):
+            alone = 'test_notebooks.py' in nodeid or 'thousands_of_requests' in nodeid
+            return nodeid if alone else nodeid.split('::')[0]
     return Scheduling(config, log)
 
 

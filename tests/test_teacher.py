@@ -818,10 +818,8 @@ def test_other_rules(select, whole, tmp_path):
 @pytest.fixture(scope='session')
 def other():
     "Starts a function of this module in another process that has torch in memory already"
+    warm._start_server()
     ctx = multiprocessing.get_context('forkserver')
-    ctx.set_forkserver_preload(
-        ['llm2llm.student.student', 'trl', 'peft', 'datasets', 'openai', 'aiohttp', 'genai_prices']
-    )
 
     def _start(f, *args):
         p = ctx.Process(target=f, args=args)

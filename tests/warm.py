@@ -1,4 +1,4 @@
-"""Processes that start warm: Python commands, forked from one process that has loaded the heavy libraries.
+"""Processes that start warm: Python commands, forked from one process that has loaded the heavy libraries and this package.
 
 A cold process that trains spends six seconds on imports; a warm one has them. It is a process of its own, with its own
 signals, and ends as a cold one does. What is about a cold start itself (silence, imports, hash seeds) uses `subprocess`.
@@ -7,6 +7,7 @@ import atexit, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, t
 from pathlib import Path
 
 import cloudpickle
+from huggingface_hub import constants
 
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 _server = multiprocessing.get_context('forkserver')
@@ -53,6 +54,14 @@ def _status(words):
     return 0
 
 
+def _forget_another(places):
+    "Unload this package where the process is to find another copy of it"
+    found = next((p for place in places if (p := Path(place, 'llm2llm', '__init__.py').resolve()).is_file()), None)
+    loaded = sys.modules.get('llm2llm')
+    if found and loaded and found != Path(loaded.__file__).resolve():
+        for name in [n for n in sys.modules if n.partition('.')[0] == 'llm2llm']: del sys.modules[name]
+
+
 def _become(words, cwd, env, out, err, first):
     "In the new process: be the command, to its end"
     for fd, path in ((0, os.devnull), (1, out), (2, err)):
@@ -65,7 +74,10 @@ def _become(words, cwd, env, out, err, first):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.path[:0] = [p for p in env.get('PYTHONPATH', '').split(os.pathsep) if p]
+    given = [p for p in env.get('PYTHONPATH', '').split(os.pathsep) if p]
+    sys.path[:0] = given
+    constants.HF_HUB_CACHE = env.get('HF_HUB_CACHE', constants.HF_HUB_CACHE)
+    _forget_another([cwd, *given])
     if first: cloudpickle.loads(first)()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = _status(words)
@@ -140,5 +152,6 @@ def run(args, check=False, capture_output=False, timeout=None, **kwargs):
 def is_warm(args, env):
     "Can it start warm? Libraries read some of the environment when they are imported"
     first = str(args[0])
-    read_early = lambda e: {k: v for k, v in e.items() if k.startswith(('HF_', 'OMP_', 'TOKENIZERS_'))}
+    early = lambda k: k.startswith(('HF_', 'OMP_', 'TOKENIZERS_')) and k != 'HF_HUB_CACHE'   # `_become` sets that
+    read_early = lambda e: {k: v for k, v in e.items() if early(k)}
     return (first == sys.executable or Path(first).name == 'llm2llm') and read_early(env) == read_early(os.environ)

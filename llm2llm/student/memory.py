@@ -114,12 +114,18 @@ def within_memory(
 ASSUMED = dict(speed=(.5, .3, .15), bandwidth=(.9, .7, .5),  # shares of the data sheet's: fast, likely, slow
                launch=(.5e-3, 1e-3, 2e-3))                   # seconds a layer
 
+def _whole(model, named):
+    "Its `named_modules` or `named_parameters`, with those of the layers that are left out"
+    layers = stack(model)
+    left_out = layers.whole-len(layers)
+    return [*getattr(model, named)(), *left_out*list(getattr(layers[-1], named)())]
+
 def _counts(model):
     "Weights that multiply each token, those of them that are quantised, and layers"
     def multiplies(m): return isinstance(m, torch.nn.Linear) or type(m).__name__=='Conv1D'
-    linear = [m for n,m in model.named_modules() if 'lora_' not in n and multiplies(m)]
+    linear = [m for n,m in _whole(model, 'named_modules') if 'lora_' not in n and multiplies(m)]
     size = lambda modules: sum(m.weight.numel() for m in modules)
-    return dict(products=size(linear), quantised=size(filter(_quantised, linear)), layers=len(stack(model)))
+    return dict(products=size(linear), quantised=size(filter(_quantised, linear)), layers=stack(model).whole)
 
 def _pass_seconds(gpu, count, tokens, times, unpacked, i):
     "Seconds of `times` forward passes of a batch with so many tokens in all"
@@ -294,8 +300,8 @@ def _trace(config, s):
     size = micro, s['max_length'], micro < s['batch_size'], numbers.dtype!='float32'
     key = config.to_json_string(use_diff=False), shape, size
     if key not in _traced:
-        model = bare_student(config, *shape)
-        n = sum(p.numel() for name,p in model.named_parameters() if '.lora_' not in name)
+        model = bare_student(config, *shape, thin=True)
+        n = sum(p.numel() for name,p in _whole(model, 'named_parameters') if '.lora_' not in name)
         _traced[key] = _counts(model), n, training_bytes(model, *size)
     return _traced[key]
 

@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from fastcore.basics import patch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from .models import few_bits
@@ -30,6 +31,17 @@ def _calm():
             yield
     finally: logging.disable(before)
 
+# %% ../../nbs/03_student/00a_step.ipynb #6cf6bc97
+class _Unfilled(TorchFunctionMode):
+    "What fills new weights does nothing: they have no memory to fill"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__module__', '')!='torch.nn.init': return func(*args, **(kwargs or {}))
+
+@contextmanager
+def _bare():
+    "What is made inside has a shape alone"
+    with torch.device('meta'), _Unfilled(): yield
+
 @_calm()
 def bare_model(
     config:'PreTrainedConfig', # of a causal language model, as transformers has it
@@ -38,7 +50,7 @@ def bare_model(
     "A base: all its shapes, no weights"
     from transformers import AutoModelForCausalLM
     dtype = 'bfloat16' if dtype=='float16' else dtype   # as large, and a CPU can do it
-    with torch.device('meta'):
+    with _bare():
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=getattr(torch, dtype))
 
 # %% ../../nbs/03_student/00a_step.ipynb #2e8c5169
@@ -48,14 +60,16 @@ def bare_student(
     quantization:str|None='nf4', # 'nf4', 'int8' or None: the base in `dtype`
     lora_r:int=16,               # rank of the adapter; 0: all weights are trained
     dtype:str='bfloat16',        # of what is not quantised
+    thin:bool=False,             # only three layers, where all are alike?
 )->torch.nn.Module:              # on torch's meta device
     "A student's model: all its shapes and settings, no weights"
     from peft import LoraConfig, get_peft_model
     model = bare_model(config, dtype)
+    if thin: _thin(stack(model))
     if quantization: _quantise(model, quantization)
     for p in model.parameters(): p.requires_grad_(not lora_r)
     if not lora_r: return model
-    with torch.device('meta'):
+    with _bare():
         return get_peft_model(model, LoraConfig(r=lora_r, target_modules='all-linear', task_type='CAUSAL_LM'))
 
 # %% ../../nbs/03_student/00a_step.ipynb #2e8c516a
@@ -65,7 +79,7 @@ def _quantise(model, quantization):
     from transformers.quantizers.base import get_keys_to_not_convert
     # makes its code table, once, which must hold numbers
     quantize_4bit(torch.zeros(64, 64), compress_statistics=True, quant_type='nf4')
-    with torch.device('meta'):
+    with _bare():
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), few_bits(quantization, model.dtype))
     model.is_quantized = True
     model.is_loaded_in_4bit,model.is_loaded_in_8bit = quantization=='nf4',quantization=='int8'
@@ -234,6 +248,13 @@ def stack(
     size = lambda m: sum(p.numel() for p in m.parameters())
     return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=size)
 
+def _thin(layers):
+    "Leave three layers, where all are alike; how many they stand for"
+    if not hasattr(layers, 'whole'):
+        layers.whole = len(layers)
+        if len({tuple(p.shape for p in l.parameters()) for l in layers})==1: del layers[3:]
+    return layers.whole
+
 # %% ../../nbs/03_student/00a_step.ipynb #83e0d758
 def training_bytes(
     model:torch.nn.Module, # of `bare_student`; it is used up
@@ -244,15 +265,14 @@ def training_bytes(
 )->dict[str,int]:          # bytes by part; of `layer` and `logits` only the larger is there at a time
     "What training takes, by part"
     layers = stack(model)
-    n,alike = len(layers),len({tuple(p.shape for p in l.parameters()) for l in layers})==1
-    if alike: del layers[3:]
+    n,kept = _thin(layers),len(layers)
     def measure():
         return own_bytes(model, accumulate) | step_bytes(model, rows, tokens, True, accumulate, autocast)
     with FakeTensorMode(allow_non_fake_inputs=True):   # bitsandbytes' code tables are real
         fill(model)
         out = measure()
-        if alike and n > 3:
-            del layers[2:]
-            out = {k: out[k]+(n-3)*(out[k]-two) for k,two in measure().items()}
+        if n > kept:
+            del layers[kept-1:]
+            out = {k: out[k]+(n-kept)*(out[k]-less) for k,less in measure().items()}
     kept,forward,loss,backward = map(out.pop, ('kept','forward','loss','backward'))
     return out | dict(activations=kept, layer=max(forward, backward)-kept, logits=loss-kept)

@@ -170,16 +170,16 @@ async def _post(self:Client, q, secret)->bytes:
     self.http.most = max(self.http.most, room(q.params['max_tokens']))
     limit = self.noted('max_tokens', 'max_tokens')  # what this endpoint calls it
     chat = q.messages if self.noted('system') is None else without_system(q.messages)
-    params = {limit if k=='max_tokens' else k: v for k,v in q.params.items()}
+    body = dict(messages=chat, model=q.model)
+    body |= {limit if k=='max_tokens' else k: v for k,v in q.params.items()}
     if q.schema:
         schema = dict(name='example', strict=True, schema=q.schema)
-        params['response_format'] = dict(type='json_schema', json_schema=schema)
+        body['response_format'] = dict(type='json_schema', json_schema=schema)
     headers = {'Idempotency-Key': q.key, **self.default_headers, 'Authorization': f'Bearer {secret}'}
     async with asyncio.timeout(self.timeout):
-        got = await self.api.chat.completions.with_raw_response.create(
-            model=q.model, messages=chat, **params, extra_body=q.body or None, timeout=self.timeout,
-            extra_headers=headers)
-    return got.http_response.content
+        # not `chat.completions.create`, which looks up the type of every field: a quarter of the cost
+        return await self.api.post('/chat/completions', cast_to=bytes, body=body | q.body,
+                                   options=dict(headers=headers, timeout=self.timeout))
 
 # %% ../../nbs/04_teachers/05_client.ipynb #29369bb2
 MOST_TOKENS = 10**9  # more is no count
