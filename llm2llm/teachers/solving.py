@@ -30,7 +30,7 @@ def solve_messages(
     return [_told(task, prompt), dict(role='user', content=task.prompt(row))]
 
 # %% ../../nbs/04_teachers/01a_solving.ipynb #5e0b1009
-SHOWN = 8   # seed rows before a text; a choice, not measured
+SHOWN = 8   # seed rows before a text
 
 def label_messages(
     task:Task,               # description, labels and seed rows
