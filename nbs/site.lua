@@ -20,7 +20,7 @@ end
 function CodeBlock(block)
   if not html then return nil end
   if block.classes:includes 'python' then
-    block.text = block.text:gsub('__main__%.', ''):gsub('llm2llm%.[%l%d_]+%.(%u)', '%1'):gsub(':NoneType=None', '=None')
+    block.text = block.text:gsub('__main__%.', ''):gsub('llm2llm%.[%l%d_%.]+%.(%u)', '%1'):gsub(':NoneType=None', '=None')
   elseif #block.classes == 0 then
     local columns, widest = 0, 0
     for line in block.text:gmatch '[^\n]+' do
@@ -44,14 +44,15 @@ function Table(table)
     for _, row in ipairs(body.body) do
       for i, cell in ipairs(row.cells) do
         local n = utf8.len(pandoc.utils.stringify(cell.contents))
-        if i == 1 and n <= 24 then cell.attr.classes:insert 'short' elseif n > 50 then cell.attr.classes:insert 'long' end
+        local class = i == 1 and n <= 24 and 'short' or n > 50 and 'long'
+        if class then cell.contents = {pandoc.Div(cell.contents, {class = class})} end  -- Quarto drops classes of cells beside a link
       end
     end
   end
   return table
 end
 
--- Tables that pandas writes: columns of words begin at the left.
+-- Tables that pandas writes (`html-table-processing: none` leaves them to this): columns of words begin at the left.
 function RawBlock(block)
   if not html or block.format ~= 'html' or not block.text:find('class="dataframe"', 1, true) then return nil end
   local words, width, classes = {}, 0, {'words short', 'words', 'words long'}

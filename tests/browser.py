@@ -27,7 +27,7 @@ class Browser:
             '--disable-component-update',
             '--disable-features=IsolateSandboxedIframes',
             '--hide-scrollbars',
-            '--host-resolver-rules=MAP * ~NOTFOUND',
+            '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
             f'--user-data-dir={profile}',
             '--remote-debugging-pipe',
             'about:blank',

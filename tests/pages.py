@@ -45,7 +45,6 @@ def output(out, name, alt):
             f'{name}.{ending}',
             raw.encode() if ending == 'svg' else base64.b64decode(raw),
         )
-    if 'text/html' in data: return f"```{{=html}}\n{text(data['text/html'])}\n```", None
     if 'text/markdown' in data: return text(data['text/markdown']), None
     return block(text(data.get('text/plain', ''))), None
 
@@ -97,10 +96,16 @@ def write_pictures(pictures, folder):
 
 # ---- the site
 
+def html_as_markdown(cell):
+    "Tables that pandas writes, as Markdown: for an output of HTML Quarto has the page load jQuery and require.js from a network"
+    for out in cell.get('outputs', []):
+        if table := out.get('data', {}).pop('text/html', None):
+            out['data']['text/markdown'] = f'```{{=html}}\n{text(table)}\n```'
+
 def mend_nbdev():
     """What nbdev cannot show by itself: a quoted annotation whose name only type checkers import, which is left as it stands,
     and the class of a decorated method, which `@patch` tells the decorator's function alone; and its settings are read once,
-    not for each of 3,000 cells, which took a third of its time"""
+    not for each of 3,000 cells, which took a third of its time; and `html_as_markdown`"""
     import inspect
     import fastcore.docments
     unwrap = fastcore.docments._unwrap_sym
@@ -115,6 +120,8 @@ def mend_nbdev():
     import nbdev.config
     from functools import cache
     nbdev.config._load_toml = cache(nbdev.config._load_toml)
+    from nbdev.processors import FilterDefaults
+    FilterDefaults.xtra_procs = lambda self: [html_as_markdown]
 
 def by_nbdev(what):
     "nbdev's processing of the project in this folder, or with 'quarto' its whole site; in one process, for `mend_nbdev`"
@@ -247,7 +254,7 @@ def render(proc, site):
         if (
             file.is_file()
             and rel not in pages
-            and file.suffix not in ('.yml', '.lua')
+            and file.suffix not in ('.yml', '.lua', '.scss')
             and not any(p[0] in '._' for p in rel.parts)
         ):
             (site / rel).parent.mkdir(parents=True, exist_ok=True)
@@ -309,9 +316,10 @@ class Page(HTMLParser):
         self.ids, self.refs = {'', 'top'}, []
         self.feed(text)
     def handle_starttag(self, tag, attrs):
+        button = 'onclick' in dict(attrs)  # leads nowhere, and need not
         for key, value in attrs:
             if key == 'id': self.ids.add(value)
-            if key in ('href', 'src') and value is not None: self.refs.append(value)
+            if key in ('href', 'src') and value is not None and not button: self.refs.append(value)
 
 def address(ref):
     "Whether `ref` has the form of an address outside the site; nobody is asked whether it is there"
@@ -382,13 +390,8 @@ def readme():
 
 
 def write_readme():
-    "Writes README.md by nbdev where Quarto is installed, else by `readme`"
-    file = ROOT/'README.md'
-    if shutil.which('quarto'):
-        subprocess.run([Path(sys.executable).with_name('nbdev-readme')], cwd=ROOT, check=True)
-        return file.write_text(repository_links(file.read_text(encoding='utf-8')), encoding='utf-8')
     md, pictures = readme()
-    file.write_text(md, encoding='utf-8')
+    (ROOT/'README.md').write_text(md, encoding='utf-8')
     shutil.rmtree(ROOT/README_FILES, ignore_errors=True)
     write_pictures(pictures, ROOT)
 
@@ -436,8 +439,17 @@ def write_names():
     file = ROOT/'CHANGELOG.md'
     file.write_text(with_names(file.read_text(encoding='utf-8')), encoding='utf-8')
 
+def report(site):
+    "Says how many pages and links `site` has, and ends the program with status 1 if one leads nowhere"
+    bad, n = broken(site)
+    bad += broken_in_repository(ROOT)
+    print(*bad, f"{len(list(site.rglob('*.html')))} pages, {n} internal links followed, {len(bad)} broken.", sep='\n')
+    sys.exit(bool(bad))
+
 def main(what, *args):
-    if what in ('process', 'quarto'): return by_nbdev(what)
+    if what in ('process', 'quarto'):
+        by_nbdev(what)
+        return report(ROOT/'_docs') if what == 'quarto' else None
     if what == 'readme':
         write_readme()
         write_names()
@@ -448,10 +460,7 @@ def main(what, *args):
     with tempfile.TemporaryDirectory() as tmp:
         site = Path(args[0]) if what == 'site' else Path(tmp)/'site'
         if what == 'site': shutil.rmtree(site, ignore_errors=True)
-        pages = render(process(copy_project(tmp)), site)
-        bad, n = broken(site)
-        bad += broken_in_repository(ROOT)
-        print(*bad, f'{len(pages)} pages, {n} internal links followed, {len(bad)} broken.', sep='\n')
-        sys.exit(bool(bad))
+        render(process(copy_project(tmp)), site)
+        report(site)
 
 if __name__ == '__main__': main(*sys.argv[1:])
