@@ -36,15 +36,16 @@ function Para(para)
   if html and #para.content == 1 and pandoc.utils.stringify(para):find '^Return %l+%(self%)%.$' then return {} end
 end
 
--- Columns as wide as what they hold, not as the dashes under their names; a short first cell is not broken, a long one not squeezed.
+-- Columns as wide as what they hold, not as the dashes under their names; a short first cell or number is not broken, a long one not squeezed.
 function Table(table)
   if not html then return nil end
   for i, column in ipairs(table.colspecs) do table.colspecs[i] = {column[1]} end
   for _, body in ipairs(table.bodies) do
     for _, row in ipairs(body.body) do
       for i, cell in ipairs(row.cells) do
-        local n = utf8.len(pandoc.utils.stringify(cell.contents))
-        local class = i == 1 and n <= 24 and 'short' or n > 50 and 'long'
+        local text = pandoc.utils.stringify(cell.contents)
+        local n = utf8.len(text)
+        local class = (i == 1 or text:find '^[+-]?%d') and n <= 24 and 'short' or n > 50 and 'long'
         if class then cell.contents = {pandoc.Div(cell.contents, {class = class})} end  -- Quarto drops classes of cells beside a link
       end
     end

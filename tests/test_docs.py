@@ -1,11 +1,13 @@
 "The documentation: every page renders, every link leads somewhere, and README.md is what the index notebook says."
 
-import json, re, runpy, shlex, shutil
+import json, re, runpy, shlex, shutil, subprocess
 
 import pytest
 import yaml
 
 import pages, warm
+from browser import CHROMIUM, Browser, served
+from conftest import BROWSERLESS
 
 NAME = re.compile(r'<a href="([^"]+)"[^>]*><code>([^<]+)</code></a>')
 
@@ -137,6 +139,72 @@ def test_a_page_has_its_place(site, root):
     assert (root/'nbs/versions.yml').read_text(encoding='utf-8') == pages.versions_yml(), 'run `make readme`'
 
 
+# Pages with wide tables, long lines, words of code that do not break, plots, a picture and maths.
+SHOWN = """index.ipynb tutorials/quickstart.ipynb changelog.qmd contributing.qmd 02_tasks/07_similar.ipynb 05_loop/05_baselines.ipynb
+    06_report/02a_plots.ipynb results/bases.ipynb results/paper.ipynb""".split()
+
+LOOK = """(() => {
+  const over = e => e.scrollWidth > e.clientWidth + 1, all = s => [...document.querySelectorAll(s)]
+  const height = e => { const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect().height }
+  return {
+    cut: all('main pre:not(.wide):not(.aligned)').filter(p => over(p) || [...p.children].some(over)).length,
+    sideways: over(document.documentElement),
+    broken_numbers: all('main td').filter(td => /^[-+]?[\\d.]+( \\(.*\\))?$/.test(td.innerText)
+      && height(td) > 1.8 * parseFloat(getComputedStyle(td).lineHeight)).length,
+    marks: all('main .words').length + all('main .short').length + all('main .long').length,
+    dark: getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 64,
+    pictures: all('main img[src$=".png"]').map(e => getComputedStyle(e).filter),
+  }})()"""
+
+
+def looked_at(folder, profile):
+    "What a reader of the pages SHOWN in `folder` meets on a desk and on a phone, in light and in dark: {(page, width, dark): ...}"
+    browser, found = Browser(profile), {}
+    with served(folder) as address:
+        for width, dark in ((1280, False), (420, True)):
+            browser.size(width, 900, dark=dark)
+            for file in SHOWN:
+                page = re.sub(r'(\d+[a-z]?_)?(\w+)\.\w+$', r'\2.html', file)
+                seen = browser.open(address + page).js(LOOK)
+                seen['foreign'] = [u for u in browser.requests if not u.startswith((address, 'about:', 'data:'))]
+                seen['errors'] = [e for e in browser.errors if 'exceptionDetails' in e]
+                found[page, width, dark] = seen
+    browser.close()
+    return found
+
+
+def check_the_look(found):
+    bad = 'cut', 'sideways', 'broken_numbers', 'foreign', 'errors'
+    assert not [(*key, name, seen[name]) for key, seen in found.items() for name in bad if seen[name]]
+    assert all(seen['dark'] == dark for (_, _, dark), seen in found.items())
+    assert found['index.html', 1280, False]['pictures'] == ['none']
+    assert found['index.html', 420, True]['pictures'] == ['invert(0.92) hue-rotate(180deg)'], 'a white slab on a dark page'
+
+
+@pytest.fixture(scope='session')
+def plain_look(site, tmp_path_factory): return looked_at(site[1], tmp_path_factory.mktemp('profile'))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSERLESS)
+def test_the_look_of_the_plain_site(plain_look): check_the_look(plain_look)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSERLESS)
+@pytest.mark.skipif(not shutil.which('quarto'), reason='no Quarto here')
+def test_the_look_of_quartos_site(site, plain_look, tmp_path):
+    "Some pages by Quarto: without a warning, nothing cut, nothing from a network, and the filter marks what it marks in the plain ones."
+    proc = shutil.copytree(site[1].parent/'_proc', tmp_path/'part')
+    settings = yaml.safe_load((proc/'_quarto.yml').read_text(encoding='utf-8'))
+    settings['project']['render'] = SHOWN
+    (proc/'_quarto.yml').write_text(yaml.safe_dump(settings), encoding='utf-8')
+    done = subprocess.run(['quarto', 'render', proc], capture_output=True, text=True)
+    assert done.returncode == 0 and 'WARN' not in done.stderr, done.stderr[-3000:]
+    found = looked_at(proc/'_docs', tmp_path/'profile')
+    check_the_look(found)
+    assert {key: seen['marks'] for key, seen in found.items()} == {key: seen['marks'] for key, seen in plain_look.items()}
+    assert '<loc>https://' in (proc/'_docs/sitemap.xml').read_text(encoding='utf-8')
+
+
 def test_plots_take_the_ink_of_the_page(site):
     page = (site[1]/'06_report'/'display.html').read_text(encoding='utf-8')
     assert 'currentColor' in page and re.search(
@@ -150,7 +218,7 @@ def test_what_the_filter_makes_of_code_and_tables(root):
     def made(md): return pages.pandoc(md, '-t', 'html5', '--wrap=none', '--lua-filter', root/'nbs/site.lua')
 
     code = made(
-        '```python\ndef f(\n    x:llm2llm.core.Example, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
+        '```python\ndef f(\n    x:llm2llm.core.Example, y:llm2llm.report.record.RunRecord, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
     )
     assert (
         '__main__' not in code and 'llm2llm' not in code and 'NoneType' not in code and 'Return' not in code
