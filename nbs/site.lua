@@ -1,6 +1,6 @@
 -- What the pages need of pandoc, in Quarto's site and in the plain one (tests/pages.py).
 
-local html = FORMAT:match 'html'  -- README.md is written through this file, too
+local html = FORMAT:match 'html'  -- not for the README.md that nbdev-readme writes
 
 -- A plot drawn in the ink of the page (currentColor) stands in the page itself: as an image it would be black on dark, too.
 function Image(image)
