@@ -1,6 +1,6 @@
 -- What the pages need of pandoc, in Quarto's site and in the plain one (tests/pages.py).
 
-local html = FORMAT:match 'html'  -- README.md is written through this file, too
+local html = FORMAT:match 'html'  -- not for the README.md that nbdev-readme writes
 
 -- A plot drawn in the ink of the page (currentColor) stands in the page itself: as an image it would be black on dark, too.
 function Image(image)
@@ -20,7 +20,7 @@ end
 function CodeBlock(block)
   if not html then return nil end
   if block.classes:includes 'python' then
-    block.text = block.text:gsub('__main__%.', ''):gsub('llm2llm%.[%l%d_]+%.(%u)', '%1'):gsub(':NoneType=None', '=None')
+    block.text = block.text:gsub('__main__%.', ''):gsub('llm2llm%.[%l%d_%.]+%.(%u)', '%1'):gsub(':NoneType=None', '=None')
   elseif #block.classes == 0 then
     local columns, widest = 0, 0
     for line in block.text:gmatch '[^\n]+' do
@@ -36,22 +36,24 @@ function Para(para)
   if html and #para.content == 1 and pandoc.utils.stringify(para):find '^Return %l+%(self%)%.$' then return {} end
 end
 
--- Columns as wide as what they hold, not as the dashes under their names; a short first cell is not broken, a long one not squeezed.
+-- Columns as wide as what they hold, not as the dashes under their names; a short first cell or number is not broken, a long one not squeezed.
 function Table(table)
   if not html then return nil end
   for i, column in ipairs(table.colspecs) do table.colspecs[i] = {column[1]} end
   for _, body in ipairs(table.bodies) do
     for _, row in ipairs(body.body) do
       for i, cell in ipairs(row.cells) do
-        local n = utf8.len(pandoc.utils.stringify(cell.contents))
-        if i == 1 and n <= 24 then cell.attr.classes:insert 'short' elseif n > 50 then cell.attr.classes:insert 'long' end
+        local text = pandoc.utils.stringify(cell.contents)
+        local n = utf8.len(text)
+        local class = (i == 1 or text:find '^[+-]?%d') and n <= 24 and 'short' or n > 50 and 'long'
+        if class then cell.contents = {pandoc.Div(cell.contents, {class = class})} end  -- Quarto drops classes of cells beside a link
       end
     end
   end
   return table
 end
 
--- Tables that pandas writes: columns of words begin at the left.
+-- Tables that pandas writes (`html-table-processing: none` leaves them to this): columns of words begin at the left.
 function RawBlock(block)
   if not html or block.format ~= 'html' or not block.text:find('class="dataframe"', 1, true) then return nil end
   local words, width, classes = {}, 0, {'words short', 'words', 'words long'}

@@ -1,6 +1,9 @@
 "A page in a headless Chromium, driven through the pipe of the Chrome DevTools Protocol; needs nothing beside the browser."
 
-import base64, fcntl, json, os, select, shutil, signal, time
+import base64, fcntl, json, os, select, shutil, signal, threading, time
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 CHROMIUM = next(
     filter(
@@ -8,6 +11,19 @@ CHROMIUM = next(
     ),
     None,
 )
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args): pass
+
+
+@contextmanager
+def served(folder):
+    "The address at which the files of `folder` are served: a browser loads no JavaScript modules from files"
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}/'
+        server.shutdown()
 
 
 class Browser:
@@ -27,7 +43,7 @@ class Browser:
             '--disable-component-update',
             '--disable-features=IsolateSandboxedIframes',
             '--hide-scrollbars',
-            '--host-resolver-rules=MAP * ~NOTFOUND',
+            '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
             f'--user-data-dir={profile}',
             '--remote-debugging-pipe',
             'about:blank',

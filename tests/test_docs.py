@@ -1,11 +1,13 @@
 "The documentation: every page renders, every link leads somewhere, and README.md is what the index notebook says."
 
-import json, re, runpy, shlex, shutil
+import json, re, runpy, shlex, shutil, subprocess
 
 import pytest
 import yaml
 
 import pages, warm
+from browser import CHROMIUM, Browser, served
+from conftest import BROWSERLESS
 
 NAME = re.compile(r'<a href="([^"]+)"[^>]*><code>([^<]+)</code></a>')
 
@@ -137,6 +139,72 @@ def test_a_page_has_its_place(site, root):
     assert (root/'nbs/versions.yml').read_text(encoding='utf-8') == pages.versions_yml(), 'run `make readme`'
 
 
+# Pages with wide tables, long lines, words of code that do not break, plots, a picture and maths.
+SHOWN = """index.ipynb tutorials/quickstart.ipynb changelog.qmd contributing.qmd 02_tasks/07_similar.ipynb 05_loop/05_baselines.ipynb
+    06_report/02a_plots.ipynb results/bases.ipynb results/paper.ipynb""".split()
+
+LOOK = """(() => {
+  const over = e => e.scrollWidth > e.clientWidth + 1, all = s => [...document.querySelectorAll(s)]
+  const height = e => { const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect().height }
+  return {
+    cut: all('main pre:not(.wide):not(.aligned)').filter(p => over(p) || [...p.children].some(over)).length,
+    sideways: over(document.documentElement),
+    broken_numbers: all('main td').filter(td => /^[-+]?[\\d.]+( \\(.*\\))?$/.test(td.innerText)
+      && height(td) > 1.8 * parseFloat(getComputedStyle(td).lineHeight)).length,
+    marks: all('main .words').length + all('main .short').length + all('main .long').length,
+    dark: getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 64,
+    pictures: all('main img[src$=".png"]').map(e => getComputedStyle(e).filter),
+  }})()"""
+
+
+def looked_at(folder, profile):
+    "What a reader of the pages SHOWN in `folder` meets on a desk and on a phone, in light and in dark: {(page, width, dark): ...}"
+    browser, found = Browser(profile), {}
+    with served(folder) as address:
+        for width, dark in ((1280, False), (420, True)):
+            browser.size(width, 900, dark=dark)
+            for file in SHOWN:
+                page = re.sub(r'(\d+[a-z]?_)?(\w+)\.\w+$', r'\2.html', file)
+                seen = browser.open(address + page).js(LOOK)
+                seen['foreign'] = [u for u in browser.requests if not u.startswith((address, 'about:', 'data:'))]
+                seen['errors'] = [e for e in browser.errors if 'exceptionDetails' in e]
+                found[page, width, dark] = seen
+    browser.close()
+    return found
+
+
+def check_the_look(found):
+    bad = 'cut', 'sideways', 'broken_numbers', 'foreign', 'errors'
+    assert not [(*key, name, seen[name]) for key, seen in found.items() for name in bad if seen[name]]
+    assert all(seen['dark'] == dark for (_, _, dark), seen in found.items())
+    assert found['index.html', 1280, False]['pictures'] == ['none']
+    assert found['index.html', 420, True]['pictures'] == ['invert(0.92) hue-rotate(180deg)'], 'a white slab on a dark page'
+
+
+@pytest.fixture(scope='session')
+def plain_look(site, tmp_path_factory): return looked_at(site[1], tmp_path_factory.mktemp('profile'))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSERLESS)
+def test_the_look_of_the_plain_site(plain_look): check_the_look(plain_look)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=BROWSERLESS)
+@pytest.mark.skipif(not shutil.which('quarto'), reason='no Quarto here')
+def test_the_look_of_quartos_site(site, plain_look, tmp_path):
+    "Some pages by Quarto: without a warning, nothing cut, nothing from a network, and the filter marks what it marks in the plain ones."
+    proc = shutil.copytree(site[1].parent/'_proc', tmp_path/'part')
+    settings = yaml.safe_load((proc/'_quarto.yml').read_text(encoding='utf-8'))
+    settings['project']['render'] = SHOWN
+    (proc/'_quarto.yml').write_text(yaml.safe_dump(settings), encoding='utf-8')
+    done = subprocess.run(['quarto', 'render', proc], capture_output=True, text=True)
+    assert done.returncode == 0 and 'WARN' not in done.stderr, done.stderr[-3000:]
+    found = looked_at(proc/'_docs', tmp_path/'profile')
+    check_the_look(found)
+    assert {key: seen['marks'] for key, seen in found.items()} == {key: seen['marks'] for key, seen in plain_look.items()}
+    assert '<loc>https://' in (proc/'_docs/sitemap.xml').read_text(encoding='utf-8')
+
+
 def test_plots_take_the_ink_of_the_page(site):
     page = (site[1]/'06_report'/'display.html').read_text(encoding='utf-8')
     assert 'currentColor' in page and re.search(
@@ -150,7 +218,7 @@ def test_what_the_filter_makes_of_code_and_tables(root):
     def made(md): return pages.pandoc(md, '-t', 'html5', '--wrap=none', '--lua-filter', root/'nbs/site.lua')
 
     code = made(
-        '```python\ndef f(\n    x:llm2llm.core.Example, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
+        '```python\ndef f(\n    x:llm2llm.core.Example, y:llm2llm.report.record.RunRecord, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
     )
     assert (
         '__main__' not in code and 'llm2llm' not in code and 'NoneType' not in code and 'Return' not in code
@@ -219,38 +287,30 @@ def test_workflows(root):
         set(found) == {'test', 'docs'}
         and found['test']['jobs']['test']['strategy']['matrix']['python'] == versions
     )
+    docs = found['docs']
+    assert docs['concurrency']['cancel-in-progress'] is False and 'github.repository ==' in docs['jobs']['publish']['if']
+    [quarto] = [step for step in docs['jobs']['build']['steps'] if 'quarto' in step.get('uses', '')]
+    assert re.fullmatch(r'\d+\.\d+\.\d+', quarto['with']['version'])
     for workflow in found.values():
         assert workflow[True] and workflow['permissions'] == {
             'contents': 'read'
         }  # YAML 1.1 reads `on` as true
+        assert all('timeout-minutes' in job for job in workflow['jobs'].values())
         for step in (s for job in workflow['jobs'].values() for s in job['steps']):
             if 'uses' in step: assert re.fullmatch(r'[\w-]+(/[\w-]+)+@v\d+', step['uses'])
             else:
                 command = shlex.split(step['run'])
+                assert '--index-url' not in command, 'the index of PyTorch alone has not all that it needs'
                 assert command[0] == '.venv/bin/python' or (command[0] == 'make' and command[1] in made)
-
-
-def words(md):
-    "What a reader sees of README.md, whichever of the two ways wrote it: white space, comments and picture names left out."
-    md = re.sub(
-        r'<!--.*?-->|<img [^>]*>|!\[[^\]]*\]\([^)]*\)|</?(div|figure|figcaption|p)\b[^>]*>',
-        '',
-        md,
-        flags=re.S,
-    )
-    return re.sub(r'``` ?\{?\.?(\w+)\}?', r'```\1', md).split()
 
 
 def test_readme_is_the_index_notebook(root):
     made, pictures = pages.readme()
     kept = (root/'README.md').read_text(encoding='utf-8')
-    assert words(kept) == words(made), 'README.md and nbs/index.ipynb differ: run `make readme`'
+    assert kept == made, 'README.md and nbs/index.ipynb differ: run `make readme`'
     assert pictures, 'the first screen needs its picture'
-    for name, data in pictures.items():
-        if name in kept:
-            assert (root / name).read_bytes() == data, (
-                f'{name} is not the picture of nbs/index.ipynb: run `make readme`'
-            )
+    found = {p.relative_to(root).as_posix(): p.read_bytes() for p in (root/'index_files').rglob('*') if p.is_file()}
+    assert found == pictures, 'other pictures than those of nbs/index.ipynb: run `make readme`'
 
 
 def test_readme_begins_with_what_a_newcomer_needs(root):
