@@ -18,7 +18,8 @@ from .teacher import Chat
 # %% ../../nbs/04_teachers/01a_solving.ipynb #5e0b1006
 def _told(task, prompt):
     "The system's turn: what is asked, and how to answer"
-    about = ((prompt and prompt.about) or task.description or 'Answer the question').rstrip('.')
+    told = (prompt and prompt.about) or task.description or task.instructions
+    about = (told or 'Answer the question').rstrip('.')
     return dict(role='system', content=f'{about}.{label_line(task)}\n{task.kind.solve}')
 
 def solve_messages(
@@ -27,7 +28,7 @@ def solve_messages(
     prompt:Prompt|None=None, # for its description of the task
 )->Chat:
     "What is sent to have a row's question answered"
-    return [_told(task, prompt), dict(role='user', content=task.prompt(row))]
+    return [_told(task, prompt), dict(role='user', content=task.body(row))]
 
 # %% ../../nbs/04_teachers/01a_solving.ipynb #5e0b1009
 SHOWN = 8   # seed rows before a text
