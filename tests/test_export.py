@@ -50,46 +50,59 @@ PLAIN = '''
 import json, sys
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-kind, folder, prompts, limit = json.loads(sys.argv[1])
-model = (AutoPeftModelForCausalLM if kind == 'adapter' else AutoModelForCausalLM).from_pretrained(folder, dtype='float32')
-tok, how, said = AutoTokenizer.from_pretrained(folder), GenerationConfig.from_pretrained(folder), []
-assert how.max_new_tokens == limit
-for p in prompts:
-    x = tok(p, return_tensors='pt')
-    said.append(tok.decode(model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:], skip_special_tokens=True))
+folders, prompts, limit = json.loads(sys.argv[1])
+
+def answers(kind, folder):
+    how = AutoPeftModelForCausalLM if kind == 'adapter' else AutoModelForCausalLM
+    model, tok = how.from_pretrained(folder, dtype='float32'), AutoTokenizer.from_pretrained(folder)
+    how = GenerationConfig.from_pretrained(folder)
+    assert how.max_new_tokens == limit
+    for p in prompts:
+        x = tok(p, return_tensors='pt')
+        out = model.generate(**x, generation_config=how)[0, x.input_ids.shape[1]:]
+        yield tok.decode(out, skip_special_tokens=True)
+
+found = {kind: [*answers(kind, folder)] for kind, folder in folders.items()}
 assert 'llm2llm' not in sys.modules
-print(json.dumps(said))
+print(json.dumps(found))
 '''
 
 LM_EVAL = '''
 import json, sys
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-base, kind, folder, prompts, limit = json.loads(sys.argv[1])
-which = dict(pretrained=base, peft=folder, tokenizer=folder) if kind == 'adapter' else dict(pretrained=folder)
-model = HFLM(**which, dtype='float32', device='cpu', batch_size=8)
-asked = [Instance('generate_until', {}, (p, dict(until=[], max_gen_toks=limit, do_sample=False)), i) for i,p in enumerate(prompts)]
-said = model.generate_until(asked, disable_tqdm=True)
+folders, prompts, limit, base = json.loads(sys.argv[1])
+how = dict(until=[], max_gen_toks=limit, do_sample=False)
+asked = [Instance('generate_until', {}, (p, how), i) for i, p in enumerate(prompts)]
+
+def answers(kind, folder):
+    which = dict(pretrained=base, peft=folder, tokenizer=folder) if kind == 'adapter' else dict(pretrained=folder)
+    model = HFLM(**which, dtype='float32', device='cpu', batch_size=8)
+    return model.generate_until(asked, disable_tqdm=True)
+
+found = {kind: answers(kind, folder) for kind, folder in folders.items()}
 assert 'llm2llm' not in sys.modules
-print(json.dumps(said))
+print(json.dumps(found))
 '''
 
 
-def elsewhere(run, script, *args):
-    "What a process that does not know llm2llm prints last"
-    return json.loads(run(sys.executable, '-c', script, json.dumps(args)).stdout.splitlines()[-1])
+KINDS = 'adapter', 'model'
 
 
-@pytest.mark.parametrize('kind', ['adapter', 'model'])
-def test_plain_libraries_give_the_same_answers(exported, run, kind):
+def elsewhere(run, script, out, *args):
+    "What a process that does not know llm2llm, so a cold one, prints last"
+    words = json.dumps([{kind: str(out/kind) for kind in KINDS}, *args])
+    return json.loads(run(sys.executable, '-c', script, words, cold=True).stdout.splitlines()[-1])
+
+
+def test_plain_libraries_give_the_same_answers(exported, run):
     out, prompts, limit, said, _ = exported
-    assert elsewhere(run, PLAIN, kind, str(out/kind), prompts, limit) == said
+    assert elsewhere(run, PLAIN, out, prompts, limit) == dict.fromkeys(KINDS, said)
 
 
-@pytest.mark.parametrize('kind', ['adapter', 'model'])
-def test_lm_eval_gives_the_same_answers(exported, run, kind):
+def test_lm_eval_gives_the_same_answers(exported, run):
     out, prompts, limit, said, _ = exported
-    assert elsewhere(run, LM_EVAL, str(mini_base()), kind, str(out/kind), prompts, limit) == said
+    assert elsewhere(run, LM_EVAL, out, prompts, limit, str(mini_base())) == dict.fromkeys(KINDS, said)
 
 
 def test_the_score_again_is_the_runs(exported):
