@@ -35,7 +35,7 @@ class StudentStages:
     def _stage(self, round, part, phase, inputs, make):
         "The result of a stage; its time and memory go into the log"
         about,task = dict(round=round, phase=phase, memory=self.student.memory),self.task
-        told = [task.instructions] if task.instructions else []   # which older runs did not have
+        told = [*filter(None, (task.instructions, task.kind.settings()))]   # which older runs did not have
         said = digest(task.template, task.kind, list(task.labels), *told)   # the same rows, in these words
         return self.folder.stage(stage_name(round, part), inputs | dict(task=said), make, **about)
 

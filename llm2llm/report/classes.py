@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..core import RunError,check_one_of
 from .record import RunRecord
 from ..tables import one
-from ..tasks.kinds import kind_of
+from ..tasks.kinds import recorded_kind
 
 # %% ../../nbs/06_report/02c_classes.ipynb #fcfaee27
 _ORDER,SILENCE = ('test', 'dev', 'seed'),'no answer'
@@ -21,7 +21,7 @@ def _right(record, split):
     "Row id to right label; {} if the folder does not say"
     if split=='test': return record.folder.gold()
     if not record.task.get(split): return {}
-    kind,labels = kind_of(record.task['kind']),tuple(record.task['labels'])
+    kind,labels = recorded_kind(record.task),tuple(record.task['labels'])
     return {r.id: kind.gold(r, labels) for r in record.folder.split_rows(split)}
 
 def _pairs(record, split, round):

@@ -22,7 +22,7 @@ from ..store.folder import write_page
 from ..store.records import Line, missing
 from ..tables import clean
 from ..tasks.filters import reason
-from ..tasks.kinds import kind_of
+from ..tasks.kinds import recorded_kind
 from ..tasks.task import Task
 
 # %% ../../nbs/06_report/05_ledger.ipynb #9e7bc004
@@ -179,7 +179,7 @@ def _class_table(head, table):
 # %% ../../nbs/06_report/05_ledger.ipynb #95828cd0
 def _task(about):
     "The task of a run, without its rows"
-    kind = kind_of(about.get('kind', 'text'))
+    kind = recorded_kind(dict(kind='text') | about)
     template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
     return Task(about.get('name', '?'), kind, template, labels, instructions=about.get('instructions', ''))
 
