@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 
 from llm2llm import LLM2LLM, DataError, Example, PoolTeacher, Request, SettingError, Task, read_run
+from llm2llm.grid.compare import Compare, read_verdict
 from llm2llm.loop.config import _check_match
 from llm2llm.mini.mini import mini_student
 from llm2llm.report.cards import recorded_words
+from llm2llm.report.fields import field_scores
+from llm2llm.report.ledger import page_data
+from llm2llm.report.report import write_report
 from llm2llm.tasks.filters import Filter, reason
 from llm2llm.tasks.kind_json import Json, found_schema, strict_schema
 from llm2llm.teachers.prompts import messages, prompt_for, read_reply, reply_schema
@@ -156,7 +160,7 @@ def test_a_reply_holds_the_object():
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('json')/'run'
-    run = LLM2LLM(task(schema=SCHEMA), mini_student(num_train_epochs=4), PoolTeacher(), folder, rounds=1, test_every_round=True)
+    run = LLM2LLM(task(schema=SCHEMA), mini_student(num_train_epochs=8), PoolTeacher(), folder, rounds=1, test_every_round=True)
     return run.fit(verbose=False)
 
 
@@ -186,3 +190,74 @@ def test_from_a_shell(run, tmp_path):
     bad = jsonl(tmp_path/'bad.jsonl', [*ROWS[:24], dict(question='A table', answer=said(['fly']))])
     found = run('llm2llm', 'check', str(bad), '--schema', str(schema))
     assert 'not of the schema: intents.0' in found.stdout and '1 are inconsistent' in found.stdout
+
+
+# ---- answers held to the schema
+
+def test_an_untrained_student_can_say_nothing_else(done):
+    t, student = done.task, mini_student()
+    asked = [t.prompt(r) for r in t.test]
+    free = student.generate(asked, max_new_tokens=160)
+    held = student.generate(asked, max_new_tokens=160, json_schema=SCHEMA)
+    assert not any(t.parse(c.text, r) for c, r in zip(free, t.test))
+    complete = [(c, r) for c, r in zip(held, t.test) if not c.truncated]
+    assert complete and all(t.parse(c.text, r) for c, r in complete)
+    drawn = dict(temperature=1., top_p=.9, max_new_tokens=160, json_schema=SCHEMA)
+    several = student.generate(asked, seeds=range(len(asked)), **drawn)
+    assert student.generate(asked[3:4], seeds=[3], **drawn)[0] == several[3]
+    assert all(t.parse(c.text, r) for c, r in zip(several, t.test) if not c.truncated)
+
+
+def test_what_a_student_learns_is_what_the_grammar_allows(done):
+    "The grammar has the spelling of completions: every right answer can be said"
+    from llm2llm.student.grammar import Held
+    student = mini_student()
+    student.load_base()
+    schema = dict(type='object', additionalProperties=False, properties={'ä"': dict(type='string'), 'n': dict(type='number'), 'deep': dict(
+        type='array', items=dict(type='object', properties=dict(x=dict(type=['null', 'boolean']))))})
+    kind = Json(schema)
+    for value in (dict(n=1.5), {'ä"': 'a "b" \\ ü\n€ 😀', 'n': -2e-7, 'deep': []}, dict(deep=[{}, dict(x=None), dict(x=True)]), {}):
+        said = ' ' + kind.parse(json.dumps(value), None, ())
+        ids = student.tokenizer(said, add_special_tokens=False)['input_ids']
+        held = Held(schema, student.tokenizer, [student.tokenizer.eos_token_id])
+        held.begin(1, len(student.tokenizer))
+        assert held.places[0].try_consume_tokens(ids) == len(ids) and held.places[0].is_accepting(), said
+
+
+def test_a_run_is_held_and_counted_by_field(done):
+    record = read_run(done.folder.path)
+    answers = record.folder.answers(1, 'test')
+    assert all(a.prediction or a.truncated for a in answers) and any(a.prediction for a in answers)
+    counts = record.per_field()
+    assert counts.index.name == f'test rows, round {record.picked}' and {'intents', 'slots.day'} < {*counts.index}
+    assert counts.loc['slots.day', ['right', 'missing', 'wrong']].sum() == len(done.task.test) == counts.loc['slots.day', 'rows']
+    md, page = (p.read_text() for p in write_report(record.folder.path))
+    assert 'By field: test rows' in md and 'By field: test rows' in page and 'slots.day' in page
+    assert 'found the fields' not in md and [c['head'] for c in page_data(record)['classes']][0].startswith('By field')
+    assert as_written(record, done.task)
+
+
+def as_written(record, t):
+    "The README of an export has the schema"
+    from llm2llm.report.use import _asked
+    said = '\n'.join(_asked(t, mini_student(), 20))
+    return 'The JSON schema:' in said and '"uniqueItems": true' in said
+
+
+def test_fields_are_counted_apart():
+    gold = json.dumps(dict(a=['x', 'y'], b=dict(c=1, d='z')))
+    for answer, want in [(gold, (3, 0, 0, 0, 1., 1.)), ('no answer', (0, 3, 0, 0, 0., 0.)),
+                         (json.dumps(dict(a=['x'], b=dict(c=1, e=2))), (1, 1, 1, 1, 2/3, 2/4)),
+                         (json.dumps(dict(a=['x', 'y'], b=dict(c=2))), (1, 1, 0, 1, 2/3, 2/4))]:
+        counts = field_scores([(gold, answer)]).loc['all fields']
+        assert tuple(counts[['right', 'missing', 'extra', 'wrong', 'precision', 'recall']]) == pytest.approx(want)
+
+
+def test_a_comparison_counts_by_field(tmp_path):
+    t = task(schema=SCHEMA, dev=False)
+    how = dict(arms=['plain', 'LLM2LLM'], seeds=1, tune=False, rounds=1, embeddings=None)
+    found = Compare(t, mini_student(num_train_epochs=2), PoolTeacher(), tmp_path/'both', **how).fit(verbose=False)
+    (_, head), (_, table) = found.class_blocks()
+    assert head.startswith('By field: test rows of all splits') and [*table][2:4] == ['F1 %, plain', 'F1 %, LLM2LLM']
+    assert 'By field' in (tmp_path/'both'/'compare.html').read_text()
+    assert read_verdict(tmp_path/'both').class_blocks()[1][1].equals(table)

@@ -124,7 +124,7 @@ def complete(self:StudentStages,
     probabilities:bool=False,     # of each option of a row, too
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
-    kwargs = self._decoding(trained_on)
+    kwargs = self._decoding(trained_on) | dict(json_schema=self.task.kind.schema)
     if drawn: kwargs.setdefault('temperature', 1.)
     if 'temperature' in kwargs:
         draw = lambda i: [i] if drawn else []

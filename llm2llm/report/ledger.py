@@ -16,6 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
 from .classes import class_blocks
+from .fields import field_blocks
 from .display import METHOD_COLORS
 from .record import RunRecord, headline, method, notes, numbers, read_whole, who
 from ..store.folder import write_page
@@ -191,7 +192,7 @@ def page_data(
     series = [*found[0].answers] if found else ['student']
     rows = [_row(e, task, texts) for e in found]
     made_of = {k: clean(v) for k,v in who(record).items() if k in ('student', 'teacher', 'random seed')}
-    tables = zip(*[iter(class_blocks(record))]*2)   # each with its heading
+    tables = zip(*[iter(class_blocks(record) + field_blocks(record))]*2)   # each with its heading
     classes = [_class_table(head, table) for (_,head),(_,table) in tables]
     words = dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record))
     return words | dict(who=made_of, picked=record.picked, labels=task.kind.group or 'source',
