@@ -17,6 +17,8 @@ from llm2llm.report.report import write_report
 from llm2llm.tasks.filters import Filter, reason
 from llm2llm.tasks.kind_json import Json, found_schema, strict_schema
 from llm2llm.teachers.prompts import messages, prompt_for, read_reply, reply_schema
+from stub_server import Answering
+from test_odd_replies import usage, whole
 
 DAYS = 'Monday', 'Tuesday', 'Friday', 'Sunday'
 SPAN = {'type': 'string', 'x-span': True}
@@ -219,8 +221,8 @@ def test_what_a_student_learns_is_what_the_grammar_allows(done):
     for value in (dict(n=1.5), {'ä"': 'a "b" \\ ü\n€ 😀', 'n': -2e-7, 'deep': []}, dict(deep=[{}, dict(x=None), dict(x=True)]), {}):
         said = ' ' + kind.parse(json.dumps(value), None, ())
         ids = student.tokenizer(said, add_special_tokens=False)['input_ids']
-        held = Held(schema, student.tokenizer, [student.tokenizer.eos_token_id])
-        held.begin(1, len(student.tokenizer))
+        held = Held(schema, student.tokenizer, [student.tokenizer.eos_token_id], [''])
+        held.begin(len(student.tokenizer))
         assert held.places[0].try_consume_tokens(ids) == len(ids) and held.places[0].is_accepting(), said
 
 
@@ -233,7 +235,7 @@ def test_a_run_is_held_and_counted_by_field(done):
     assert counts.loc['slots.day', ['right', 'missing', 'wrong']].sum() == len(done.task.test) == counts.loc['slots.day', 'rows']
     md, page = (p.read_text() for p in write_report(record.folder.path))
     assert 'By field: test rows' in md and 'By field: test rows' in page and 'slots.day' in page
-    assert 'found the fields' not in md and [c['head'] for c in page_data(record)['classes']][0].startswith('By field')
+    assert 'found the fields' not in md and page_data(record)['classes'][0]['head'].startswith('By field')
     assert as_written(record, done.task)
 
 
@@ -261,3 +263,26 @@ def test_a_comparison_counts_by_field(tmp_path):
     assert head.startswith('By field: test rows of all splits') and [*table][2:4] == ['F1 %, plain', 'F1 %, LLM2LLM']
     assert 'By field' in (tmp_path/'both'/'compare.html').read_text()
     assert read_verdict(tmp_path/'both').class_blocks()[1][1].equals(table)
+
+
+def test_the_study_on_a_handful_of_rows(run, tmp_path):
+    "Against an endpoint that writes a row for each mistake, and answers every question alike"
+    names = 'affirm', 'pin', 'card', 'new'
+    texts = [f'{w} please, number {i * 7} of {w} today' for i, w in enumerate('ada bob cyd dan eve fay gus hal ida jim'.split())]
+    own = [dict(question=q, answer=json.dumps(dict(intents=[names[i % 4]], slots=dict(name=q[:3])))) for i, q in enumerate(texts)]
+    rows = jsonl(tmp_path/'rows.jsonl', own)
+
+    def reply(body, n):
+        answer = dict(intents=['pin'], slots=dict(name='kim'))
+        writes = 'response_format' in body or 'Write one new example' in body['messages'][-1]['content']
+        new = dict(question=f'What did kim {n} say about number {n * n + 7} on {n} June?', answer=answer)
+        return 200, whole(json.dumps(new if writes else answer), usage=usage(300, 40))
+
+    with Answering(reply) as s:
+        run('python', 'nbs/results/nlupp.py', rows, 'mini', tmp_path/'runs', '--api', 'stub', '--base_url', s.url, '--seed_rows', '6',
+            '--test_rows', '4', '--seeds', '1', '--rounds', '1', '--epochs', '1', '--raw', tmp_path/'raw.jsonl', '--max_usd', '1',
+            '--price', '1,1', OPENAI_API_KEY='none')
+    lines = [json.loads(line) for line in (tmp_path/'raw.jsonl').read_text().splitlines()]
+    assert [line['arm'] for line in lines] == ['few-shot', 'plain', 'LLM2LLM', 'plain, step-matched', 'teacher']
+    assert all(len(line['pairs']) == 4 for line in lines) and next(l for l in lines if l['arm']=='LLM2LLM')['written']
+    assert {said for _, said in lines[-1]['pairs']} == {'{"intents": ["pin"], "slots": {"name": "kim"}}'}

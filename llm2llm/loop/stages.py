@@ -125,6 +125,7 @@ def complete(self:StudentStages,
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
     kwargs = self._decoding(trained_on) | dict(json_schema=self.task.kind.schema)
+    kwargs['texts'] = [r.question for r in rows]
     if drawn: kwargs.setdefault('temperature', 1.)
     if 'temperature' in kwargs:
         draw = lambda i: [i] if drawn else []

@@ -177,6 +177,7 @@ def generate(self:Answering,
     seeds:list[int]|None=None,              # n, where the random numbers of each prompt start; to draw
     stop_regex:str|None=None,               # a regular expression: a free completion ends where it is found
     json_schema:dict[str,object]|None=None, # a free completion is an object of it; None: any text
+    texts:list[str]|None=None,              # n, that its fields with x-span quote; None: any text
     probabilities:bool=False,               # of each option, too, see `Decoder.probabilities`
 )->list[Completion]:                        # n completions in the order of the prompts
     "Completions of `prompts`, greedy or drawn"
@@ -184,7 +185,8 @@ def generate(self:Answering,
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def write(batch):
-        held = json_schema and Held(json_schema, self.tokenizer, self.eos_token_id)
+        its = [texts[q.number] if texts else '' for q in batch]
+        held = json_schema and Held(json_schema, self.tokenizer, self.eos_token_id, its)
         said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop, held)
         return [Completion(*r, q.cut) for q,r in zip(batch, said)]
     def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)

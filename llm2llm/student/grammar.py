@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 # %% ../../nbs/03_student/02a_grammar.ipynb #6a05c0d2
 import numpy as np
@@ -21,11 +22,51 @@ if TYPE_CHECKING: from transformers import PreTrainedTokenizerBase
 # %% ../../nbs/03_student/02a_grammar.ipynb #6a09c0d2
 _FORM = {'lenient':True, 'whitespace_flexible':False, 'item_separator':', ', 'key_separator':': '}
 
-@lru_cache(maxsize=16)
-def _grammar(schema):
+def _text(value): return json.dumps(value, ensure_ascii=False)
+
+def _chain(parts, rules):
+    "The first of the rules for parts with commas between them: what a part writes, whether it must be there"
+    at = len(rules)
+    rules += ['']*(2*len(parts)+2)   # before a part: nothing was written, or something was
+    for i,(writes,needed) in enumerate(parts):
+        for k,comma in enumerate(('', '", " ')):
+            here,after = at+2*i+k,at+2*i+2
+            skip = '' if needed else f' | r{after+k}'
+            rules[here] = f'{comma}{writes} r{after+1}{skip}'
+    rules[-2:] = '""','""'
+    return f'r{at}'
+
+# %% ../../nbs/03_student/02a_grammar.ipynb #6a0ac0d2
+_OBJECT,_ARRAY = {'type', 'properties', 'required', 'additionalProperties'},{'type', 'items', 'uniqueItems'}
+_NOTES = {'$schema', '$id', 'title', 'description', 'default', 'examples'}   # which say nothing of values
+
+def _rule(schema, quoted, rules):
+    "What a value writes; adds the rules that it needs"
+    names = (schema.get('items') or {}).get('enum')
+    if schema.get('x-span') and quoted: return f'"{chr(92)}"" QUOTED "{chr(92)}""'
+    known = dict(object=_OBJECT, array=_ARRAY).get(str(schema.get('type')), {})
+    plain = schema.keys()-_NOTES <= {*known}
+    if known is _OBJECT and plain and schema.get('additionalProperties') is False:
+        needed,parts = schema.get('required', ()),[]
+        for key,its in schema.get('properties', {}).items():
+            parts.append((f"{_text(_text(key) + ': ')} ({_rule(its, quoted, rules)})", key in needed))
+        return f'"{{" {_chain(parts, rules)} "}}"'
+    if known is _ARRAY and plain and 'items' in schema:
+        each = [(_text(_text(x)), False) for x in names or ()]
+        if each and schema.get('uniqueItems'): return f'"[" {_chain(each, rules)} "]"'
+        each = _rule(schema['items'], quoted, rules)
+        return f'"[" (({each}) (", " ({each}))*)? "]"'
+    return f"%json {_text(schema | {'x-guidance': _FORM})}"
+
+# %% ../../nbs/03_student/02a_grammar.ipynb #6a0bc0d2
+@lru_cache(maxsize=1024)
+def _grammar(schema, quoted):
     from llguidance import LLMatcher
-    held = json.dumps(json.loads(schema) | {'x-guidance': _FORM}, ensure_ascii=False)
-    grammar = LLMatcher.grammar_from_lark(f'start: " "? %json {held}')
+    rules,schema = [],json.loads(schema)
+    letters = [_text(c)[1:-1] for c in normalize('NFC', quoted)]
+    lines = [f'start: " "? {_rule(schema, quoted, rules)}', *(f'r{i}: {r}' for i,r in enumerate(rules))]
+    if quoted: lines.append(f'QUOTED: %regex {_text(dict(substring_chunks=letters))}')
+    grammar = LLMatcher.grammar_from_lark('\n'.join(lines))
     why = LLMatcher.validate_grammar(grammar)
     if not why: return grammar
     raise SettingError("schema (--task.schema): no answer can be held to it; say it in other words of JSON "
@@ -33,11 +74,13 @@ def _grammar(schema):
 
 def grammar_of(
     schema:dict[str,object], # a JSON schema
+    question:str='',         # that fields with x-span quote; '': they may be any text
 )->str:                      # as llguidance has it
     "The grammar of a schema's objects; raises `SettingError` where there is none"
-    return _grammar(json.dumps(schema))
+    quotes = '"x-span": true' in json.dumps(schema)
+    return _grammar(json.dumps(schema), question if quotes else '')
 
-# %% ../../nbs/03_student/02a_grammar.ipynb #6a0cc0d2
+# %% ../../nbs/03_student/02a_grammar.ipynb #6a0ec0d2
 @lru_cache(maxsize=2)
 def _vocabulary(tokenizer, size, ends):
     from llguidance.hf import from_tokenizer   # about a second for 50,000 tokens
@@ -49,15 +92,16 @@ class Held:
         schema:dict[str,object],  # of the completions
         tokenizer:'PreTrainedTokenizerBase',
         eos_token_id:list[int],   # token ids that end a completion
+        questions:Sequence[str],  # of the rows of the batch
     ):
-        self.grammar,self.tokenizer,self.ends = grammar_of(schema),tokenizer,tuple(eos_token_id)
-        self.places,self.read = {},0
+        self.grammars = [grammar_of(schema, q) for q in questions]
+        self.tokenizer,self.ends,self.places,self.read = tokenizer,tuple(eos_token_id),{},0
 
-    def begin(self, rows:int, size:int): # of the batch; of the vocabulary, as scores have it
-        "Put every row at the beginning of the grammar"
+    def begin(self, size:int): # of the vocabulary, as scores have it
+        "Put every row at the beginning of its grammar"
         from llguidance import LLMatcher
-        first = LLMatcher(_vocabulary(self.tokenizer, size, self.ends), self.grammar)
-        self.places = {row: first.deep_copy() for row in range(rows)}
+        known = _vocabulary(self.tokenizer, size, self.ends)
+        self.places = {row: LLMatcher(known, grammar) for row,grammar in enumerate(self.grammars)}
 
     def move(self, row:int, tokens:list[int]): # of the batch; that it wrote since the last look
         "Move a row on; one that has ended has no place any more"
@@ -66,15 +110,15 @@ class Held:
             if self.places[row] is None: return
             self.places[row].consume_token(token)
 
-# %% ../../nbs/03_student/02a_grammar.ipynb #6a0dc0d2
+# %% ../../nbs/03_student/02a_grammar.ipynb #6a0fc0d2
 @patch
 def __call__(self:Held,
     new:torch.Tensor,    # what the rows that are left have written: rows x tokens
     scores:torch.Tensor, # of the next token: rows x vocabulary
-    rows:Sequence[int],  # their numbers in the batch; at the first call all of them
+    rows:Sequence[int],  # their numbers in the batch
 )->torch.Tensor:         # scores, -inf where a token leads out of the schema
     "Scores without the tokens that lead out of the schema"
-    if not self.places: self.begin(len(rows), scores.shape[1])
+    if not self.places: self.begin(scores.shape[1])
     written,self.read = new[:, self.read:].tolist(),new.shape[1]
     allowed = np.ones(scores.shape, dtype=bool)
     for k,(row,tokens) in enumerate(zip(rows, written)):
