@@ -127,7 +127,7 @@ def kind_comparisons(source, names):
 
 
 def test_a_kind_of_task_is_asked_not_compared():
-    names = {'number', 'label', 'choice', 'text'}
+    names = {'number', 'label', 'choice', 'json', 'text'}
     assert names <= set(kinds())
     wrong = [
         f'{name}:{found}'

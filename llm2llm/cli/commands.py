@@ -209,6 +209,7 @@ def check(
     # the column that holds a list of choices, or a column for each, separated by commas
     choices:str|list[str]|None=None,
     labels:list[str]|dict[str,object]|None=None, # own task: as in `run` (default: found)
+    schema:dict[str,object]|None=None, # own task: as in `run` (default: found)
     # write JSON Lines, CSV or Parquet, by the ending: id, reason, held_out, kind, detail
     output_file:str|None=None,
     strict:bool=False,          # exit code 1 for notes and inconsistent rows too
@@ -219,7 +220,7 @@ def check(
     check_one_of('task', task, (*TASKS, 'own'))
     if task != 'own' and TASKS[task].kind.choices: choices = choices or 'choices'
     files,columns = {'seed': file, 'dev': dev, 'test': against},(question, answer, choices)
-    splits = _read(task, files, columns, labels)
+    splits = _read(task, files, columns, labels, schema)
     rows,*held_out = ([*splits.rows.get(s, {}).values()] for s in ('seed', 'dev', 'test'))
     about = splits.task if task != 'own' else replace(splits.task, seed_rows=tuple(rows))
     found = check_rows(about, rows, chain(*held_out))
@@ -252,9 +253,9 @@ def _findings(found, against, output_file):
     yield f"{len(found):,} rows: {repeats}{sum(bool(w) for _,w,_ in found):,} are inconsistent"
 
 # %% ../../nbs/09_cli/03_commands.ipynb #8a3fe0aa
-def _read(task, files, columns, labels):
+def _read(task, files, columns, labels, schema):
     "The rows of the files as they are, with the task"
-    if task=='own': return read_splits(files, *columns, labels)
+    if task=='own': return read_splits(files, *columns, labels, schema=schema)
     return Splits(TASKS[task], {s: read_places(f, *columns, s) for s,f in files.items() if f})
 
 def _is_warning(note): return not note.startswith('found ')

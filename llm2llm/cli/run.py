@@ -108,7 +108,8 @@ def _of_run(path, given):
     words,task = recorded_words(head),head['task']
     if 'teacher.extra_body' in words: words['teacher.extra_body'] = head['teacher']['extra_body']
     if isinstance(words['task'], Place):
-        words |= {'task.name': task['name'], 'task.labels': task['labels'] or None}
+        words |= {'task.name': task['name'], 'task.labels': task['labels'] or None,
+                  'task.schema': task.get('schema')}
         places = {'task': folder.split_path('seed'), 'task.dev': folder.split_path('dev')}
         kept = {k: str(p) for k,p in places.items() if isinstance(words[k], Place)}
         words |= dict.fromkeys(_FILE_OF_ROWS) if 'task' in given else kept
@@ -275,7 +276,7 @@ def make_run(
 
 # %% ../../nbs/09_cli/01_run.ipynb #6320f004
 # Recorded names that are no flags (numbers of rows, what was found out), or another one.
-_AS_FLAG = dict.fromkeys((*(f'task.{s}' for s in SPLITS), 'task.labels'), '')
+_AS_FLAG = dict.fromkeys((*(f'task.{s}' for s in SPLITS), 'task.labels', 'task.schema'), '')
 _AS_FLAG |= {'teacher.name': 'teacher.model'}
 
 def _within(settings, name):

@@ -43,7 +43,7 @@ class Result(Record):
     arm:str
     split:int
     right:dict[str,bool]     # id of a test row to whether it was answered rightly
-    said:dict[str,str] = field(default_factory=dict) # id to the label that was said; {} without labels
+    said:dict[str,str] = field(default_factory=dict) # id to the label or object that was said; {}: neither
     train_rows:int = 0       # rows learnt from
     written:int = 0          # of them by the teacher
     mistakes:int = 0         # seed rows that counted as answered wrongly where new rows were asked for
@@ -57,7 +57,7 @@ class Result(Record):
 
 def _answered(task, answers):
     "What a result keeps of the answers"
-    said = {a.id: a.prediction or SILENCE for a in answers if task.labels}
+    said = {a.id: a.prediction or SILENCE for a in answers if task.counted}
     return dict(right={a.id: a.correct for a in answers}, said=said)
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b007

@@ -226,7 +226,7 @@ def _begin(self:Compare):
 @patch
 def _verdict(self:Compare, done):
     rows = self.task.test or self.task.seed_rows
-    gold = {r.id: self.task.gold(r) for r in rows if self.task.labels}
+    gold = {r.id: self.task.gold(r) for r in rows if self.task.counted}
     return Verdict(done, tuple(self.notes), gold, self.task.labels)
 
 @patch

@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from ..core import SettingError
 from .arms import Half, Itself, Matched, Method, Plain, Random, FewShot, Result, own_arms
 from ..report.classes import class_counts, class_scores, class_table, confusion_table
+from ..report.fields import field_head, field_scores, field_table
 from ..report.display import INK, METHOD_COLORS, RC, Picture, panels
 from ..report.stats import collapsed, corrected_interval, mean_interval, power
 from ..tables import one, points, span
@@ -200,10 +201,13 @@ def pairs(self:Verdict,
     return [(self.gold[i], s) for r in its for i,s in r.said.items() if i in self.gold]
 
 @patch
-def class_blocks(self:Verdict)->list[tuple[str,object]]: # as `blocks` of the report; [] without labels
-    "Recall by class of the arm in question and its reference, and what is taken for what"
+def class_blocks(self:Verdict)->list[tuple[str,object]]: # as `blocks` of the report
+    "The arm in question and its reference by class, and what is taken for what; or by field"
     both = {arm: self.pairs(arm) for arm in (self.reference, self.main) if arm}
     if not all(both.values()): return []
+    if not self.labels:
+        head = field_head('test rows of all splits', both[self.main])
+        return [('head', head), ('table', field_table({a: field_scores(p) for a,p in both.items()}))]
     scores = {arm: class_scores(pairs, self.labels) for arm,pairs in both.items()}
     head,table = confusion_table(class_counts(both[self.main], self.labels))
     return [('head', 'By class: test rows of all splits'), ('table', class_table(scores)),

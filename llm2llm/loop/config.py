@@ -233,10 +233,11 @@ def _check_match(folder, task):
     if not folder.finished:
         raise RunError(f"match_run: {folder.path} is not a finished run; run it to its end first")
     its = folder.settings()['task']
-    for k,v in dict(name=task.name, kind=task.kind.name, labels=list(task.labels)).items():
-        if its[k] != v:
+    wanted = dict(name=task.name, kind=task.kind.name, labels=list(task.labels), schema=task.kind.schema)
+    for k,v in wanted.items():
+        if its.get(k) != v:
             raise RunError(f"match_run: {folder.path} is a run on another task "
-                           f"(its {k} is {its[k]!r}, here it is {v!r})")
+                           f"(its {k} is {its.get(k)!r}, here it is {v!r})")
     if not folder.rounds()[-1].steps:
         raise RunError(f"match_run: {folder.path} asked its base without training (num_fewshot), "
                        "so it has no rows or steps to match; name a run that trains")

@@ -72,7 +72,7 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     counts = {split: len(rows) for split,rows in task.splits.items()}
     rows = digest(*task.splits.values())
     about = dict(name=task.name, kind=task.kind.name, template=task.template, labels=list(task.labels),
-                 **counts, rows=rows, notes=list(task.notes))
+                 **task.kind.settings(), **counts, rows=rows, notes=list(task.notes))
     own = {f.name: getattr(self.config, f.name) for f in fields(LoopConfig)}
     own |= dict(match_run=self.budget and asdict(self.budget), select=rule.name)
     if rule.settings(): own['rule'] = rule.settings()
@@ -254,9 +254,9 @@ def _teaching(self:Run)->AbstractContextManager:
 
 @patch
 def _keep_rows(self:Run):
-    "Keep seed and dev rows, and the right labels of the test rows"
+    "Keep seed and dev rows, and the right labels or objects of the test rows"
     for split in ('seed', 'dev'): self.folder.write_split(split, self.task.splits[split])
-    if self.task.labels and self.task.test:
+    if self.task.counted and self.task.test:
         self.folder.write_gold({r.id: self.task.gold(r) for r in self.task.test})
 
 # %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b6

@@ -35,7 +35,7 @@ class StudentStages:
     def _stage(self, round, part, phase, inputs, make):
         "The result of a stage; its time and memory go into the log"
         about,task = dict(round=round, phase=phase, memory=self.student.memory),self.task
-        told = [task.instructions] if task.instructions else []   # which older runs did not have
+        told = [*filter(None, (task.instructions, task.kind.settings()))]   # which older runs did not have
         said = digest(task.template, task.kind, list(task.labels), *told)   # the same rows, in these words
         return self.folder.stage(stage_name(round, part), inputs | dict(task=said), make, **about)
 
@@ -124,7 +124,8 @@ def complete(self:StudentStages,
     probabilities:bool=False,     # of each option of a row, too
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
-    kwargs = self._decoding(trained_on)
+    kwargs = self._decoding(trained_on) | dict(json_schema=self.task.kind.schema)
+    kwargs['texts'] = [r.question for r in rows]
     if drawn: kwargs.setdefault('temperature', 1.)
     if 'temperature' in kwargs:
         draw = lambda i: [i] if drawn else []

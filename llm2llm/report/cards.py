@@ -88,6 +88,7 @@ def _task_words(t):
     words |= {k: Place(f'{k.upper()}.jsonl') for k in SPLITS[1:] if t.get(k)}
     if kind_of(t['kind']).choices: words['choices'] = 'choices'
     if t['labels']: words['labels'] = json.dumps(t['labels'], ensure_ascii=False)
+    if t.get('schema'): words['schema'] = json.dumps(t['schema'], ensure_ascii=False)
     return {'task': Place('SEED.jsonl')} | {f'task.{k}': v for k,v in words.items()}
 
 # %% ../../nbs/06_report/06a_cards.ipynb #af3601e0

@@ -102,12 +102,12 @@ def _task(record, task):
         seed,dev = map(record.folder.split_rows, ('seed', 'dev'))
         return task_of(record, seed_rows=seed, dev=dev)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
-               instructions=task.instructions,
+               instructions=task.instructions, schema=task.kind.schema or '',
                rows=digest(*task.splits.values()))
     for k,v in its.items():
         if v == had.get(k, ''): continue
-        raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, "
-                           f"and the run had {had[k]!r}; describe it with the words that the run was given")
+        raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, and the run had "
+                           f"{had.get(k)!r}; describe it with the words that the run was given")
     return task
 
 # %% ../../nbs/06_report/06_export.ipynb #8ec50dea

@@ -16,13 +16,14 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core import Prediction, Example, RunError
 from .classes import class_blocks
+from .fields import field_blocks
 from .display import METHOD_COLORS
 from .record import RunRecord, headline, method, notes, numbers, read_whole, who
 from ..store.folder import write_page
 from ..store.records import Line, missing
 from ..tables import clean
 from ..tasks.filters import reason
-from ..tasks.kinds import kind_of
+from ..tasks.kinds import recorded_kind
 from ..tasks.task import Task
 
 # %% ../../nbs/06_report/05_ledger.ipynb #9e7bc004
@@ -179,7 +180,7 @@ def _class_table(head, table):
 # %% ../../nbs/06_report/05_ledger.ipynb #95828cd0
 def _task(about):
     "The task of a run, without its rows"
-    kind = kind_of(about.get('kind', 'text'))
+    kind = recorded_kind(dict(kind='text') | about)
     template,labels = about.get('template', kind.template),tuple(about.get('labels', ()))
     return Task(about.get('name', '?'), kind, template, labels, instructions=about.get('instructions', ''))
 
@@ -191,7 +192,7 @@ def page_data(
     series = [*found[0].answers] if found else ['student']
     rows = [_row(e, task, texts) for e in found]
     made_of = {k: clean(v) for k,v in who(record).items() if k in ('student', 'teacher', 'random seed')}
-    tables = zip(*[iter(class_blocks(record))]*2)   # each with its heading
+    tables = zip(*[iter(class_blocks(record) + field_blocks(record))]*2)   # each with its heading
     classes = [_class_table(head, table) for (_,head),(_,table) in tables]
     words = dict(title=f"{task.name}: {method(record)}", headline=headline(record), notes=notes(record))
     return words | dict(who=made_of, picked=record.picked, labels=task.kind.group or 'source',

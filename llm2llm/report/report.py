@@ -15,6 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 from .classes import class_blocks
+from .fields import field_blocks
 from .plots import panels_of, plot_run
 from .record import RunRecord, headline, notes, read_whole, summary, who
 from ..store.folder import write_page
@@ -111,7 +112,7 @@ def blocks(
     if ledger.exists():
         out.append(('link', (ledger.name, 'The error ledger: every seed row and its answers')))
     out += [*_part('By round', summary(record)), ('plots', [(record, p) for p in panels_of(record)])]
-    out += class_blocks(record)
+    out += class_blocks(record) + field_blocks(record)
     first = f', the first {most}' if len(wrong) > most else ''
     out += _part(f'Seed rows still wrong after round {record.picked}: {len(wrong)}{first}', wrong.head(most))
     out += _part('What became of the requests', made if len(made) > 1 or 'USD' in made else made[:0])

@@ -6,13 +6,14 @@
 __all__ = ['use_code', 'task_of', 'readme']
 
 # %% ../../nbs/06_report/05b_use.ipynb #ae59bcd9
-import re
+import json,re
 from pathlib import Path
 from ..core import Example
 from .record import RunRecord,accuracy,hub_name,method
 from ..student.student import Student
 from ..student.tokens import read_prompts
 from ..tables import mark
+from ..tasks.kinds import recorded_kind
 from ..tasks.task import TASKS,Task,listed
 
 # %% ../../nbs/06_report/05b_use.ipynb #3782ed69
@@ -71,7 +72,7 @@ def task_of(
 )->Task:              # its kind, template, labels and instructions
     "What a run's folder says of its task"
     t = record.task
-    return Task(t['name'], t['kind'], t['template'], tuple(t['labels']),
+    return Task(t['name'], recorded_kind(t), t['template'], tuple(t['labels']),
                 instructions=t.get('instructions', ''), **rows)
 
 # %% ../../nbs/06_report/05b_use.ipynb #c23063bd
@@ -120,6 +121,8 @@ def _asked(task, student, limit):
     yield (f'A prompt and its answer have at most {student.max_length} tokens; the run cut longer prompts on '
            'the left.')
     yield f"An answer has at most {limit} new tokens, its end included. {task.kind.reads or task.kind.help}"
+    schema = json.dumps(task.kind.schema, indent=1, ensure_ascii=False)
+    if task.kind.schema: yield from ('The JSON schema:', _fenced(schema, 'json'))
     if not task.kind.restricted: return
     yield ('In the run the student picked among the options, token by token. A program that generates freely '
            'can get something else.')

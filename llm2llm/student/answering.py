@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..core import DataError,SettingError,StudentError,check_int,check_number,progress
 from . import distributed as ranks
 from .decoding import Completion,Decoder,sampler
+from .grammar import Held
 from .memory import free_memory,rows_that_fit,tidy,within_memory
 from .models import quiet
 from .tokens import check_apart,cut_left,encode_completions,read_prompts
@@ -175,6 +176,8 @@ def generate(self:Answering,
     top_p:float=1.,                         # the share of the probability that is drawn from, above 0
     seeds:list[int]|None=None,              # n, where the random numbers of each prompt start; to draw
     stop_regex:str|None=None,               # a regular expression: a free completion ends where it is found
+    json_schema:dict[str,object]|None=None, # a free completion is an object of it; None: any text
+    texts:list[str]|None=None,              # n, that its fields with x-span quote; None: any text
     probabilities:bool=False,               # of each option, too, see `Decoder.probabilities`
 )->list[Completion]:                        # n completions in the order of the prompts
     "Completions of `prompts`, greedy or drawn"
@@ -182,7 +185,9 @@ def generate(self:Answering,
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def write(batch):
-        said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop)
+        its = [texts[q.number] if texts else '' for q in batch]
+        held = json_schema and Held(json_schema, self.tokenizer, self.eos_token_id, its)
+        said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop, held)
         return [Completion(*r, q.cut) for q,r in zip(batch, said)]
     def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)
     free,closed = [q for q in asked if not q.options],[q for q in asked if q.options]

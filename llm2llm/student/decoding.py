@@ -139,9 +139,11 @@ def _of_rows(cache, rows, device):
     return _select(cache, rows, device) if rows else cache
 
 @patch
-def _how(self:Decoder, rows, start, noisy, stop):
+def _how(self:Decoder, rows, start, noisy, stop, held):
     "What `generate` is told beside the batch"
-    kwargs = {} if noisy is None else dict(logits_processor=[lambda _,scores: noisy(scores, rows)])
+    change = [lambda x,scores: held(x[:, start:], scores, rows)] if held else []
+    if noisy: change.append(lambda _,scores: noisy(scores, rows))
+    kwargs = dict(logits_processor=change) if change else {}
     if stop: kwargs['stopping_criteria'] = [self._complete(start, stop)]
     return kwargs
 
@@ -152,13 +154,14 @@ def write(self:Decoder,
     limit:int,                  # new tokens, the end token included
     noisy:Callable|None=None,   # from `sampler`; None: greedy
     stop:re.Pattern|None=None,  # an answer is complete where this is found, and ends there
+    held:Callable|None=None,    # a new `Held`: completions are of its schema
 )->list[tuple[str,bool]]:       # n of text and whether it is truncated
     "Free completions of one batch"
     x,mask,cache = self._begin(ids)
     start,chunk,rows,said = x.shape[1],CHUNK,[*range(len(ids))],{}
     while rows:
         room = min(chunk, start+limit-x.shape[1])
-        x,mask,cache = self._further(x, mask, cache, room, **self._how(rows, start, noisy, stop))
+        x,mask,cache = self._further(x, mask, cache, room, **self._how(rows, start, noisy, stop, held))
         for i,new in zip(rows, x[:, start:].tolist()):
             text,truncated = self._text(new, stop)
             if not truncated or len(new) >= limit: said[i] = text,truncated

@@ -200,13 +200,19 @@ def _by_letter(rows):
 # %% ../../nbs/02_tasks/03_files.ipynb #8eddb992
 MAX_CHARACTERS = 50_000
 
+def _said(value, column):
+    "The text of an answer; an object as JSON"
+    try: return _cell(json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value, column)
+    except TypeError as e:
+        raise DataError(f"{column} is no JSON ({e}): {shorten(value)}; write it as text") from e
+
 def _example(cells, made_id, question, answer, choices):
     id = cells.get('id')
     if id is None or id=='': id = made_id
     if isinstance(id, bool) or not isinstance(id, str | int):
         raise DataError(f"id is {shorten(id)}; write text or a whole number, or leave it out")
     among = _choices(cells, choices)
-    right = _cell(cells[answer], answer) if answer else ''
+    right = _said(cells[answer], answer) if answer else ''
     row = Example(_cell(str(id), 'id'), _cell(cells[question], question), right, among)
     size = sum(map(len, (row.question, row.answer, *among)))
     if size <= MAX_CHARACTERS: return row

@@ -128,6 +128,11 @@ def options(self:Task, row:Example)->tuple[str,...]:
     "All completions that a row allows; () if any text may come"
     return tuple(f' {o}' for o in self.kind.options(row, self.labels))
 
+@patch(as_prop=True)
+def counted(self:Task)->bool:
+    "Are answers counted by class or by field, so that those of test rows are kept?"
+    return bool(self.labels) or self.kind.by_field
+
 @patch
 def label(self:Task, row:Example)->str|None:
     "The right answer where rows are drawn and matched by it, as with a label set; else None"
@@ -255,7 +260,7 @@ def read_splits(
     question:str='question', answer:str='answer', choices:str|list[str]|None=None, # as for `from_files`
     labels:list[str]|dict[str,object]|None=None, kind:str|Kind|None=None, # likewise
     name:str|None=None, template:str|None=None, description:str='', # likewise
-    instructions:bool|str|None=None, # likewise
+    instructions:bool|str|None=None, schema:dict[str,object]|Path|None=None, # likewise
 )->Splits: # of a task without rows, its notes say what was found
     "The rows of own files as they are, and the task that they show"
     asked,first = _asked(kind, choices),sources['seed']
@@ -264,11 +269,12 @@ def read_splits(
     place,own = (first, Path(first).stem) if isinstance(first, str | Path) else ('seed', 'own')
     seeds = list(rows['seed'].values())
     kind,notes = (asked,[]) if asked else _found(seeds, labels)
+    kind,shape = kind.shaped(seeds, schema, place)
     if isinstance(labels, dict): description,labels = _with_meanings(description, labels)
     names,more = kind.find_labels(seeds, labels, place)
     told = told_before(instructions, kind.instructions(names, description))
     task = Task(name or own, kind, template or kind.template, tuple(names), description, instructions=told)
-    return Splits(task, rows, [*notes, *more])
+    return Splits(task, rows, [*notes, *shape, *more])
 
 # %% ../../nbs/02_tasks/05_task.ipynb #a854923b
 @patch(cls_method=True)
@@ -282,7 +288,8 @@ def from_files(cls:Task,
     answer:str='answer',     # column of the right answer
     choices:str|list[str]|None=None, # column that holds a list of choices, or a column for each choice
     labels:list[str]|dict[str,object]|None=None, # the label set, or what each label means; None: found
-    kind:str|Kind|None=None, # 'number', 'label', 'choice', 'text' or your own; None: found
+    kind:str|Kind|None=None, # 'number', 'label', 'choice', 'json', 'text' or your own; None: found
+    schema:dict[str,object]|Path|None=None, # JSON schema of 'json' answers, or its file; None: found
     name:str|None=None,      # None: the name of the seed file, or 'own'
     template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
@@ -294,7 +301,8 @@ def from_files(cls:Task,
     _check_text(description=description, instructions=instructions)
     sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool,
                    unlabelled=unlabelled)
-    about = dict(name=name, template=template, description=description, instructions=instructions)
+    about = dict(name=name, template=template, description=description, instructions=instructions,
+                 schema=schema)
     splits = read_splits(sources, question, answer, choices, labels, kind, **about)
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
     rows = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None)

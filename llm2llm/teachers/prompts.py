@@ -149,10 +149,13 @@ def reply_fields(
 def reply_form(
     names:Sequence[str], # of the fields of a reply
     form:str,            # 'json' or 'text'
+    objects:Sequence[str]=(), # those of them that are objects
 )->str:
     "The last words of the system message: how to reply"
     if form=='json':
-        fields,s = ', '.join(f'"{name}"' for name in names),'' if len(names)==1 else 's'
+        texts = [f'"{name}"' for name in names if name not in objects]
+        fields,s = ', '.join(texts),'' if len(texts)==1 else 's'
+        fields += ''.join(f' and the object "{name}"' for name in objects)
         return f'Reply with one JSON object that has the text field{s} {fields}, and nothing else.'
     headings = '\n'.join(f"{name.split('_')[0].capitalize()}: …" for name in names)
     return f'Reply in this form, and write nothing else:\n\n{headings}'
@@ -195,7 +198,8 @@ def _system(task, row, prompt, form):
     labels = '' if prompt.rephrase else label_line(task)
     new = 'The question in other words' if prompt.rephrase else 'A new example'
     rules = '\n'.join(f'- {r}' for r in prompt.rules)
-    how = reply_form([*reply_fields(task, row, prompt.rephrase)], form)
+    fields = reply_fields(task, row, prompt.rephrase)
+    how = reply_form([*fields], form, [name for name,its in fields.items() if its['type']=='object'])
     return f'{prompt.role}\n\nThe task: {about}.{labels}\n\n{new}:\n{rules}\n\n{how}'
 
 def _mistake(request):
@@ -218,7 +222,9 @@ def _ask(task, request, have, prompt, demos):
     shown = demonstrations(task, request, prompt.demos if demos is None else min(demos, prompt.demos))
     if shown: parts = ['Examples of the task:', *(row_text(task, d) for d in shown)]
     parts += [prompt.shown, f'Question: {row.question}' if prompt.rephrase else row_text(task, row)]
-    if wrong := prompt.error and _mistake(request): parts += [prompt.said, wrong]
+    if wrong := prompt.error and _mistake(request):
+        why = task.kind.mistake(row, request.answer.completion)
+        parts += [prompt.said, wrong, *[why]*bool(why)]
     ask = prompt.ask_wrong if wrong else prompt.ask
     if task.kind.stratified and not prompt.rephrase: ask += f' Its answer is {task.gold(row)} again.'
     return '\n\n'.join([*parts, *_before(request, have, 0 if demos==0 else prompt.earlier), ask])
@@ -340,6 +346,7 @@ def _row(task, like, fields, rephrase):
     "The `Example` of a reply's fields, or the reason why they make none"
     want = [*reply_fields(task, like, rephrase)]
     if rephrase: fields = {k:v for k,v in fields.items() if not k.startswith(('answer', 'wrong_'))}
+    fields = {k: task.kind.told(v) if k=='answer' else v for k,v in fields.items()}
     if wrong := _wrong_fields(fields, want, like): return f'wrong fields: {wrong}'
     question = fields['question'].strip()
     if (m := re.fullmatch(r'(["“])([^"“”]+)["”]', question)): question = m[2].strip()
