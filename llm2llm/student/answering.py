@@ -149,6 +149,12 @@ def _limit(self:Answering, n):
     raise SettingError(f"max_new_tokens {limit} leaves no room for a prompt in max_length {self.max_length}; "
                        f"give fewer")
 
+@patch
+def _held(self:Answering, batch, schema, texts):
+    "What holds a batch to a schema; None: nothing"
+    its = [texts[q.number] if texts else '' for q in batch]
+    return schema and Held(schema, self.tokenizer, self.eos_token_id, its)
+
 def _columns(batch): return [q.ids for q in batch],[q.options for q in batch]
 
 def _longest(asked): return max((q.tokens for q in asked), default=0)
@@ -185,8 +191,7 @@ def generate(self:Answering,
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def write(batch):
-        its = [texts[q.number] if texts else '' for q in batch]
-        held = json_schema and Held(json_schema, self.tokenizer, self.eos_token_id, its)
+        held = self._held(batch, json_schema, texts)
         said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop, held)
         return [Completion(*r, q.cut) for q,r in zip(batch, said)]
     def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)
