@@ -149,12 +149,6 @@ def _limit(self:Answering, n):
     raise SettingError(f"max_new_tokens {limit} leaves no room for a prompt in max_length {self.max_length}; "
                        f"give fewer")
 
-@patch
-def _held(self:Answering, batch, schema, texts):
-    "What holds a batch to a schema; None: nothing"
-    its = [texts[q.number] if texts else '' for q in batch]
-    return schema and Held(schema, self.tokenizer, self.eos_token_id, its)
-
 def _columns(batch): return [q.ids for q in batch],[q.options for q in batch]
 
 def _longest(asked): return max((q.tokens for q in asked), default=0)
@@ -167,6 +161,12 @@ def _chosen(decoder, batch, noisy, sure):
     said = decoder.choose(ids, options, noisy, met)
     found = decoder.probabilities(ids, options, met) if sure else [None]*len(batch)
     return [Completion(*r, q.cut, p) for q,r,p in zip(batch, said, found)]
+
+@patch
+def _held(self:Answering, batch, schema, texts):
+    "What holds a batch to a schema; None: nothing"
+    its = [texts[q.number] if texts else '' for q in batch]
+    return schema and Held(schema, self.tokenizer, self.eos_token_id, its)
 
 # %% ../../nbs/03_student/07_answering.ipynb #93708fb7
 @patch
