@@ -13,6 +13,7 @@ from llm2llm.mini.mini import mini_student
 from llm2llm.report.cards import recorded_words
 from llm2llm.report.fields import field_scores
 from llm2llm.report.ledger import page_data
+from llm2llm.report.record import notes
 from llm2llm.report.report import write_report
 from llm2llm.tasks.filters import Filter, reason
 from llm2llm.tasks.kind_json import Json, found_schema, strict_schema
@@ -80,6 +81,7 @@ def test_a_schema_is_found_in_the_seed_rows_and_shown():
     assert found_schema([(w, w) for w in 'abcd'] ) == dict(type='string')
     assert found_schema([('a', 'b'), (1, ''), (None, '')]) == dict(type=['integer', 'null', 'string'])
     assert 'uniqueItems' not in found_schema([(['a', 'a'], ''), (['b', 'b'], '')])
+    assert 'uniqueItems' in found_schema([(['a'], '')]*30 + [(['a', 'a'], '')])   # a slip of a person
     assert found_schema([({}, ''), (dict(a=1.5), ''), (dict(a=2), '')])['properties'] == dict(a=dict(type='number'))
 
 
@@ -235,7 +237,7 @@ def test_a_run_is_held_and_counted_by_field(done):
     assert counts.loc['slots.day', ['right', 'missing', 'wrong']].sum() == len(done.task.test) == counts.loc['slots.day', 'rows']
     md, page = (p.read_text() for p in write_report(record.folder.path))
     assert 'By field: test rows' in md and 'By field: test rows' in page and 'slots.day' in page
-    assert 'found the fields' not in md and page_data(record)['classes'][0]['head'].startswith('By field')
+    assert any(n.startswith('found the schema: {"intents": [') for n in notes(record)) and page_data(record)['classes'][0]['head'].startswith('By field')
     assert as_written(record, done.task)
 
 
@@ -243,7 +245,7 @@ def as_written(record, t):
     "The README of an export has the schema"
     from llm2llm.report.use import _asked
     said = '\n'.join(_asked(t, mini_student(), 20))
-    return 'The JSON schema:' in said and '"uniqueItems": true' in said
+    return 'held to this JSON schema' in said and '"uniqueItems": true' in said
 
 
 def test_fields_are_counted_apart():

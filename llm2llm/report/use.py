@@ -122,7 +122,10 @@ def _asked(task, student, limit):
            'the left.')
     yield f"An answer has at most {limit} new tokens, its end included. {task.kind.reads or task.kind.help}"
     schema = json.dumps(task.kind.schema, indent=1, ensure_ascii=False)
-    if task.kind.schema: yield from ('The JSON schema:', _fenced(schema, 'json'))
+    if task.kind.schema:
+        yield ('In the run the student was held to this JSON schema, token by token. A program that '
+               'generates freely can get something else.')
+        yield _fenced(schema, 'json')
     if not task.kind.restricted: return
     yield ('In the run the student picked among the options, token by token. A program that generates freely '
            'can get something else.')

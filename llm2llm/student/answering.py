@@ -162,6 +162,12 @@ def _chosen(decoder, batch, noisy, sure):
     found = decoder.probabilities(ids, options, met) if sure else [None]*len(batch)
     return [Completion(*r, q.cut, p) for q,r,p in zip(batch, said, found)]
 
+@patch
+def _held(self:Answering, batch, schema, texts):
+    "What holds a batch to a schema; None: nothing"
+    its = [texts[q.number] if texts else '' for q in batch]
+    return schema and Held(schema, self.tokenizer, self.eos_token_id, its)
+
 # %% ../../nbs/03_student/07_answering.ipynb #93708fb7
 @patch
 @ranks.together
@@ -185,8 +191,7 @@ def generate(self:Answering,
     noise = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def write(batch):
-        its = [texts[q.number] if texts else '' for q in batch]
-        held = json_schema and Held(json_schema, self.tokenizer, self.eos_token_id, its)
+        held = self._held(batch, json_schema, texts)
         said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop, held)
         return [Completion(*r, q.cut) for q,r in zip(batch, said)]
     def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)
