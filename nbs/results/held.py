@@ -29,7 +29,8 @@ def ask(task, student, schema, shots):
     pairs = [(task.gold(r), p.prediction or 'no answer') for r, p in zip(task.test, scored)]
     f1 = 100*float(field_scores(pairs).loc['all fields', 'F1'])
     tokens = sum(len(student.tokenizer(c.text)['input_ids']) for c in said)
-    return {'objects of the schema': sum(p.prediction is not None for p in scored), 'F1, %': round(f1, 1),
+    objects = sum(p.prediction is not None for p in scored)
+    return {'objects of the schema': objects, 'F1, %': round(f1, 1),
             'right as a whole': sum(p.correct for p in scored), 'new tokens': tokens, 'seconds': round(took, 1)}
 
 
@@ -47,8 +48,8 @@ def main():
             found[f'{who}, {how}'] = ask(task, student, its, shots)
             print(who, how, found[f'{who}, {how}'], flush=True)
     about = dict(student=Path(sys.argv[2]).name, seed_rows=SEEDS, test_rows=TEST, shots=SHOTS, epochs=3)
-    RAW.write_text(json.dumps(about | dict(found=found, commit=commit(), machine=machine(), versions=versions()),
-                              indent=1) + '\n')
+    about |= dict(found=found, commit=commit(), machine=machine(), versions=versions())
+    RAW.write_text(json.dumps(about, indent=1) + '\n')
 
 
 if __name__ == '__main__': main()
