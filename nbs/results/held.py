@@ -31,7 +31,8 @@ def ask(task, student, schema, shots):
     tokens = sum(len(student.tokenizer(c.text)['input_ids']) for c in said)
     objects = sum(p.prediction is not None for p in scored)
     return {'objects of the schema': objects, 'F1, %': round(f1, 1),
-            'right as a whole': sum(p.correct for p in scored), 'new tokens': tokens, 'seconds': round(took, 1)}
+            'right as a whole': sum(p.correct for p in scored), 'new tokens': tokens,
+            'seconds': round(took, 1)}
 
 
 def main():
