@@ -120,20 +120,22 @@ def calls(self:LLMTeacher,
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #ded61bec
 @patch
+def _answer_call(self:LLMTeacher, task, row, chat, draw):
+    return ChatRequest(self.name, chat, self.sampling(task), draw, row.id, body=self.extra_body)
+
+@patch
 def solve_call(self:LLMTeacher, task:Task, row:Example,
     i:int, # counts the solutions of a row
 )->ChatRequest:
     "What is sent to have a row's question solved"
-    chat = solve_messages(task, row, self.prompt_of(task))
-    return ChatRequest(self.name, chat, self.sampling(task), ['verify', i], row.id, body=self.extra_body)
+    return self._answer_call(task, row, solve_messages(task, row, self.prompt_of(task)), ['verify', i])
 
 @patch
 def label_call(self:LLMTeacher, task:Task, row:Example,
     i:int, # counts the answers to a text
 )->ChatRequest:
     "What is sent to have a text without an answer answered"
-    chat = label_messages(task, row, self.prompt_of(task))
-    return ChatRequest(self.name, chat, self.sampling(task), ['label', i], row.id, body=self.extra_body)
+    return self._answer_call(task, row, label_messages(task, row, self.prompt_of(task)), ['label', i])
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #8779f490
 @patch
