@@ -24,6 +24,7 @@ from ..student.distributed import rank
 from ..tasks.published import load_task
 from ..tasks.splits import SPLITS
 from ..tasks.task import TASKS, Task
+from ..tasks.kinds import recorded_kind
 from ..teachers.kinds import teacher_kind, teacher_kinds
 from ..teachers.teacher import Teacher
 if TYPE_CHECKING: from llm2llm.grid.run import LLM2LLM
@@ -108,8 +109,8 @@ def _of_run(path, given):
     words,task = recorded_words(head),head['task']
     if 'teacher.extra_body' in words: words['teacher.extra_body'] = head['teacher']['extra_body']
     if isinstance(words['task'], Place):
-        words |= {'task.name': task['name'], 'task.labels': task['labels'] or None,
-                  'task.schema': task.get('schema')}
+        own = {f'task.{k}': v for k,v in recorded_kind(task).settings().items()}
+        words |= {'task.name': task['name'], 'task.labels': task['labels'] or None} | own
         places = {'task': folder.split_path('seed'), 'task.dev': folder.split_path('dev')}
         kept = {k: str(p) for k,p in places.items() if isinstance(words[k], Place)}
         words |= dict.fromkeys(_FILE_OF_ROWS) if 'task' in given else kept

@@ -18,7 +18,7 @@ from ..report.classes import SILENCE
 from ..report.compare import outcome
 from ..report.record import read_run
 from ..store.folder import read_json, write_json
-from ..store.records import Record, RunFolder
+from ..store.records import Record, RunFolder, Score
 from ..store.stages import StageFolder
 from ..student.yardsticks import Yardstick
 from ..tasks.task import Task
@@ -44,6 +44,7 @@ class Result(Record):
     split:int
     right:dict[str,bool]     # id of a test row to whether it was answered rightly
     said:dict[str,str] = field(default_factory=dict) # id to the label or object that was said; {}: neither
+    grade:float|None = None  # mean grade of the answers, 0 to 1; None: they have none
     train_rows:int = 0       # rows learnt from
     written:int = 0          # of them by the teacher
     mistakes:int = 0         # seed rows that counted as answered wrongly where new rows were asked for
@@ -58,7 +59,9 @@ class Result(Record):
 def _answered(task, answers):
     "What a result keeps of the answers"
     said = {a.id: a.prediction or SILENCE for a in answers if task.counted}
-    return dict(right={a.id: a.correct for a in answers}, said=said)
+    grade = Score.of(answers).grade
+    graded = {} if grade is None else dict(grade=grade)
+    return dict(right={a.id: a.correct for a in answers}, said=said) | graded
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b007
 class Arm:

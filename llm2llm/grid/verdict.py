@@ -189,6 +189,8 @@ def table(self:Verdict)->pd.DataFrame: # a row an arm, all cells text
         ahead = '' if same else str(self.difference(arm, beside))
         rows.append([arm, span(*self.accuracy(arm)), ahead, *counts, *took])
     table = pd.DataFrame(rows, columns=columns)
+    graded = [arm for arm,its in self.results.items() if all(r.grade is not None for r in its.values())]
+    if graded: table.insert(2, 'grade', [f"{self.mean(a, 'grade'):.3f}"*(a in graded) for a in self.results])
     return table if beside else table.drop(columns=columns[2])
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01f1

@@ -233,7 +233,8 @@ def _check_match(folder, task):
     if not folder.finished:
         raise RunError(f"match_run: {folder.path} is not a finished run; run it to its end first")
     its = folder.settings()['task']
-    wanted = dict(name=task.name, kind=task.kind.name, labels=list(task.labels), schema=task.kind.schema)
+    own = {k: task.kind.settings().get(k) for k in task.kind.own}
+    wanted = dict(name=task.name, kind=task.kind.name, labels=list(task.labels)) | own
     for k,v in wanted.items():
         if its.get(k) != v:
             raise RunError(f"match_run: {folder.path} is a run on another task "

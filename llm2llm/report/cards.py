@@ -26,7 +26,7 @@ from .use import task_of,use_code
 from ..store.folder import content_digest
 from ..tables import mark,markdown_table
 from ..tasks.filters import near_limit
-from ..tasks.kinds import kind_of
+from ..tasks.kinds import kind_of,recorded_kind
 from ..tasks.splits import SPLITS
 from ..tasks.task import TASKS
 from ..student.config import StudentConfig
@@ -88,7 +88,8 @@ def _task_words(t):
     words |= {k: Place(f'{k.upper()}.jsonl') for k in SPLITS[1:] if t.get(k)}
     if kind_of(t['kind']).choices: words['choices'] = 'choices'
     if t['labels']: words['labels'] = json.dumps(t['labels'], ensure_ascii=False)
-    if t.get('schema'): words['schema'] = json.dumps(t['schema'], ensure_ascii=False)
+    own = recorded_kind(t).settings()
+    words |= {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k,v in own.items()}
     return {'task': Place('SEED.jsonl')} | {f'task.{k}': v for k,v in words.items()}
 
 # %% ../../nbs/06_report/06a_cards.ipynb #af3601e0

@@ -102,8 +102,8 @@ def _task(record, task):
         seed,dev = map(record.folder.split_rows, ('seed', 'dev'))
         return task_of(record, seed_rows=seed, dev=dev)
     its = dict(kind=task.kind.name, template=task.template, labels=list(task.labels),
-               instructions=task.instructions, schema=task.kind.schema or '',
-               rows=digest(*task.splits.values()))
+               instructions=task.instructions, rows=digest(*task.splits.values()))
+    its |= {k: task.kind.settings().get(k, '') for k in task.kind.own}
     for k,v in its.items():
         if v == had.get(k, ''): continue
         raise SettingError(f"task {task.name!r} is not the one of the run: {k} is {v!r}, and the run had "

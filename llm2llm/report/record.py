@@ -36,8 +36,9 @@ def accuracy(
 )->str:          # for instance '41.0 % (41 of 100 rows; 95 % interval 31.9 to 50.8)'
     "An accuracy in words"
     low,high = wilson(score.correct, score.n)
-    interval = f"95 % interval {one(100*low)} to {one(100*high)}"
-    return f"{one(100*score.accuracy)} % ({score.correct} of {score.n} rows; {interval})"
+    more = f"95 % interval {one(100*low)} to {one(100*high)}"
+    if score.grade is not None: more += f"; mean grade {score.grade:.3f}"
+    return f"{one(100*score.accuracy)} % ({score.correct} of {score.n} rows; {more})"
 
 # %% ../../nbs/06_report/02_record.ipynb #24ec0e01
 @dataclass(frozen=True, repr=False)
@@ -136,6 +137,7 @@ def _accuracies(scores):
         low,high = wilson(c.correct, c.n)
         out |= {f'{s} %':100*c.accuracy, f'{s} low':100*low, f'{s} high':100*high}
         out |= {f'{s} no answer':c.no_answer, f'{s} truncated':c.truncated}
+        if c.grade is not None: out[f'{s} grade'] = c.grade
     return out
 
 # %% ../../nbs/06_report/02_record.ipynb #5f05c776
@@ -174,6 +176,7 @@ def _printed(record, m, split, reasons):
     out['rejected'] = named if reasons else str(sum(rejected.values()))
     for s in _SPLITS:
         out[f'{s} accuracy %'] = span(*(its.get(f'{s} {k}', math.nan) for k in ('%', 'low', 'high')))
+        out[f'{s} grade'] = text(its.get(f'{s} grade'), '{:.3f}')
     out |= {f'{c} ({split})': text(its.get(f'{split} {c}')) for c in ('no answer','truncated')}
     seconds = its['seconds']
     return out | {'seconds': text(seconds, '{:.1f}' if seconds and seconds < 10 else '{:,.0f}')}
@@ -212,7 +215,8 @@ def who(
     "What a run is, in a few pairs"
     name = lambda part: part.get('name') or part.get('model_name_or_path') or 'none'
     rows = {f'{k} rows': record.task[k] for k in SPLITS if record.task.get(k)}
-    return {'task':name(record.task), 'student':name(record.student), 'teacher':name(record.teacher),
+    right = {k: record.task[k] for k in ('metric', 'threshold') if k in record.task}
+    return {'task':name(record.task), **right, 'student':name(record.student), 'teacher':name(record.teacher),
             'method':method(record), 'random seed':record.seed, **rows}
 
 # %% ../../nbs/06_report/02_record.ipynb #0ced0d02

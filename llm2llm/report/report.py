@@ -27,8 +27,10 @@ from ..tasks.filters import reason
 # %% ../../nbs/06_report/02b_report.ipynb #65fb030f
 def _said(answer):
     "A wrong answer, with why it may have been no answer at all"
-    if answer.truncated: return clean(answer.completion, 300) + ' [cut off at the token limit]'
-    return clean(answer.completion, 300) + ' [no answer in it]'*(answer.prediction is None)
+    why = ['cut off at the token limit'] if answer.truncated else []
+    if answer.prediction is None and not answer.truncated: why.append('no answer in it')
+    if answer.grade is not None: why.append(f'grade {answer.grade:.2f}')
+    return clean(answer.completion, 300) + f" [{', '.join(why)}]"*bool(why)
 
 def still_wrong(
     record:RunRecord, # from `read_run`

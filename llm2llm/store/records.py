@@ -31,7 +31,7 @@ class Record:
 
     def as_dict(self)->dict[str,object]: # JSON-able
         "The fields in their order, without those that are None"
-        return {k: v for k,v in asdict(self).items() if v is not None}
+        return asdict(self, dict_factory=lambda pairs: {k: v for k,v in pairs if v is not None})
 
 # %% ../../nbs/01_store/01_records.ipynb #d1fa73b7
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class Score(Record):
     no_answer:int = 0        # without an answer in the completion
     truncated:int = 0        # cut off at the token limit
     prompt_truncated:int = 0 # whose prompt was too long, and cut on the left
+    grade:float|None = None  # mean grade of the answers, 0 to 1; None: they have none
 
     @property
     def wrong(self)->int: return self.n-self.correct
@@ -57,10 +58,12 @@ class Score(Record):
         "The counts of some answers"
         answers = list(answers)
         count = lambda test: sum(map(test, answers))
+        grades = [a.grade for a in answers if a.grade is not None]
         return cls(n=len(answers), correct=count(lambda a: a.correct),
                    no_answer=count(lambda a: a.prediction is None),
                    truncated=count(lambda a: a.truncated),
-                   prompt_truncated=count(lambda a: a.prompt_truncated))
+                   prompt_truncated=count(lambda a: a.prompt_truncated),
+                   grade=round(sum(grades)/len(grades), 6) if grades else None)
 
 # %% ../../nbs/01_store/01_records.ipynb #f076af87
 def _scores(values): return {split: Score(**v) for split,v in values.items()}

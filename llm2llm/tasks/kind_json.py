@@ -221,7 +221,7 @@ class Json(Kind):
     stop_regex_untrained = r'\}(?=[^\S\n]*\n)'
     reads = ('The whole completion is the answer, one JSON object; the order of keys makes no difference, '
              'nor that of arrays which the schema calls uniqueItems. What is not of the schema is no answer.')
-    by_field,column = True,'right answer: a JSON object, as text'
+    by_field,column,own = True,'right answer: a JSON object, as text',('schema',)
     checked = ', fields against the schema'
     remedy = 'correct the row, or give a schema that allows it: schema=FILE (--task.schema FILE)'
     def __init__(self, schema:dict[str,object]|None=None): # of the answers; None: any object
@@ -282,11 +282,11 @@ def _given(schema):
 
 # %% ../../nbs/02_tasks/02b_json.ipynb #7b22c0d1
 @patch
-def shaped(self:Json, rows, schema, place):
-    given = self.schema if schema is None else schema
-    if given is not None:
-        given = _given(given)
-        return type(self)(given),[f'found the schema: {outline(given)}']
+def shaped(self:Json, rows, place, **given):
+    kind,_ = Kind.shaped(self, rows, place, **given)
+    if kind.schema is not None:
+        schema = _given(kind.schema)
+        return type(self)(schema),[f'found the schema: {outline(schema)}']
     values = [(read_object(r.answer), r.question) for r in rows if _is_object(r.answer)]
     if not values:
         raise DataError(f"{place}: no answer is a JSON object, such as {shorten(rows[0].answer)}; "

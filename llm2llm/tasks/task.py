@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core import Prediction, DataError, Example, SettingError, check_one_of, to_dict, unknown
 from ..tables import html_table, text_table
 from .files import Source, read_places
+from .kind_text import Text
 from .kinds import Kind, kind_of, kinds, sentence
 from .splits import SPLITS, Splits
 from .texts import LETTERS
@@ -145,6 +146,13 @@ def parse(self:Task, completion:str, row:Example)->str|None:
     return self.kind.parse(completion, row, self.labels)
 
 @patch
+def judged(self:Task, row:Example, completion:str, said:str|None, truncated:bool)->Prediction:
+    "The `Prediction` of an answer that has been read"
+    kind,gold = self.kind,self.gold(row)
+    right,grade = kind.right(said, gold),kind.grade(said, gold)
+    return Prediction(row.id, completion, said, right, truncated, grade=grade)
+
+@patch
 def score(self:Task, row:Example, completion:str, truncated:bool=False)->Prediction:
     "The `Prediction` of a completion; raises `DataError` if the row has no right answer"
     gold = self.gold(row)
@@ -152,7 +160,7 @@ def score(self:Task, row:Example, completion:str, truncated:bool=False)->Predict
         raise DataError(f"row {row.id!r} of task {self.name!r} has no right answer to score by: "
                         f"{self.check(row)}")
     said = None if truncated and self.kind.incomplete(completion) else self.parse(completion, row)
-    return Prediction(row.id, completion, said, said==gold, truncated)
+    return self.judged(row, completion, said, truncated)
 
 # %% ../../nbs/02_tasks/05_task.ipynb #86a55eb8
 @patch
@@ -240,15 +248,16 @@ def found_kind(
 )->Kind:
     "The kind of task that the answers show"
     known = reversed(kinds().values())  # the general ones come last
-    return next(cls() for cls in known if 'fits' in vars(cls) and cls().fits(rows, labels))
+    return next((cls() for cls in known if 'fits' in vars(cls) and cls().fits(rows, labels)), Text())
 
 def _found(rows, labels):
     "The kind, with a note"
     kind = found_kind(rows, labels)
     return kind,[f"found the kind of task: {kind}{kind.found}"]
 
-def _asked(kind, choices):
-    "The kind that is asked for, or None"
+def _asked(kind, choices, metric):
+    "The kind that is asked for, or None; a metric asks for free text"
+    if metric is not None and not choices: kind = kind or Text()
     asked = None if kind is None else kind_of(kind)
     if not asked or choices or not asked.choices: return asked
     raise SettingError(f"kind={asked.name!r} needs the choices of each row: "
@@ -261,15 +270,17 @@ def read_splits(
     labels:list[str]|dict[str,object]|None=None, kind:str|Kind|None=None, # likewise
     name:str|None=None, template:str|None=None, description:str='', # likewise
     instructions:bool|str|None=None, schema:dict[str,object]|Path|None=None, # likewise
+    metric:str|None=None, threshold:float|None=None, # likewise
 )->Splits: # of a task without rows, its notes say what was found
     "The rows of own files as they are, and the task that they show"
-    asked,first = _asked(kind, choices),sources['seed']
+    asked,first = _asked(kind, choices, metric),sources['seed']
     columns = {s: (question, None if s=='unlabelled' else answer, choices) for s in sources}
     rows = {s: read_places(x, *columns[s], s) for s,x in sources.items() if x is not None}
     place,own = (first, Path(first).stem) if isinstance(first, str | Path) else ('seed', 'own')
     seeds = list(rows['seed'].values())
     kind,notes = (asked,[]) if asked else _found(seeds, labels)
-    kind,shape = kind.shaped(seeds, schema, place)
+    given = dict(schema=schema, metric=metric, threshold=threshold)
+    kind,shape = kind.shaped(seeds, place, **{k: v for k,v in given.items() if v is not None})
     if isinstance(labels, dict): description,labels = _with_meanings(description, labels)
     names,more = kind.find_labels(seeds, labels, place)
     told = told_before(instructions, kind.instructions(names, description))
@@ -290,6 +301,8 @@ def from_files(cls:Task,
     labels:list[str]|dict[str,object]|None=None, # the label set, or what each label means; None: found
     kind:str|Kind|None=None, # 'number', 'label', 'choice', 'json', 'text' or your own; None: found
     schema:dict[str,object]|Path|None=None, # JSON schema of 'json' answers, or its file; None: found
+    metric:str|None=None,    # of 'text' answers: 'exact', 'token_f1' or 'rouge_l'; None: 'exact'
+    threshold:float|None=None, # grade by that metric from which on an answer is right, 0 to 1; None: 0.5
     name:str|None=None,      # None: the name of the seed file, or 'own'
     template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
@@ -302,7 +315,7 @@ def from_files(cls:Task,
     sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool,
                    unlabelled=unlabelled)
     about = dict(name=name, template=template, description=description, instructions=instructions,
-                 schema=schema)
+                 schema=schema, metric=metric, threshold=threshold)
     splits = read_splits(sources, question, answer, choices, labels, kind, **about)
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
     rows = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None)

@@ -251,7 +251,8 @@ def vote(self:LLMTeacher,
     cost = Counter()
     for r in came: cost.update(_cost(r))
     if missing: return missing[0], dict(cost)
-    return sum(s==task.gold(row) for s in said), dict(cost)
+    gold = task.gold(row)
+    return sum(task.kind.right(s, gold) for s in said), dict(cost)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #a715d9fd
 @patch
@@ -310,7 +311,7 @@ def _answer(task, row, reply):
     "A scored answer; a reply that did not come is a wrong one"
     text = reply.text if isinstance(reply, Reply) else ''
     said,cut = read_solution(task, row, text), isinstance(reply, Reply) and reply.finish=='length'
-    return Prediction(row.id, text, said, said is not None and said==task.gold(row), cut)
+    return task.judged(row, text, said, cut)
 
 @patch
 def answers(self:LLMTeacher, task:Task, rows:Sequence[Example])->tuple[list[Prediction],Cost]:

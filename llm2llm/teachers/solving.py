@@ -67,7 +67,8 @@ def majority(
     "A text with the answer that most replies come to"
     said = [(read_solution(task, row, text), text) for text in replies]
     votes = Counter(a for a,_ in said if a is not None)
-    (best,n), = votes.most_common(1) or [(None, 0)]
+    agree = {a: sum(n for b,n in votes.items() if task.kind.right(b, a)) for a in votes}
+    best,n = max(agree.items(), key=lambda vote: vote[1], default=(None, 0))
     if 2*n > len(replies):
         first = next(text for answer,text in said if answer==best)
         return task.kind.answered(row, best, without_thoughts(first), task.labels)
