@@ -107,7 +107,8 @@ class Loop(Arm):
     def make(self, at:Split)->Run:
         "The run"
         teacher = at.teacher if self.writes else None
-        run = Run(self.task(at), at.student, teacher, self.folder(at).path, seed=at.number,
+        judge = at.teacher if at.task.kind.judged and not teacher else None
+        run = Run(self.task(at), at.student, teacher, self.folder(at).path, judge, seed=at.number,
                   **self.settings(at))
         run.folder.siblings = sorted(p for p in at.folder.path.iterdir() if p.is_dir())
         return run

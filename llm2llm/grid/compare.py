@@ -19,7 +19,7 @@ from .arms import YARDSTICKS, Itself, Method, Plain, Result, Split, find_arms
 from .outlook import Outlook, Speed, look_ahead, measure, steps_of
 from .tuning import tune as choose
 from .verdict import Verdict, plot_verdict
-from ..loop.config import LoopConfig, check_parts, deal
+from ..loop.config import LoopConfig, check_judge, check_parts, deal, judge_of
 from ..report.report import as_html
 
 # %% ../../nbs/07_grid/06_compare.ipynb #12fd8836
@@ -72,6 +72,7 @@ def _check(self:Compare):
         raise SettingError("match_run, num_fewshot and seed are set by the arms of a comparison; "
                            "leave them out")
     check_int('seeds', self.seeds, 1 if self.task.test else 2)
+    check_judge(self.task, judge_of(self.task, None, self.teacher, self.config))
     if self.done and not (self.task.test and self.done.finished):
         raise SettingError(f"run: {self.done.path} must be a finished run, and the task its test rows; "
                            "leave run out to have the method run here")
@@ -108,7 +109,8 @@ def _tuned(self:Compare, at):
     if not self.tune: return None
     first = self.split(0) if self.task.test else at   # the same rows: chosen once
     steps = steps_of(first.task, self.student, self.config)
-    return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number)
+    judge = judge_of(first.task, None, self.teacher, self.config)
+    return choose(first.task, self.student, first.folder/TUNED, steps[Method.name], first.number, judge)
 
 # %% ../../nbs/07_grid/06_compare.ipynb #9f5e0081
 @patch

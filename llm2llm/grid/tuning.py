@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from ..loop.config import LoopConfig
-from ..loop.stages import StudentStages
+from ..loop.stages import Judge, StudentStages
 from ..store.records import Record, RunFolder, Score
 from ..tasks.task import Task
 if TYPE_CHECKING: from llm2llm.student.student import Student
+from ..teachers.teacher import Teacher
 
 # %% ../../nbs/07_grid/02_tuning.ipynb #9b1a005
 FOLDS = 3   # parts of the seed rows, each held out once
@@ -82,12 +83,13 @@ def _too_few(task):
     alone = [label for label,n in times.items() if n < 2]
     return f'{alone[0]!r} has a single seed row' if alone else ''
 
-def _try(task, student, folder, seed, rate, epochs):
+def _try(task, student, folder, seed, judge, rate, epochs):
     "A candidate, tried"
-    config = LoopConfig(select='crossfit', num_folds=FOLDS, seed=seed)
+    config,folder = LoopConfig(select='crossfit', num_folds=FOLDS, seed=seed),RunFolder(folder)
+    grader = judge and Judge(judge, folder, True)
     asked = Tuned(learning_rate=rate, num_train_epochs=epochs)
     with using(student, asked):
-        answers = StudentStages(task, student, RunFolder(folder), config).crossfit(0, task.seed_rows)
+        answers = StudentStages(task, student, folder, config, judge=grader).crossfit(0, task.seed_rows)
     return Trial(learning_rate=rate, num_train_epochs=epochs, score=Score.of(answers.values()))
 
 # %% ../../nbs/07_grid/02_tuning.ipynb #9b1a00c
@@ -97,13 +99,14 @@ def tune(
     folder:str|Path,   # where answers are kept; the same call goes on from there
     budget:int,        # optimiser steps that may be spent
     seed:int=0,        # of the deal and of the trainings
+    judge:Teacher|None=None, # who grades answers where the task's metric is 'judge'
 )->Tuned:
     "A learning rate and a number of epochs for plain fine-tuning"
     if why := _too_few(task):
         usual = student.num_train_epochs
         return Tuned(learning_rate=student.learning_rate, num_train_epochs=usual, why=why)
     asked = candidates(student, len(task.seed_rows), budget)
-    trials = [_try(task, student, Path(folder)/f'trial_{i}', seed, *c) for i,c in enumerate(asked)]
+    trials = [_try(task, student, Path(folder)/f'trial_{i}', seed, judge, *c) for i,c in enumerate(asked)]
     best = max(trials, key=lambda t: t.score.correct)   # the first of equals
     return Tuned(learning_rate=best.learning_rate, num_train_epochs=best.num_train_epochs,
                  trials=tuple(trials))

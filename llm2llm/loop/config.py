@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Message', 'LoopConfig', 'as_flags', 'flat_words', 'nested_words', 'overlay', 'requests', 'deal', 'shots', 'prompts',
-           'steps_behind', 'Budget', 'budget_of', 'check_parts', 'check_loop_names', 'check_for_task',
-           'check_for_teacher']
+           'steps_behind', 'Budget', 'budget_of', 'check_parts', 'check_loop_names', 'check_for_task', 'judge_of',
+           'check_judge', 'check_for_teacher']
 
 # %% ../../nbs/05_loop/01_config.ipynb #801dcd63
 import inspect,json
@@ -313,6 +313,33 @@ def check_for_task(
         raise SettingError(f"match_run: {output_dir} is this run's own folder")
 
 # %% ../../nbs/05_loop/01_config.ipynb #fbe803f8
+def judge_of(
+    task:Task,             # of the run
+    judge:Teacher|None,    # as given
+    teacher:Teacher|None,  # of the run
+    config:LoopConfig,     # of the run
+)->Teacher|None:           # None where the task's metric needs none, or where there is no teacher at all
+    "Who grades the answers"
+    if not task.kind.judged:
+        if judge is None: return None
+        raise SettingError("judge is for a task with metric='judge' (--task.metric judge)")
+    if config.num_verifications:
+        raise SettingError("num_verifications compares solutions, which a task with metric='judge' cannot; leave "
+                           "it out, or take another metric")
+    found = teacher if judge is None else judge
+    if found is None or found.can_judge: return found
+    raise SettingError(f"metric='judge' needs a language model that grades, and {found.name!r} is none; {_JUDGES}")
+
+_JUDGES = ('give --teacher api or local, in Python teacher or judge=APITeacher(MODEL), or take another metric')
+
+def check_judge(
+    task:Task,          # of a run that begins
+    judge:Teacher|None, # of `judge_of`
+):
+    "Raise where nobody can grade"
+    if task.kind.judged and judge is None:
+        raise SettingError(f"metric='judge' needs a language model that grades; {_JUDGES}")
+
 def check_for_teacher(
     config:LoopConfig, # of the run
     task:Task,         # of the run

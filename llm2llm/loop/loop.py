@@ -23,12 +23,12 @@ from ..teachers.teacher import Teacher
 
 # %% ../../nbs/05_loop/04_loop.ipynb #bfa87e6f
 from .ahead import units_ahead
-from .config import LoopConfig, budget_of, requests, shots
-from .config import check_for_task, check_for_teacher, check_loop_names, check_parts
+from .config import LoopConfig, budget_of, judge_of, requests, shots
+from .config import check_for_task, check_for_teacher, check_judge, check_loop_names, check_parts
 from .messages import end_line, end_notes, found_line, round_line
 from .progress import Progress, drawn_wrong, error_of, yield_of
 from .rules import Evidence
-from .stages import StudentStages
+from .stages import Judge, StudentStages
 from .writing import TeacherStages
 if TYPE_CHECKING:
     import datasets
@@ -44,6 +44,7 @@ class Run:
         student:'Student',         # who learns
         teacher:Teacher|None=None, # who writes; None is plain fine-tuning
         output_dir:str|Path='runs/llm2llm', # the run's folder
+        judge:Teacher|None=None,   # who grades answers where the metric is 'judge'; None: the teacher
         **kwargs,                  # settings of `LoopConfig`
     ):
         check_parts(task, student, teacher)
@@ -55,7 +56,9 @@ class Run:
         match = self.config.match_run
         self.budget = budget_of(match, task, self.config.rounds) if match else None
         steps = self.budget.steps if self.budget and teacher is None else None
-        self.students = StudentStages(task, student, self.folder, self.config, steps)
+        self.judge = judge_of(task, judge, teacher, self.config)
+        grader = self.judge and Judge(self.judge, self.folder, self.judge is not teacher)
+        self.students = StudentStages(task, student, self.folder, self.config, steps, grader)
         self.writing = TeacherStages(teacher, self.students) if teacher else None
 
     @property
@@ -81,6 +84,7 @@ def settings(self:Run)->dict[str,object]: # JSON-able
     teacher = self.teacher and self.teacher.settings()
     if self.teacher and (limit := self.teacher.near_duplicate_threshold) is not None:
         teacher = teacher | dict(near_duplicate_threshold=limit)
+    if self.judge and self.judge is not self.teacher: own['judge'] = self.judge.settings()
     return dict(task=about, student=self.student.settings(), teacher=teacher, **own)
 
 # %% ../../nbs/05_loop/04_loop.ipynb #8bce2cae
@@ -262,7 +266,8 @@ def _keep_rows(self:Run):
 # %% ../../nbs/05_loop/04_loop.ipynb #6c50d9b6
 # Kept and not compared. A teacher finds its replies under every token limit and in every form.
 _RECORD = ('task.notes', 'task.loaded', 'rule.made_by', 'teacher.near_duplicate_threshold',
-           'teacher.max_completion_tokens', 'teacher.response_format')
+           'teacher.max_completion_tokens', 'teacher.response_format', 'judge.max_completion_tokens',
+           'judge.response_format')
 
 @patch
 @contextmanager
@@ -276,6 +281,7 @@ def _told(self:Run, verbose):
 @patch
 def _run(self:Run, verbose):
     "Rounds and end, with the folder and the teacher held open; True"
+    check_judge(self.task, self.judge)
     with self.folder.open(), self._told(verbose):
         settings = self.settings()
         teacher = settings['teacher']

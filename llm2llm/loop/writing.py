@@ -145,6 +145,7 @@ def prefetch(self:TeacherStages,
     room = [config.per_round]
     if config.max_synthetic_rows is not None: room.append(config.max_synthetic_rows-(len(rows)-len(seed)))
     if config.match_run or config.num_return_sequences or not config.rule.prefetch: return None
+    if self.student.judge: return None
     if any(x is not None and x < len(seed) for x in room): return None
     def on_answer(row, answer):
         full = config.max_per_seed_row is not None and counts[row.id] >= config.max_per_seed_row

@@ -20,6 +20,7 @@ from ..loop.config import LoopConfig
 from .record import read_run
 from ..tables import mark, markdown_table, text_table
 from ..tasks.task import Task
+from ..teachers.judging import judge_messages
 from ..teachers.pricing import prompt_bound
 from ..teachers.prompts import row_text
 from ..teachers.solving import solve_messages
@@ -97,6 +98,17 @@ def _request_tokens(task, teacher):
     return 1, _tokens(chats, [row_text(task, r) for r in rows], 12, most), check
 
 # %% ../../nbs/06_report/04_estimate.ipynb #5f4550e6
+_GRADED = 'It says most of the reference and leaves out a small part.\nGrade: 4'
+
+def _grades(task, teacher, config, new):
+    "How many answers a judge may be sent, for each guess of new rows by round, and the tokens of one grade"
+    if not task.kind.judged: return 0, (0, 0)
+    sizes = {split: len(rows) for split,rows in task.splits.items()}
+    asked = [sum(sum(r['asked']) for r in work(sizes, config, n)) for n in new]
+    prompt = teacher.prompt_of(task)
+    chats = [judge_messages(task, r, task.completion(r), prompt) for r in task.seed_rows[:100]]
+    return np.array(asked), _tokens(chats, [_GRADED], 0, teacher.reply_limit(task))
+
 def _measured(folder):
     "Error rates by round of an earlier run, and tokens of a request, plus or minus a fifth"
     run = read_run(folder)
@@ -148,15 +160,17 @@ def cost(
     _check_teacher(teacher)
     n,request,check = _request_tokens(task, teacher)
     guesses,measured,tokens = _guesses(rates, like)
-    new = np.array([sum(requests_by_round(len(task.seed_rows), config, r)) for r in guesses])
+    by_round = [requests_by_round(len(task.seed_rows), config, r) for r in guesses]
+    new,(graded,grade) = np.array([sum(r) for r in by_round]),_grades(task, teacher, config, by_round)
     k,price = config.num_verifications,teacher.price
-    requests = new*(1.*n + k)
-    prompt,completion = (new*(n*a + k*b) for a,b in zip(tokens or request, check))
+    requests = new*(1.*n + k) + graded
+    prompt,completion = (new*(n*a + k*b) + graded*g for a,b,g in zip(tokens or request, check, grade))
     usd = _price_of(price, requests, prompt, completion)
     ranges = [tuple(x.tolist()) for x in (requests, prompt, completion)]
     words = repr(price).partition(': ')[2] if price else 'on this machine'
     notes = tuple(_notes(teacher, usd, rates, measured, tokens, config))
     if task.unlabelled: notes += f'Each new row is a real text that the teacher answers {n} times (votes).',
+    if task.kind.judged: notes += f'At most {max(graded):,} answers of the student are graded by the judge.',
     return Estimate(teacher.name, *ranges, usd, words, notes)
 
 # %% ../../nbs/06_report/04_estimate.ipynb #e0caec87

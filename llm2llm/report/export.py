@@ -274,7 +274,8 @@ def _told(out, record, student, made):
 def _inputs(record, r, source, student, task, merge, onto, score):
     "What makes an export"
     has_adapter,bits = record.student['lora_r'] > 0,record.student['quantization']
-    splits = [s for s in _SPLITS if task.splits[s]] if score and merge else []
+    ask = score and merge and not task.kind.judged
+    splits = [s for s in _SPLITS if task.splits[s]] if ask else []
     parts,onto = ['adapter']*has_adapter + ['model']*merge,onto if bits and merge else None
     return dict(round=r, student=content_digest(source), parts=parts, dtype=student.dtype, onto=onto,
                 base=str(student.model_name_or_path) if has_adapter else None, scored=splits)

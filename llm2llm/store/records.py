@@ -57,12 +57,10 @@ class Score(Record):
     )->'Score':
         "The counts of some answers"
         answers = list(answers)
-        count = lambda test: sum(map(test, answers))
+        flags = ('correct', 'truncated', 'prompt_truncated')
+        counts = {name: sum(getattr(a, name) for a in answers) for name in flags}
         grades = [a.grade for a in answers if a.grade is not None]
-        return cls(n=len(answers), correct=count(lambda a: a.correct),
-                   no_answer=count(lambda a: a.prediction is None),
-                   truncated=count(lambda a: a.truncated),
-                   prompt_truncated=count(lambda a: a.prompt_truncated),
+        return cls(n=len(answers), no_answer=sum(a.prediction is None for a in answers), **counts,
                    grade=round(sum(grades)/len(grades), 6) if grades else None)
 
 # %% ../../nbs/01_store/01_records.ipynb #f076af87
@@ -166,6 +164,8 @@ class RunFolder(StageFolder):
         return self/stage_name(round, part)
     def student(self, round:int)->Path: # the folder of a round's student
         return self.part(round, 'student')
+    @property
+    def judge(self)->Path: return self/'judge' # the folder of a judge that is not the teacher, there or not
 
 # %% ../../nbs/01_store/01_records.ipynb #73ba203f
 def missing(
@@ -280,9 +280,7 @@ def held_out(self:RunFolder,
 
 # %% ../../nbs/01_store/01_records.ipynb #818eba65
 @patch
-def samples(self:RunFolder,
-    round:int, # from 0
-)->list[Prediction]: # several to a row; [] if none were drawn
+def samples(self:RunFolder, round:int)->list[Prediction]: # several to a row; [] if none were drawn
     "The answers drawn beside the greedy ones"
     return _lines(self.part(round, 'samples'), answer)
 
@@ -355,9 +353,7 @@ def write_train(self:RunFolder,
 
 _GOLD = 'test_gold.json'
 @patch
-def write_gold(self:RunFolder,
-    gold:dict[str,str], # test row's id to its label
-)->Path:
+def write_gold(self:RunFolder, gold:dict[str,str])->Path: # test row's id to its label
     "Keep the right labels of the test rows, not the rows"
     return write_json(self/_GOLD, gold)
 @patch

@@ -53,6 +53,7 @@ class Kind(_Named):
     schema:dict[str,object]|None = None # the JSON schema of its answers; None: any
     own:tuple[str,...] = () # names of its settings, which its constructor takes and objects have
     metric,threshold = 'exact',1. # how near an answer is, and from which grade on it is right; see `grade`
+    rubric,judged = '',False # what a judge's grades mean; is a judge asked, where `grade` is None?
     form = ''       # what a student is told of the answer, one line; see `instructions`
     rules = ()      # what a teacher is told of the answer, a sentence each
     solve = 'Reply with the answer and nothing else.' # how a model is to answer a question
@@ -177,6 +178,12 @@ def find_labels(self:Kind,
                        f"and this one is of kind {self.name!r}")
 
 @patch
+def check_labels(self:Kind, labels:Labels)->str: # '': nothing
+    "What is wrong with a label set"
+    return ''
+
+# %% ../../nbs/02_tasks/02_kinds.ipynb #5b10c4e2
+@patch
 def shaped(self:Kind,
     rows:Sequence[Example], # seed rows
     place:str,              # the file of the rows
@@ -189,11 +196,6 @@ def shaped(self:Kind,
         raise SettingError(f"{name} (--task.{name}) is for a task of kind {owner!r}, "
                            f"and this one is of kind {self.name!r}")
     return type(self)(**given) if given else self, []
-
-@patch
-def check_labels(self:Kind, labels:Labels)->str: # '': nothing
-    "What is wrong with a label set"
-    return ''
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b11c4e1
 @patch

@@ -146,11 +146,20 @@ def parse(self:Task, completion:str, row:Example)->str|None:
     return self.kind.parse(completion, row, self.labels)
 
 @patch
-def judged(self:Task, row:Example, completion:str, said:str|None, truncated:bool)->Prediction:
+def with_grade(self:Task,
+    answer:Prediction,
+    grade:float|None, # 0 to 1; None: a judge gave none
+)->Prediction:
+    "An answer with its grade, right from the threshold on"
+    return replace(answer, grade=grade, correct=grade is not None and grade >= self.kind.threshold)
+
+@patch
+def scored(self:Task, row:Example, completion:str, said:str|None, truncated:bool)->Prediction:
     "The `Prediction` of an answer that has been read"
-    kind,gold = self.kind,self.gold(row)
-    right,grade = kind.right(said, gold),kind.grade(said, gold)
-    return Prediction(row.id, completion, said, right, truncated, grade=grade)
+    gold = self.gold(row)
+    found = Prediction(row.id, completion, said, said==gold, truncated)
+    grade = self.kind.grade(said, gold)
+    return found if grade is None else self.with_grade(found, grade)
 
 @patch
 def score(self:Task, row:Example, completion:str, truncated:bool=False)->Prediction:
@@ -160,7 +169,7 @@ def score(self:Task, row:Example, completion:str, truncated:bool=False)->Predict
         raise DataError(f"row {row.id!r} of task {self.name!r} has no right answer to score by: "
                         f"{self.check(row)}")
     said = None if truncated and self.kind.incomplete(completion) else self.parse(completion, row)
-    return self.judged(row, completion, said, truncated)
+    return self.scored(row, completion, said, truncated)
 
 # %% ../../nbs/02_tasks/05_task.ipynb #86a55eb8
 @patch
@@ -270,7 +279,7 @@ def read_splits(
     labels:list[str]|dict[str,object]|None=None, kind:str|Kind|None=None, # likewise
     name:str|None=None, template:str|None=None, description:str='', # likewise
     instructions:bool|str|None=None, schema:dict[str,object]|Path|None=None, # likewise
-    metric:str|None=None, threshold:float|None=None, # likewise
+    metric:str|None=None, threshold:float|None=None, rubric:str|None=None, # likewise
 )->Splits: # of a task without rows, its notes say what was found
     "The rows of own files as they are, and the task that they show"
     asked,first = _asked(kind, choices, metric),sources['seed']
@@ -279,7 +288,7 @@ def read_splits(
     place,own = (first, Path(first).stem) if isinstance(first, str | Path) else ('seed', 'own')
     seeds = list(rows['seed'].values())
     kind,notes = (asked,[]) if asked else _found(seeds, labels)
-    given = dict(schema=schema, metric=metric, threshold=threshold)
+    given = dict(schema=schema, metric=metric, threshold=threshold, rubric=rubric)
     kind,shape = kind.shaped(seeds, place, **{k: v for k,v in given.items() if v is not None})
     if isinstance(labels, dict): description,labels = _with_meanings(description, labels)
     names,more = kind.find_labels(seeds, labels, place)
@@ -301,8 +310,9 @@ def from_files(cls:Task,
     labels:list[str]|dict[str,object]|None=None, # the label set, or what each label means; None: found
     kind:str|Kind|None=None, # 'number', 'label', 'choice', 'json', 'text' or your own; None: found
     schema:dict[str,object]|Path|None=None, # JSON schema of 'json' answers, or its file; None: found
-    metric:str|None=None,    # of 'text' answers: 'exact', 'token_f1' or 'rouge_l'; None: 'exact'
-    threshold:float|None=None, # grade by that metric from which on an answer is right, 0 to 1; None: 0.5
+    metric:str|None=None,    # of 'text' answers: 'exact', 'token_f1', 'rouge_l' or 'judge'; None: 'exact'
+    threshold:float|None=None, # grade by that metric from which on an answer is right; None: as of the metric
+    rubric:str|None=None,    # what the grades 1 to 5 of a judge mean, in words; None: the usual one
     name:str|None=None,      # None: the name of the seed file, or 'own'
     template:str|None=None,  # how a row is asked, {question} and, for choices, {choices}; None: by the kind
     description:str='',      # one line: what is asked
@@ -315,7 +325,7 @@ def from_files(cls:Task,
     sources = dict(seed=seed_rows, dev=None if dev is False else dev, test=test, pool=pool,
                    unlabelled=unlabelled)
     about = dict(name=name, template=template, description=description, instructions=instructions,
-                 schema=schema, metric=metric, threshold=threshold)
+                 schema=schema, metric=metric, threshold=threshold, rubric=rubric)
     splits = read_splits(sources, question, answer, choices, labels, kind, **about)
     owner = 'the seed rows' if labels is None else 'the label set that you gave'
     rows = splits.tidy(owner, refuse=overlap=='refuse', hold_back=dev is None)

@@ -179,6 +179,12 @@ def answers(self:Teacher, task:Task, rows:Sequence[Example])->tuple[list[Predict
     raise NotImplementedError(f'{type(self).__name__} has no method `answers`')
 
 @patch
+def graded(self:Teacher, task:Task, rows:Sequence[Example], answers:Sequence[Prediction],
+)->tuple[list[Prediction],Cost]: # as many; grade is None where none could be read
+    "A student's answers with grades, where the task's metric is a judge, and what they cost"
+    raise NotImplementedError(f'{type(self).__name__} has no method `graded`')
+
+@patch
 def request(self:Teacher, task:Task, q:Request, have:Sequence[Example], form:str|None=None,
 )->tuple[Chat,Schema|None,dict[str,float]]: # messages, schema, sampling parameters
     "What is sent for a request of the loop"
@@ -194,6 +200,11 @@ def can_verify(self:Teacher)->bool:
 def can_answer(self:Teacher)->bool:
     "Can it be asked what the student is asked?"
     return type(self).answers is not Teacher.answers
+
+@patch(as_prop=True)
+def can_judge(self:Teacher)->bool:
+    "Does it grade answers?"
+    return type(self).graded is not Teacher.graded
 
 @patch(as_prop=True)
 def sends_prompts(self:Teacher)->bool:
