@@ -102,7 +102,7 @@ class Prediction:
     correct:bool         # does it equal the right answer?
     truncated:bool = False  # was it cut off at the token limit?
     prompt_truncated:bool = False # was the prompt too long, and cut on the left?
-    grade:float|None = None # how near it is to the right answer, 0 to 1; None: right or wrong, nothing between
+    grade:float|None = None # how near it is to the right answer, 0 to 1; None: it is right or wrong
 
 # %% ../nbs/00_core.ipynb #c85cac3b
 def to_dict(

@@ -26,7 +26,7 @@ def task_of(metric='judge', **more):
 
 
 def graded(body): return body['messages'][-1]['content'].rpartition('Answer to be graded: ')[2]
-def is_grading(body): return 'You grade an answer' in body['messages'][0]['content']
+def is_grading(body): return 'You grade answers' in body['messages'][0]['content']
 
 
 def judging(body, n):

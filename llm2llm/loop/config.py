@@ -324,13 +324,14 @@ def judge_of(
         if judge is None: return None
         raise SettingError("judge is for a task with metric='judge' (--task.metric judge)")
     if config.num_verifications:
-        raise SettingError("num_verifications compares solutions, which a task with metric='judge' cannot; leave "
-                           "it out, or take another metric")
+        raise SettingError("num_verifications compares solutions, which a task with metric='judge' cannot; "
+                           "leave it out, or take another metric")
     found = teacher if judge is None else judge
     if found is None or found.can_judge: return found
-    raise SettingError(f"metric='judge' needs a language model that grades, and {found.name!r} is none; {_JUDGES}")
+    raise SettingError(f"metric='judge' needs a language model that grades, and {found.name!r} is none; "
+                       f"{_JUDGES}")
 
-_JUDGES = ('give --teacher api or local, in Python teacher or judge=APITeacher(MODEL), or take another metric')
+_JUDGES = 'give --teacher api or local, in Python teacher or judge=APITeacher(MODEL), or take another metric'
 
 def check_judge(
     task:Task,          # of a run that begins
@@ -340,6 +341,7 @@ def check_judge(
     if task.kind.judged and judge is None:
         raise SettingError(f"metric='judge' needs a language model that grades; {_JUDGES}")
 
+# %% ../../nbs/05_loop/01_config.ipynb #fbe803f9
 def check_for_teacher(
     config:LoopConfig, # of the run
     task:Task,         # of the run

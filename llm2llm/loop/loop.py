@@ -61,11 +61,12 @@ class Run:
         self.students = StudentStages(task, student, self.folder, self.config, steps, grader)
         self.writing = TeacherStages(teacher, self.students) if teacher else None
 
-    @property
-    def n_rounds(self)->int:
-        "Rounds of augmentation that are asked for"
-        if self.teacher is None: return 0
-        return len(self.budget.rows) if self.budget else self.config.rounds
+# %% ../../nbs/05_loop/04_loop.ipynb #bcc9260e
+@patch(as_prop=True)
+def n_rounds(self:Run)->int:
+    "Rounds of augmentation that are asked for"
+    if self.teacher is None: return 0
+    return len(self.budget.rows) if self.budget else self.config.rounds
 
 # %% ../../nbs/05_loop/04_loop.ipynb #e6905834
 @patch

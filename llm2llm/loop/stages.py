@@ -36,6 +36,7 @@ class Judge:
             try: return self.teacher.graded(task, rows, answers)[0]
             finally: self.teacher.free()
 
+# %% ../../nbs/05_loop/02_stages.ipynb #ebe65f30
 class StudentStages:
     "A run's student at work"
     def __init__(self,
@@ -185,6 +186,7 @@ def _graded(self:StudentStages, rows, answers):
     if self.judge.teacher.needs_gpu: self.student.free()
     return self.judge.graded(self.task, rows, answers)
 
+# %% ../../nbs/05_loop/02_stages.ipynb #da9d6ead
 @patch
 def answers(self:StudentStages,
     round:int,                    # whose student is asked

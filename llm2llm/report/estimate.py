@@ -98,7 +98,7 @@ def _request_tokens(task, teacher):
     return 1, _tokens(chats, [row_text(task, r) for r in rows], 12, most), check
 
 # %% ../../nbs/06_report/04_estimate.ipynb #5f4550e6
-_GRADED = 'It says most of the reference and leaves out a small part.\nGrade: 4'
+_GRADED = 'Grade: 4'
 
 def _grades(task, teacher, config, new):
     "How many answers a judge may be sent, for each guess of new rows by round, and the tokens of one grade"

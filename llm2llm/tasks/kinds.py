@@ -47,14 +47,14 @@ class Kind(_Named):
     template = '{question}\nAnswer:' # how a row is asked in a task that brings no template
     choices = worked = by_field = False # does a row bring choices? are answers worked out? are they objects?
     group = ''      # a word for what rows with the same right answer share; '': there are too many answers
-    stratified = False # are rows drawn and matched by that answer?
+    stratified:bool = False # are rows drawn and matched by that answer?
     stop_regex = None    # regular expression: where a free answer is complete; None: at the end token only
     stop_regex_untrained = r'(?<=\S)(?=\s*\n\n)' # the same for a base that nobody taught to end
     schema:dict[str,object]|None = None # the JSON schema of its answers; None: any
     own:tuple[str,...] = () # names of its settings, which its constructor takes and objects have
     metric,threshold = 'exact',1. # how near an answer is, and from which grade on it is right; see `grade`
     rubric,judged = '',False # what a judge's grades mean; is a judge asked, where `grade` is None?
-    form = ''       # what a student is told of the answer, one line; see `instructions`
+    form:str = ''   # what a student is told of the answer, one line; see `instructions`
     rules = ()      # what a teacher is told of the answer, a sentence each
     solve = 'Reply with the answer and nothing else.' # how a model is to answer a question
     reads = ''      # how `parse` reads an answer, a sentence for whoever has the student and not this package

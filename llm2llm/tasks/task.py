@@ -161,6 +161,7 @@ def scored(self:Task, row:Example, completion:str, said:str|None, truncated:bool
     grade = self.kind.grade(said, gold)
     return found if grade is None else self.with_grade(found, grade)
 
+# %% ../../nbs/02_tasks/05_task.ipynb #084a72eb
 @patch
 def score(self:Task, row:Example, completion:str, truncated:bool=False)->Prediction:
     "The `Prediction` of a completion; raises `DataError` if the row has no right answer"
@@ -251,6 +252,7 @@ def _check_text(**texts):
         raise SettingError(f"{name} (--task.{name}) is the text itself, and {text!r} looks like the name of "
                            "a file; give what stands in that file")
 
+# %% ../../nbs/02_tasks/05_task.ipynb #2d3c9301
 def found_kind(
     rows:Sequence[Example], # the seed rows
     labels:Sequence[str]|None=None, # the label set, if one is given

@@ -348,8 +348,8 @@ def _grades(self:LLMTeacher, task, pairs, i):
     replies = self.solve(calls, 'judge')
     missing = [r for r in replies if not isinstance(r, Reply)]
     if not missing: return replies
-    raise TeacherError(f"{missing[0]} after {len(replies)-len(missing)} of {len(replies)} answers were graded; "
-                       "grades are kept, and the same command goes on from there")
+    done = f'{len(replies)-len(missing)} of {len(replies)} answers were graded'
+    raise TeacherError(f"{missing[0]} after {done}; grades are kept, and the same command goes on from there")
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #a715da03
 @patch

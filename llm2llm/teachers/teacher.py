@@ -178,6 +178,7 @@ def answers(self:Teacher, task:Task, rows:Sequence[Example])->tuple[list[Predict
     "Its own scored answers to rows, in their order, and what they cost"
     raise NotImplementedError(f'{type(self).__name__} has no method `answers`')
 
+# %% ../../nbs/04_teachers/00_teacher.ipynb #e65c92e5
 @patch
 def graded(self:Teacher, task:Task, rows:Sequence[Example], answers:Sequence[Prediction],
 )->tuple[list[Prediction],Cost]: # as many; grade is None where none could be read

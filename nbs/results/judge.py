@@ -6,7 +6,7 @@
 Questions and references are in `raw/judge_rows.jsonl`; answers and all grades in `raw/judge.jsonl`.
 The grades by eye ('eye', 1 to 5) were written there before the judge was asked.
 """
-import argparse, json
+import argparse
 from pathlib import Path
 
 from llm2llm import Student, Task
@@ -34,7 +34,8 @@ def answer(a):
         chat = load(folder)
         asked = [[dict(role='user', content=r['question'])] for r in rows[i::2]]
         got = chat.generate(asked, max_new_tokens=60)
-        for r, g in zip(rows[i::2], got): r |= dict(by=Path(folder).name, said=g.text.strip(), cut=g.truncated)
+        for r, g in zip(rows[i::2], got):
+            r |= dict(by=Path(folder).name, said=g.text.strip(), cut=g.truncated)
         chat.free()
     write_jsonl(FOUND, rows)
 
@@ -42,12 +43,14 @@ def answer(a):
 def grade(a):
     "Every answer graded by a model, as the package asks for it"
     rows, chat = read_jsonl(FOUND), load(a.models[0])
-    task = Task.from_files(ROWS, dev=False, metric='judge', description='Answer questions of any kind in brief')
+    about = 'Answer questions of any kind in brief'
+    task = Task.from_files(ROWS, dev=False, metric='judge', description=about)
     asked = [judge_messages(task, seed, r['said']) for seed, r in zip(task.seed_rows, rows)]
     for k in range(1 + DRAWN):
         drawn = dict(temperature=1., seeds=[1000*k + i for i in range(len(rows))]) if k else {}
-        got = chat.generate(asked, max_new_tokens=128, **drawn)
-        for r, g in zip(rows, got): r.setdefault('judge', []).append(dict(grade=read_grade(g.text), text=g.text))
+        got = chat.generate(asked, max_new_tokens=12, **drawn)
+        for r, g in zip(rows, got):
+            r.setdefault('judge', []).append(dict(grade=read_grade(g.text), text=g.text))
         write_jsonl(FOUND, rows)
         print(k, [r['judge'][k]['grade'] for r in rows], flush=True)
     rows[0] |= made(judged_by=Path(a.models[0]).name)
