@@ -17,6 +17,7 @@ from . import commands
 from .compare import compare, compare_options
 from .estimate import estimate, estimate_options
 from .run import check_given, flags_of, name_arguments, part_settings, read_words, run_options
+from .serve import serve, serve_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
 from ..core import LLM2LLMError, RunError, SettingError, check_one_of, interruptible, plugins, unknown
 from ..loop.config import LoopConfig
@@ -42,8 +43,10 @@ class Command:
 def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
     names = 'doctor run prompt report ledger predict export share grid check score tasks'.split()
-    calls = {name: getattr(commands, name) for name in names} | dict(compare=compare, estimate=estimate)
+    calls = {name: getattr(commands, name) for name in names}
+    calls |= dict(serve=serve, compare=compare, estimate=estimate)
     of_run = dict(run=run_options, compare=compare_options, estimate=estimate_options,
+                  serve=serve_options,
                   prompt=commands.prompt_options, export=commands.export_options)
     return {name: Command(call, of_run.get(name)) for name,call in plugins('llm2llm.commands', calls).items()}
 

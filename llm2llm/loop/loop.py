@@ -351,11 +351,12 @@ def _asked(self:Run, questions):
 
 # %% ../../nbs/05_loop/04_loop.ipynb #d5909607
 @patch
-def _check_sure(self:Run, least):
+def _check_sure(self:Run, least, constrained):
     "Refuse probabilities where nothing is chosen among, and a least one that is none"
     if least is not None: check_number('min_probability', least, most=1)
-    if self.task.kind.restricted: return
-    raise SettingError(f"a task of kind {self.task.kind.name!r} has no options to choose among, so its "
+    if constrained and self.task.kind.restricted: return
+    who = f"a task of kind {self.task.kind.name!r}" if constrained else "a student that is not constrained"
+    raise SettingError(f"{who} has no options to choose among, so its "
                        "answers have no probabilities; leave out probabilities and min_probability")
 
 def _add_sure(found, completions, options, least):
@@ -372,16 +373,18 @@ def predict(self:Run,
     questions:str|Example|Iterable[str|Example],
     probabilities:bool=False,   # of the options, too; for kinds with options, such as 'label' and 'choice'
     min_probability:float|None=None, # 0 to 1: a less probable prediction is None; probabilities come along
+    constrained:bool=True,      # held to the options or the schema; False: what the student writes freely
 )->'pd.DataFrame': # id, question, prediction (None: no answer), completion, truncated; see the lesson
     "What the picked round's student answers to new questions; needs `fit` first"
     import pandas as pd
     if not self.final:
         raise RunError(f"{self.folder.path}: call fit() first; "
                        "where the run is finished it trains nothing again")
-    if sure := probabilities or min_probability is not None: self._check_sure(min_probability)
+    if sure := probabilities or min_probability is not None: self._check_sure(min_probability, constrained)
     rows,picked = self._asked(questions),self.final.picked_round
     self.students.load(self.folder.student(picked))
-    completions = self.students.complete(rows, self.folder.train_rows(picked), probabilities=sure)
+    completions = self.students.complete(rows, self.folder.train_rows(picked), probabilities=sure,
+                                         constrained=constrained)
     said = [(r.id, r.question, self.task.parse(c.text, r), c.text.strip(), c.truncated)
             for r,c in zip(rows, completions, strict=True)]
     columns = ['id', 'question', 'prediction', 'completion', 'truncated']

@@ -144,9 +144,11 @@ def complete(self:StudentStages,
     drawn:bool=False,             # draw several answers to a row that is there several times
     on_completion:Callable|None=None, # called with the number of the row and its completion, when it is there
     probabilities:bool=False,     # of each option of a row, too
+    constrained:bool=True,        # held to a row's options or the kind's schema; False: any text
 )->list['Completion']:            # n, in the order of the rows
     "The present student's completions"
-    kwargs = self._decoding(trained_on) | dict(json_schema=self.task.kind.schema)
+    options = [self.task.options(r) if constrained else () for r in rows]
+    kwargs = self._decoding(trained_on) | dict(json_schema=self.task.kind.schema if constrained else None)
     kwargs['texts'] = [r.question for r in rows]
     if drawn: kwargs.setdefault('temperature', 1.)
     if 'temperature' in kwargs:
@@ -155,8 +157,8 @@ def complete(self:StudentStages,
                            for i,r in enumerate(rows)]
     asked = prompts(self.task, rows, self.config.num_fewshot or 0, self.config.seed, self.student.chat)
     about = ['round', *map(str, names)] if names else []
-    return self.student.generate(asked, [self.task.options(r) for r in rows], on_completion=on_completion,
-                                 label=' '.join([*about, 'answers']), probabilities=probabilities, **kwargs)
+    return self.student.generate(asked, options, on_completion=on_completion, probabilities=probabilities,
+                                 label=' '.join([*about, 'answers']), **kwargs)
 
 # %% ../../nbs/05_loop/02_stages.ipynb #da9d6eac
 OnAnswer = Callable[[Example,Prediction],None]   # told each answer as soon as it is there
