@@ -170,6 +170,18 @@ def test_a_file_in_the_place_of_a_text(tmp_path, capsys, monkeypatch):
         assert f"{name} (--task.{name}) is the text itself, and 'asked.txt' looks like" in said(capsys, *words)
 
 
+def test_a_name_in_a_settings_file_and_the_rows_as_a_flag(tmp_path, monkeypatch):
+    "`task: {name: …}` alone is a task itself; beside a file of rows it is what they are called"
+    monkeypatch.chdir(tmp_path)
+    Path('seed.jsonl').write_text('')
+    Path('run.yaml').write_text('task: {name: mine, dev: false}\nteacher: none\n')
+    words = read_words(['--config', 'run.yaml', '--task', 'seed.jsonl'])
+    assert (words['task'], words['task.name']) == ('seed.jsonl', 'mine')
+    Path('run.yaml').write_text('task: {name: trec, n_seed: 20}\nteacher: none\n')
+    words = read_words(['--config', 'run.yaml', '--task', 'snips'])
+    assert words['task'] == 'snips' and 'task.name' not in words
+
+
 def test_what_is_quoted_stays_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     meanings = dict(glad='it went well: yes', sad='no', odd='010')

@@ -119,9 +119,17 @@ def _of_run(path, given):
     return {k: v for k,v in words.items() if v is not None}
 
 # %% ../../nbs/09_cli/01_run.ipynb #8357e43c
+def _with_rows(below, given):
+    "Settings where `name` in `task` is what a file of rows, given as a flag, is called"
+    task = below.get('task')
+    if not isinstance(task, dict) or 'task' not in given: return below
+    rows = dict(seed_rows=given['task']) if task_owner(given['task'])==Task.from_files else {}
+    return below | dict(task=task | rows)
+
+# %% ../../nbs/09_cli/01_run.ipynb #8357e43d
 def _read_file(path, known_for, given):
     "The words of a file, checked; an error names its line"
-    below = read_yaml(path)
+    below = _with_rows(read_yaml(path), given)
     below = _of_run(path, given) if {*below}=={'settings', 'versions'} else flat_words(below)
     below.pop('about', None)   # what a printed or saved file says beside the settings
     known = known_for(below)
