@@ -16,6 +16,7 @@ from pathlib import Path
 from . import commands
 from .compare import compare, compare_options
 from .estimate import estimate, estimate_options
+from .recipe import recipe
 from .run import check_given, flags_of, name_arguments, part_settings, read_words, run_options
 from .serve import serve, serve_options
 from .settings import Setting, check_names, check_values, settings_of, split_flags
@@ -44,7 +45,7 @@ def all_commands()->dict[str,Command]: # by name
     "The commands that there are"
     names = 'doctor run prompt report ledger predict export share grid check score tasks'.split()
     calls = {name: getattr(commands, name) for name in names}
-    calls |= dict(serve=serve, compare=compare, estimate=estimate)
+    calls |= dict(serve=serve, compare=compare, estimate=estimate, recipe=recipe)
     of_run = dict(run=run_options, compare=compare_options, estimate=estimate_options,
                   serve=serve_options,
                   prompt=commands.prompt_options, export=commands.export_options)
