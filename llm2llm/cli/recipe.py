@@ -68,12 +68,12 @@ STEPS = (
          'Have the answers held to the schema, which is the default.',
          "NLU++, 50 rows: of a fine-tuned SmolLM2's answers 36 are valid when it writes freely and 50 when "
          "it is held; F1 of the fields 37.3 and 45.7 %.",
-         ('03_student/02a_grammar.html',)),
+         ('03_student/grammar.html',)),
     Step(('text',),
          'Take a metric that agrees with you: grade 50 answers by eye, and compare.',
          "TREC's questions answered freely: a judge of 1.5 billion parameters agrees with grades by eye on "
          "30 of 50 answers, and who calls all wrong on 36. Take a large model as a judge, or none.",
-         ('04_teachers/01b_judging.html',)),
+         ('04_teachers/judging.html',)),
     Step(('json', 'text', 'number', 'choice'),
          'New rows by a teacher: try, with `llm2llm compare`.',
          ''))
