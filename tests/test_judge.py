@@ -111,6 +111,9 @@ def test_what_reads_as_no_grade_is_asked_again_and_never_guessed(tmp_path):
     answers = read_run(tmp_path / 'run').folder.answers(0)
     odd = [a for a in answers if a.grade is None]
     assert odd and not any(a.correct for a in odd)
+    said = str(read_run(tmp_path / 'run'))
+    assert 'answers have no grade that can be read, and count as wrong' in said.replace('\n  ', ' ')
+    assert f'The judge: {len(s.requests)} replies to {len(s.requests)} requests' in said.replace('\n  ', ' ')
     assert set(Counter(b['messages'][-1]['content'] for b in s.requests).values()) == {3}
 
 

@@ -17,6 +17,7 @@ from ..core import RunError, SettingError
 from ..loop.rules import Rule, Wrong, own_rules
 from ..store.records import Final, Round, RunFolder, Score
 from ..tables import clean, one, points, span, text_table
+from ..tasks.kinds import recorded_kind
 from ..tasks.splits import SPLITS
 from ..teachers.replies import Replies, Spent
 
@@ -75,14 +76,23 @@ def made(self:RunRecord)->dict[str,str]: # {} where the log does not say
     last = next((e for e in reversed(self.log) if 'machine' in e), {})
     return {k: last[k] for k in ('commit', 'machine') if last.get(k)}
 
-@patch(as_prop=True)
-def spent(self:RunRecord)->Spent|None: # None if nothing was
-    "What was spent on the teacher"
-    if not self.folder.replies.exists(): return None
-    replies = Replies(self.folder.replies, read_only=True)
+def _spent(folder):
+    "What is spent by the replies in a folder; None if nothing is"
+    if not folder.replies.exists(): return None
+    replies = Replies(folder.replies, read_only=True)
     spent = replies.spent()
     replies.close()
     return spent if spent.requests else None
+
+@patch(as_prop=True)
+def spent(self:RunRecord)->Spent|None: # None if nothing was
+    "What was spent on the teacher"
+    return _spent(self.folder)
+
+@patch(as_prop=True)
+def judge_spent(self:RunRecord)->Spent|None: # None if nothing was, or if the teacher is the judge
+    "What was spent on a judge that is not the teacher"
+    return _spent(RunFolder(self.folder.judge))
 
 # %% ../../nbs/06_report/02_record.ipynb #d5d77048
 def hub_name(
@@ -251,10 +261,9 @@ def headline(
             f"Without an answer: {score.no_answer}; cut off at the token limit: {score.truncated}.")
 
 # %% ../../nbs/06_report/02_record.ipynb #bf0421be
-def _paid(record):
-    "What the teacher cost, in a sentence; '' if it cost nothing"
-    if not (s := record.spent): return ''
-    kept = sum(m.kept for m in record.rounds)
+def _paid(s, kept=0, who='teacher'):
+    "What a language model cost, in a sentence; '' if it cost nothing"
+    if not s: return ''
     parts = [f"{s.replies:,} replies to {s.requests:,} requests",
              f"{s.prompt_tokens:,} prompt and {s.completion_tokens:,} completion tokens"]
     if s.usd: parts.append(f"${s.usd:.4f}")
@@ -262,7 +271,17 @@ def _paid(record):
     if s.unpriced: parts.append(f"the price of {s.unpriced:,} unknown")
     if s.lost_tokens: parts.append(f"up to {s.lost_tokens:,} tokens more for requests without a reply")
     if s.lost_usd: parts.append(f"which is ${s.lost_usd:.4f}")
-    return f"The teacher: {', '.join(parts)}."
+    return f"The {who}: {', '.join(parts)}."
+
+# %% ../../nbs/06_report/02_record.ipynb #bf0421bf
+def _teacher_paid(record): return _paid(record.spent, sum(m.kept for m in record.rounds))
+
+def _ungraded(record):
+    "How many answers a judge gave no grade, in a sentence; '' if none"
+    if not recorded_kind(record.task).judged: return ''
+    answers = (record.folder.answers(m.round, s) for m in record.rounds for s in ('seed', *_SPLITS))
+    n = sum(a.grade is None for its in answers for a in its)
+    return f'{n} answers have no grade that can be read, and count as wrong.' if n else ''
 
 def _ended(record):
     "Why a run stopped, or how far it is"
@@ -278,7 +297,8 @@ def notes(
     "Why a run stopped, what to mind, what loading did"
     loading = record.task.get('notes', [])
     own = [n for n in record.final.notes if n not in loading] if record.final else []
-    out = [_ended(record), *own, _paid(record)]
+    paid = _teacher_paid(record),_paid(record.judge_spent, who='judge')
+    out = [_ended(record), *own, *paid, _ungraded(record)]
     asked = sum(m.requested for m in record.rounds)
     silent = sum(m.rejected.get('nothing written', 0) for m in record.rounds)
     if silent: out.append(f"The teacher wrote nothing for {silent} of {asked} requests.")
@@ -302,7 +322,8 @@ def text(
     shortest = short.drop(columns='seconds', errors='ignore')
     tables = [text_table(*way) for way in ((full, 2), (short, 2), (short, 1), (shortest, 1))]
     best = next((t for t in tables if max(map(len, t.split('\n'))) <= width), tables[-1])
-    say = [headline(record), _rejected(record) if best != tables[0] else '', '' if remarks else _paid(record)]
+    paid = '' if remarks else _teacher_paid(record)
+    say = [headline(record), _rejected(record) if best != tables[0] else '', paid]
     lines = [textwrap.fill(clean(x), width) for x in say if x]
     for note in notes(record) if remarks else []:
         lines.append(textwrap.fill(clean(note), width, initial_indent='- ', subsequent_indent='  '))
