@@ -278,7 +278,7 @@ def _teacher_paid(record): return _paid(record.spent, sum(m.kept for m in record
 
 def _ungraded(record):
     "How many answers a judge gave no grade, in a sentence; '' if none"
-    if not recorded_kind(record.task).judged: return ''
+    if 'metric' not in record.task or not recorded_kind(record.task).judged: return ''
     answers = (record.folder.answers(m.round, s) for m in record.rounds for s in ('seed', *_SPLITS))
     n = sum(a.grade is None for its in answers for a in its)
     return f'{n} answers have no grade that can be read, and count as wrong.' if n else ''
