@@ -128,6 +128,7 @@ def export_options(
     dtype:str|None=None,      # of the whole model: float32, bfloat16 or float16 (default: as in the run)
     device:str|None=None,     # where it is scored: cpu, cuda or mps (default: cuda if there is one)
     base:str|None=None,       # the run's base: a model folder or a name on the Hub (default: the run's)
+    gguf:bool=False,          # also write the whole model for llama.cpp and Ollama, with a Modelfile
 ): "What only the command `export` knows"
 
 def export(

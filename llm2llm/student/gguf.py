@@ -44,6 +44,13 @@ def _dtype(types):
     return 'bfloat16' if 'BF16' in types else 'float16'
 
 # %% ../../nbs/03_student/02b_gguf.ipynb #ff5fc760
+def _own(tokenizer, size):
+    "A tokenizer without the `<|endoftext|>` that transformers adds to a file that has none"
+    its = json.loads(tokenizer.backend_tokenizer.to_str())
+    its['added_tokens'] = [t for t in its['added_tokens'] if t['id'] < size]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(its))
+    return tokenizer
+
 def read_gguf(
     path:Path, # a GGUF file
 )->tuple['PreTrainedModel','PreTrainedTokenizerBase']: # the weights unpacked
@@ -63,7 +70,7 @@ def read_gguf(
     except Exception as e:   # of two readers of somebody else's file
         raise StudentError(f"transformers cannot load the GGUF file {path}: {type(e).__name__}: {e!s:.200}; "
                            "give the folder of the model that it was made from") from e
-    if not (lost := sorted(info['missing_keys'])): return model,tokenizer
+    if not (lost := sorted(info['missing_keys'])): return model,_own(tokenizer, model.config.vocab_size)
     raise StudentError(f"{path} lacks {lost[0]} and {len(lost)-1} more weights; download it again")
 
 # %% ../../nbs/03_student/02b_gguf.ipynb #2e5ee549

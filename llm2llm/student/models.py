@@ -315,12 +315,12 @@ def _unpacked(path):
     from huggingface_hub import constants
     stat = path.stat()
     key = digest(str(path), stat.st_size, stat.st_mtime_ns)
-    folder = Path(constants.HF_HOME)/'llm2llm-gguf'/key/path.name
+    folder = Path(constants.HF_HUB_CACHE).parent/'llm2llm-gguf'/key/path.name
     if folder.is_dir(): return folder
     try: folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise StudentError(f"cannot unpack {path} into {folder}: {e.strerror}; set HF_HOME to a folder with "
-                           "room for it") from e
+        raise StudentError(f"cannot unpack {path} into {folder}: {e.strerror}; set HF_HUB_CACHE to "
+                           "a folder that has room and can be written") from e
     with FileLock(folder.with_name('lock')):
         if folder.is_dir(): return folder   # another process was faster
         with quiet(): model,tokenizer = read_gguf(path)
