@@ -294,6 +294,15 @@ def _inputs(record, r, source, student, task, merge, onto, score):
     return dict(round=r, student=content_digest(source), parts=parts, dtype=student.dtype, onto=onto,
                 base=str(student.model_name_or_path) if has_adapter else None, scored=splits)
 
+# %% ../../nbs/06_report/06_export.ipynb #20f25b7f
+def _checked(gguf, merge, onto, dtype):
+    "The type of the model, with the settings that do not go together refused"
+    if gguf and not merge:
+        raise SettingError("gguf/ is made from model/; leave out merge=False (--merge false)")
+    if gguf: check_gguf()
+    check_one_of('onto', onto, ('trained', 'base'))
+    return check_one_of('dtype', dtype, ('float32', 'bfloat16', 'float16'))
+
 # %% ../../nbs/06_report/06_export.ipynb #5301cd92
 def export(
     folder:str|Path,         # of a finished run
@@ -314,11 +323,7 @@ def export(
     if not had['lora_r'] and not merge:
         raise SettingError("all weights of this run's student were trained, so it has no adapter to export "
                            "alone; leave out merge=False (--merge false)")
-    if gguf and not merge:
-        raise SettingError("gguf/ is made from model/; leave out merge=False (--merge false)")
-    if gguf: check_gguf()
-    check_one_of('onto', onto, ('trained', 'base'))
-    dtype = check_one_of('dtype', dtype or had['dtype'], ('float32', 'bfloat16', 'float16'))
+    dtype = _checked(gguf, merge, onto, dtype or had['dtype'])
     quantization = had['quantization'] if onto=='trained' and merge else None
     student = _student(record, source, base, dtype, quantization)
     inputs = _inputs(record, r, source, student, task, merge, onto, score)

@@ -71,10 +71,9 @@ def about_gguf(
     "How the files of a folder are used"
     exact,small = (p.name for p in sorted(folder.glob('*.gguf')))
     lines = f'cd {folder.name}', 'ollama create my-student -f Modelfile', 'ollama run my-student "$PROMPT"'
-    return ['## In llama.cpp and Ollama',
-            f'`{folder.name}/{exact}` has 16 bits a number and answers as the student does but for rounding; '
-            f'`{small}` has 8 and is half as large (change `FROM` in the Modelfile). The Modelfile sets the turn, '
-            'the end tokens, the lengths, and no sampling. `$PROMPT` is a prompt such as the one shown above; of '
-            'a chat, what the user says in it.', '\n'.join(['```sh', *lines, '```']),
-            'These lines are written from the manual of Ollama and were not run. Ask llama.cpp with temperature '
-            '0 and without a repetition penalty.']
+    return ['## In llama.cpp and Ollama', f'`{folder.name}/{exact}` has 16 bits a number and answers as the '
+            f'student does but for rounding; `{small}` has 8 and is half as large (change `FROM` in the '
+            'Modelfile). The Modelfile sets the turn, end tokens and lengths, and no sampling. `$PROMPT` '
+            'is a prompt such as the one shown above; of a chat, what the user says in it.',
+            '\n'.join(['```sh', *lines, '```']), 'These lines are written from the manual of Ollama and were '
+            'not run. Ask llama.cpp with temperature 0 and without a repetition penalty.']

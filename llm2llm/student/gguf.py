@@ -43,7 +43,7 @@ def _dtype(types):
     if types=={'F32'}: return 'float32'
     return 'bfloat16' if 'BF16' in types else 'float16'
 
-# %% ../../nbs/03_student/02b_gguf.ipynb #ff5fc760
+# %% ../../nbs/03_student/02b_gguf.ipynb #5e1156da
 def _own(tokenizer, size):
     "A tokenizer without the `<|endoftext|>` that transformers adds to a file that has none"
     its = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -51,6 +51,7 @@ def _own(tokenizer, size):
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(its))
     return tokenizer
 
+# %% ../../nbs/03_student/02b_gguf.ipynb #ff5fc760
 def read_gguf(
     path:Path, # a GGUF file
 )->tuple['PreTrainedModel','PreTrainedTokenizerBase']: # the weights unpacked
