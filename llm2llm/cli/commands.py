@@ -336,7 +336,7 @@ def tasks():
 
 # %% ../../nbs/09_cli/03_commands.ipynb #5c67fe71
 def doctor(
-    student:str='mini',     # a model folder, a name on the Hub, or mini, which ships with the package
+    student:str='mini',     # a model folder, a GGUF file, a name on the Hub, or mini, which is in the package
     device:str|None=None,   # cpu, cuda or mps (default: cuda if there is one)
     # write what is found (.jsonl, .csv or .parquet), without names of users, paths or keys
     output_file:str|None=None,

@@ -80,7 +80,7 @@ def _base(record, base, source):
         raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
                            "give its new place: base=FOLDER (--base FOLDER)")
     folder = Path(base).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base)
+    return str(folder.resolve()) if folder.exists() else str(base)
 
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):

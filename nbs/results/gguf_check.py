@@ -3,8 +3,9 @@ rows are asked through llama.cpp, in the turn of the Modelfile, and through tran
 
 python nbs/results/gguf_check.py NAME FOLDER_OF_A_CHAT_MODEL FOLDER_OF_TREC PACKAGES [--max_steps 30]
 
-PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The base of the NAME random-qwen3 is made
-here, of random weights, with the tokenizer of the model. One entry of raw/gguf.json for each NAME.
+PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The bases of the NAMEs random-qwen3 and
+random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that begins with
+tokenizers compares token ids only, in all ways of splitting. One entry of raw/gguf.json for each NAME.
 """
 import argparse, json, re, shlex, subprocess, sys, tempfile, time
 from dataclasses import replace
@@ -15,22 +16,69 @@ RAW = HERE / 'raw' / 'gguf.json'
 ROWS, SEED_ROWS = 100, 60
 
 
-def random_base(tokenizer_of, folder):
-    "A Qwen3 of ten million random weights, large enough that each layer matters"
-    import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+def tokenizer_that_splits(tokenizer_of, way, folder):
+    "A tokenizer with the vocabulary of another and one of llama.cpp's ways of splitting"
+    from llm2llm.student.gguf import _SPLITS
+    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
+    path, (steps, skips) = Path(folder, 'tokenizer.json'), _SPLITS[way]
+    its = json.loads(path.read_text())
+    steps = [s | dict(trim_offsets=True) if s['type'] == 'ByteLevel' else s for s in steps]
+    its['pre_tokenizer'] = dict(type='Sequence', pretokenizers=steps)
+    its['model']['ignore_merges'] = skips
+    path.write_text(json.dumps(its))
+    settings = Path(folder, 'tokenizer_config.json')  # a class of its own would bring its own splitting
+    its = json.loads(settings.read_text()) | dict(tokenizer_class='TokenizersBackend')
+    settings.write_text(json.dumps(its))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def random_base(kind, tokenizer_of, folder, way):
+    "A model of random weights, about ten million, large enough that each layer matters"
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = tokenizer_that_splits(tokenizer_of, way, folder)
     torch.manual_seed(0)
-    config = Qwen3Config(vocab_size=151_936, hidden_size=64, intermediate_size=160, num_hidden_layers=4,
-                         num_attention_heads=4, num_key_value_heads=2, head_dim=32, initializer_range=0.15,
-                         eos_token_id=tokenizer.eos_token_id, max_position_embeddings=4096)
-    model = Qwen3ForCausalLM(config)
+    rope = dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, rope_theta=1e4)
+    rope |= dict(original_max_position_embeddings=64)  # prompts are longer
+    more = dict(rope_parameters=rope) if kind == 'llama' else {}
+    config = AutoConfig.for_model(kind, vocab_size=151_936, hidden_size=64, intermediate_size=160, head_dim=32,
+                                  num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+                                  initializer_range=0.15, eos_token_id=tokenizer.eos_token_id,
+                                  max_position_embeddings=4096, **more)
+    model = AutoModelForCausalLM.from_config(config)
     for name, p in model.named_parameters():
         if name.endswith('norm.weight'): torch.nn.init.uniform_(p, 0.5, 1.5)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
+
+
+RANDOM = {'random-qwen3': ('qwen3', 'qwen2'), 'random-llama3': ('llama', 'llama-bpe')}
+ODD = (
+    "It's 12,345.67 °C; DON'T  panic!!\n\n  x\t1٢٣½ naïve café 你好，世界 \u200b👩‍🔬 ...\r\n",
+    ' a', 'a ', '\n\n\n', '   \n x', "they'll we'RE 2024-11-30T12:00:00Z",
+    'def f(x):\n    return x**2  # {}[]', 'Приве́т, как дела? 100500 रु ၁၂၃ ไทย',
+)  # fmt: skip
+
+
+def tokenizers(tokenizer_of, data, packages):
+    "How many of many texts are other tokens in llama.cpp, by the way of splitting"
+    from llm2llm import load_task
+    from llm2llm.student.gguf import _SPLITS, write_gguf
+    from llm2llm.student.tokens import encode_prompts
+    from transformers import AutoTokenizer
+
+    texts = [*ODD, *(r.question for r in load_task('trec', data).test)]
+    found = dict(texts=len(texts))
+    for way in _SPLITS:
+        with tempfile.TemporaryDirectory() as folder:
+            base = Path(random_base('qwen3', tokenizer_of, folder, way))
+            ids = encode_prompts(AutoTokenizer.from_pretrained(base), texts)
+            release, its_ids, *_ = by_llama(packages, write_gguf(base, base / 'x.gguf'), texts, 1, 1)
+        found[way] = sum(a != b for a, b in zip(ids, its_ids))
+    return found | dict(llama_cpp=release)
 
 
 def exported(base, data, folder, **settings):
@@ -95,6 +143,21 @@ def compared(out, task, limit, chat, packages, threads):
     return found | dict(llama_cpp=release)
 
 
+def keep(name, found):
+    "Put an entry into the raw results, with what made it"
+    from importlib.metadata import version
+    from llm2llm.store.folder import commit, versions
+
+    words = ['python', 'nbs/results/gguf_check.py', name, 'BASE', 'TREC', 'PACKAGES', *sys.argv[5:]]
+    processors = re.findall('model name.*: (.*)', Path('/proc/cpuinfo').read_text())
+    machine = f'{processors[0]}, {len(processors)} cores'
+    found |= dict(command=shlex.join(words), commit=commit(), machine=machine,
+                  versions=versions() | dict(gguf=version('gguf')))
+    have = json.loads(RAW.read_text()) if RAW.exists() else {}
+    RAW.write_text(json.dumps(have | {name: found}, indent=1) + '\n')
+    print(json.dumps(found, indent=1))
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ('name', 'base', 'data', 'packages'): parser.add_argument(name)
@@ -102,25 +165,19 @@ def main():
     parser.add_argument('--lora_r', type=int, default=16)
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
-    from importlib.metadata import version
-    from llm2llm.store.folder import commit, versions
-
+    if args.name.startswith('tokenizers'):
+        return keep(args.name, tokenizers(args.base, args.data, args.packages))
     with tempfile.TemporaryDirectory() as folder:
         folder, base = Path(folder), args.base
-        if args.name == 'random-qwen3': base = random_base(base, folder / 'base')
+        if args.name in RANDOM:
+            kind, way = RANDOM[args.name]
+            base = random_base(kind, base, folder / 'base', way)
         settings = dict(max_steps=args.max_steps, lora_r=args.lora_r)
         out, *rest = exported(str(base), args.data, folder, **settings)
         config = json.loads((out / 'model/config.json').read_text())
         about = dict(architecture=config['architectures'][0], dtype=config['dtype'], **settings)
         found = about | compared(out, *rest, args.packages, args.threads)
-    processors = re.findall('model name.*: (.*)', Path('/proc/cpuinfo').read_text())
-    words = ['python', 'nbs/results/gguf_check.py', args.name, 'BASE', 'TREC', 'PACKAGES', *sys.argv[5:]]
-    machine = f'{processors[0]}, {len(processors)} cores'
-    found |= dict(command=shlex.join(words), commit=commit(), machine=machine,
-                  versions=versions() | dict(gguf=version('gguf')))
-    have = json.loads(RAW.read_text()) if RAW.exists() else {}
-    RAW.write_text(json.dumps(have | {args.name: found}, indent=1) + '\n')
-    print(json.dumps(found, indent=1))
+    keep(args.name, found)
 
 
 if __name__ == '__main__': main()
