@@ -3,8 +3,8 @@ rows are asked through llama.cpp, in the turn of the Modelfile, and through tran
 
 python nbs/results/gguf_check.py NAME FOLDER_OF_A_CHAT_MODEL FOLDER_OF_TREC PACKAGES [--max_steps 30]
 
-PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The bases of the NAMEs random-qwen3 and
-random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that begins with
+PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The bases of the NAMEs random-qwen2,
+random-qwen3 and random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that begins with
 tokenizers compares token ids only, in all ways of splitting. One entry of raw/gguf.json for each NAME.
 """
 import argparse, json, re, shlex, subprocess, sys, tempfile, time
@@ -18,11 +18,11 @@ ROWS, SEED_ROWS = 100, 60
 
 def tokenizer_that_splits(tokenizer_of, way, folder):
     "A tokenizer with the vocabulary of another and one of llama.cpp's ways of splitting"
-    from llm2llm.student.gguf import _SPLITS
+    from llm2llm.student.gguf import SPLITS
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(tokenizer_of).save_pretrained(folder)
-    path, (steps, skips) = Path(folder, 'tokenizer.json'), _SPLITS[way]
+    path, (steps, skips) = Path(folder, 'tokenizer.json'), SPLITS[way]
     its = json.loads(path.read_text())
     steps = [s | dict(trim_offsets=True) if s['type'] == 'ByteLevel' else s for s in steps]
     its['pre_tokenizer'] = dict(type='Sequence', pretokenizers=steps)
@@ -41,21 +41,23 @@ def random_base(kind, tokenizer_of, folder, way):
 
     tokenizer = tokenizer_that_splits(tokenizer_of, way, folder)
     torch.manual_seed(0)
-    rope = dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, rope_theta=1e4)
-    rope |= dict(original_max_position_embeddings=64)  # prompts are longer
+    rope = dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    rope |= dict(rope_theta=1e4, original_max_position_embeddings=64)  # prompts are longer
     more = dict(rope_parameters=rope) if kind == 'llama' else {}
-    config = AutoConfig.for_model(kind, vocab_size=151_936, hidden_size=64, intermediate_size=160, head_dim=32,
-                                  num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-                                  initializer_range=0.15, eos_token_id=tokenizer.eos_token_id,
-                                  max_position_embeddings=4096, **more)
+    size = dict(hidden_size=64, intermediate_size=160, head_dim=32, num_hidden_layers=4)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
+    config = AutoConfig.for_model(kind, initializer_range=0.15, eos_token_id=tokenizer.eos_token_id,
+                                  vocab_size=151_936, **size, **heads, **more)
     model = AutoModelForCausalLM.from_config(config)
     for name, p in model.named_parameters():
         if name.endswith('norm.weight'): torch.nn.init.uniform_(p, 0.5, 1.5)
+        if name.endswith('.bias'): torch.nn.init.uniform_(p, -0.5, 0.5)
     model.save_pretrained(folder)
     return folder
 
 
-RANDOM = {'random-qwen3': ('qwen3', 'qwen2'), 'random-llama3': ('llama', 'llama-bpe')}
+RANDOM = {'random-qwen2': ('qwen2', 'qwen2'), 'random-qwen3': ('qwen3', 'qwen2'),
+          'random-llama3': ('llama', 'llama-bpe')}
 ODD = (
     "It's 12,345.67 °C; DON'T  panic!!\n\n  x\t1٢٣½ naïve café 你好，世界 \u200b👩‍🔬 ...\r\n",
     ' a', 'a ', '\n\n\n', '   \n x', "they'll we'RE 2024-11-30T12:00:00Z",
@@ -66,13 +68,13 @@ ODD = (
 def tokenizers(tokenizer_of, data, packages):
     "How many of many texts are other tokens in llama.cpp, by the way of splitting"
     from llm2llm import load_task
-    from llm2llm.student.gguf import _SPLITS, write_gguf
+    from llm2llm.student.gguf import SPLITS, write_gguf
     from llm2llm.student.tokens import encode_prompts
     from transformers import AutoTokenizer
 
     texts = [*ODD, *(r.question for r in load_task('trec', data).test)]
     found = dict(texts=len(texts))
-    for way in _SPLITS:
+    for way in SPLITS:
         with tempfile.TemporaryDirectory() as folder:
             base = Path(random_base('qwen3', tokenizer_of, folder, way))
             ids = encode_prompts(AutoTokenizer.from_pretrained(base), texts)
