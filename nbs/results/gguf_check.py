@@ -4,8 +4,8 @@ rows are asked through llama.cpp, in the turn of the Modelfile, and through tran
 python nbs/results/gguf_check.py NAME FOLDER_OF_A_CHAT_MODEL FOLDER_OF_TREC PACKAGES [--max_steps 30]
 
 PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The bases of the NAMEs random-qwen2,
-random-qwen3 and random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that begins with
-tokenizers compares token ids only, in all ways of splitting. One entry of raw/gguf.json for each NAME.
+random-qwen3 and random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that
+begins with tokenizers compares token ids only, in all ways of splitting. Each NAME has one entry of gguf.json.
 """
 import argparse, json, re, shlex, subprocess, sys, tempfile, time
 from dataclasses import replace
@@ -43,8 +43,9 @@ def random_base(kind, tokenizer_of, folder, way):
     torch.manual_seed(0)
     rope = dict(rope_type='llama3', factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
     rope |= dict(rope_theta=1e4, original_max_position_embeddings=64)  # prompts are longer
-    more = dict(rope_parameters=rope) if kind == 'llama' else {}
-    size = dict(hidden_size=64, intermediate_size=160, head_dim=32, num_hidden_layers=4)
+    more = {} if kind == 'qwen2' else dict(head_dim=32)
+    if kind == 'llama': more |= dict(rope_parameters=rope)
+    size = dict(hidden_size=64, intermediate_size=160, num_hidden_layers=4)
     heads = dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
     config = AutoConfig.for_model(kind, initializer_range=0.15, eos_token_id=tokenizer.eos_token_id,
                                   vocab_size=151_936, **size, **heads, **more)
