@@ -5,7 +5,7 @@ python nbs/results/gguf_check.py NAME FOLDER_OF_A_CHAT_MODEL FOLDER_OF_TREC PACK
 
 PACKAGES is the folder where `npm i node-llama-cpp@3.22.1` was run. The bases of the NAMEs random-qwen2,
 random-qwen3 and random-llama3 are made here, of random weights, with the vocabulary of the model. A NAME that
-begins with tokenizers compares token ids only, in all ways of splitting. Each NAME has one entry of gguf.json.
+begins with tokenizers compares token ids only, in all ways of splitting. Each NAME is an entry of gguf.json.
 """
 import argparse, json, re, shlex, subprocess, sys, tempfile, time
 from dataclasses import replace
