@@ -1,15 +1,19 @@
 "What nbs/06_report/06_export.ipynb cannot show: that programs which know nothing of llm2llm give the student's answers."
 
 import json, shutil, sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from llm2llm.core import Example, StudentError
+from llm2llm.core import Example, RunError, StudentError
 from llm2llm.report.export import export
+from llm2llm.report.record import read_run
+from llm2llm.report.share import share
 from llm2llm import LLM2LLM
 from llm2llm.mini.mini import MiniTeacher, mini_base, mini_student, mini_task
+from llm2llm.student.models import place, read_config
 from llm2llm.student.student import Student
 from llm2llm.student.tokens import read_prompts
 from llm2llm.tasks.task import Task
@@ -298,3 +302,84 @@ def test_a_readme_of_somebody_else_stays(exported, tmp_path):
     (out / 'export.json').write_text(json.dumps({k: v for k, v in said.items() if k != 'readme'}))
     again = export(run, out, base=mini_base())
     assert 'seed, asked again' in (out / 'README.md').read_text() and not again.notes
+
+
+@pytest.fixture(scope='module')
+def gguf_run(tmp_path_factory):
+    "A run on the tiny base with GPT-2's splitting, which llama.cpp has too, exported with GGUF files"
+    at = tmp_path_factory.mktemp('gguf')
+    base = Path(shutil.copytree(mini_base(), at/'base'))
+    its = json.loads((base/'tokenizer.json').read_text())
+    its['pre_tokenizer'] = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=True, use_regex=True)
+    (base/'tokenizer.json').write_text(json.dumps(its))
+    task = mini_task('mini-intent', n_seed=14, n_dev=0, n_test=20)
+    student = Student(base, lora_r=8, learning_rate=5e-3, dtype='float32', num_train_epochs=15, device='cpu')
+    LLM2LLM(task, student, output_dir=at/'run').fit(verbose=False)
+    found = export(at/'run', at/'run'/'export', base=base, task=task)
+    weights = (at/'run'/'export'/'model'/'model.safetensors').stat().st_mtime_ns
+    found = export(at/'run', at/'run'/'export', base=base, task=task, gguf=True)
+    assert (at/'run'/'export'/'model'/'model.safetensors').stat().st_mtime_ns == weights
+    return at, found, task
+
+
+def test_gguf_is_the_student_again(gguf_run, tmp_path, monkeypatch):
+    "written beside model/, read as a base, and the same answers"
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hub'))
+    at, found, task = gguf_run
+    out = at/'run'/'export'
+    assert found.parts == ('adapter', 'model', 'gguf')
+    files = sorted(p.name for p in (out/'gguf').iterdir())
+    assert files == ['Modelfile', 'mini-intent-f16.gguf', 'mini-intent-q8_0.gguf']
+    prompts = [task.prompt(r) for r in task.test]
+    said = [
+        [c.text for c in Student(p, lora_r=0, dtype='float32', device='cpu').generate(prompts, max_new_tokens=12)]
+        for p in (out/'model', out/'gguf'/files[1])
+    ]
+    assert said[0] == said[1] and len(set(said[0])) > 5
+    settings = Student(out/'gguf'/files[1], device='cpu').settings()
+    assert settings['model_name_or_path'] == files[1] and len(settings['base_digest']) == 16
+    assert f'gguf/{files[1]}' in (out/'README.md').read_text()
+    assert 'TEMPLATE """{{ .Prompt }}"""' in (out/'gguf'/'Modelfile').read_text()
+
+
+def test_an_export_with_gguf_is_whole_and_shared_as_before(gguf_run):
+    at, found, task = gguf_run
+    out = at/'run'/'export'
+    again = export(at/'run', out, base=at/'base', task=task)
+    assert repr(again) == repr(found)
+    names = [name for name, *_ in share(at/'run', 'me/intents', 'model').files]
+    assert 'model.safetensors' in names and not [n for n in names if 'gguf' in n]
+    (out/'gguf'/'Modelfile').write_text('FROM elsewhere')
+    with pytest.raises(RunError, match='was changed after the export'): export(at/'run', out, base=at/'base', task=task)
+
+
+def test_what_a_killed_unpacking_left_is_no_base(gguf_run, tmp_path, monkeypatch):
+    "nothing half-written is taken for a base, and the next use makes it whole"
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path/'hub'))
+    file = next((gguf_run[0]/'run'/'export'/'gguf').glob('*-f16.gguf'))
+
+    def killed(model, tokenizer, folder):
+        tokenizer.save_pretrained(folder)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr('llm2llm.student.models.write_model', killed)
+        place(file)
+    def full(*_): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m, pytest.raises(RunError, match='the disk is full'):
+        m.setattr('llm2llm.student.models.write_model', full)
+        place(file)
+    assert not [p for p in tmp_path.rglob('*') if p.is_dir() and p.name == file.name]
+    folder = place(file)
+    assert read_config(folder).vocab_size == 1664 and place(file) == folder
+
+
+def test_a_gguf_file_on_the_command_line(gguf_run, tmp_path, run):
+    "as a student, by a path beginning with ~, in a run that is then asked"
+    file = next((gguf_run[0]/'run'/'export'/'gguf').glob('*-q8_0.gguf'))
+    env = dict(HF_HUB_CACHE=str(tmp_path/'hub'), HOME=str(file.parent))
+    words = ['--task', 'mini-intent', '--task.n_seed', 7, '--task.n_test', 2, '--student', f'~/{file.name}']
+    run('llm2llm', 'run', *words, '--student.max_steps', 1, '--student.device', 'cpu', '--output_dir', tmp_path/'run', **env)
+    assert read_run(tmp_path/'run').student['model_name_or_path'] == file.name
+    made = list((tmp_path/'llm2llm-gguf').glob(f'*/{file.name}/config.json'))
+    assert len(made) == 1
+    assert run('llm2llm', 'predict', tmp_path/'run', '--ask', 'a table for two', **env).stdout

@@ -57,7 +57,7 @@ def test_requirements_name_what_is_imported(settings, root):
     "Every module that llm2llm/ imports is of the standard library, of llm2llm itself, or of a requirement in settings.ini, extras included."
     named = {
         canonicalize_name(r.name)
-        for key in ('requirements', 'eda_requirements', 'ray_requirements', 'yardsticks_requirements')
+        for key in ('requirements', 'eda_requirements', 'gguf_requirements', 'ray_requirements', 'yardsticks_requirements')
         for r in requirements(settings, key)
     }
     homes = packages_distributions()

@@ -128,6 +128,7 @@ def export_options(
     dtype:str|None=None,      # of the whole model: float32, bfloat16 or float16 (default: as in the run)
     device:str|None=None,     # where it is scored: cpu, cuda or mps (default: cuda if there is one)
     base:str|None=None,       # the run's base: a model folder or a name on the Hub (default: the run's)
+    gguf:bool=False,          # also write the whole model for llama.cpp and Ollama, with a Modelfile
 ): "What only the command `export` knows"
 
 def export(
@@ -335,7 +336,7 @@ def tasks():
 
 # %% ../../nbs/09_cli/03_commands.ipynb #5c67fe71
 def doctor(
-    student:str='mini',     # a model folder, a name on the Hub, or mini, which ships with the package
+    student:str='mini',     # a model folder, a GGUF file, a name on the Hub, or mini, which is in the package
     device:str|None=None,   # cpu, cuda or mps (default: cuda if there is one)
     # write what is found (.jsonl, .csv or .parquet), without names of users, paths or keys
     output_file:str|None=None,

@@ -55,7 +55,7 @@ def all_commands()->dict[str,Command]: # by name
 _MOST = ('task', 'task.question', 'task.answer', 'task.test', 'student', 'teacher', 'teacher.model',
          'teacher.max_usd', 'rounds', 'output_dir')
 _WHAT = dict(task='a built-in task, or FILE: labelled rows of your own, JSON Lines, CSV or Parquet',
-             student='a model folder, a name on the Hub, or mini, which ships with the package (default)')
+             student='a model folder or GGUF file, a name on the Hub, or mini, of the package (default)')
 
 def _kinds(): return {k: t.help for k,t in teacher_kinds().items()} | dict(none='nobody: plain fine-tuning')
 

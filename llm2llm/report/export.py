@@ -15,10 +15,12 @@ from fastcore.basics import patch
 from ..core import Example,RunError,SettingError,StudentError,check_one_of,digest
 from ..loop.loop import Run
 from ..loop.stages import OFFICIAL_DECODING
+from .gguf import about_gguf,write_for_ollama
 from .record import finished_run,hub_name
 from .use import how_asked,readme,task_of
 from ..store.folder import check_target,content_digest,read_json,atomic_write,write_json,write_text
 from ..store.records import Record,Score
+from ..student.gguf import check_gguf
 from ..student.models import disk_errors,generation,quiet
 from ..student.student import Student
 from ..student.tokens import dated
@@ -78,7 +80,7 @@ def _base(record, base, source):
         raise SettingError(f"the student's base was the folder {was or name}, and it is not there any more; "
                            "give its new place: base=FOLDER (--base FOLDER)")
     folder = Path(base).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(base)
+    return str(folder.resolve()) if folder.exists() else str(base)
 
 # %% ../../nbs/06_report/06_export.ipynb #b3592005
 def _student(record, source, base, dtype, quantization=None, device='cpu'):
@@ -147,19 +149,19 @@ class Export:
     "What was exported, and what it scores"
     path:Path                  # the folder
     round:int                  # the round whose student it is
-    parts:tuple[str,...]       # 'adapter', 'model' or both
+    parts:tuple[str,...]       # of 'adapter', 'model' and 'gguf'
     dtype:str                  # of the model's weights
     scores:dict[str,Rescored]  # by split
     notes:tuple[str,...]       # what to know
 
     def __repr__(self):
-        words = dict(adapter='adapter/', model=f'model/ ({self.dtype})')
+        words = dict(adapter='adapter/', model=f'model/ ({self.dtype})', gguf='gguf/')
         parts = ' and '.join(words[p] for p in self.parts)
         lines = [f'{self.path}: the student of round {self.round} as {parts}']
         return '\n'.join([*lines, *(f'{split}: {c}' for split,c in self.scores.items()), *self.notes])
 
 # %% ../../nbs/06_report/06_export.ipynb #b9702050
-CONTENTS,_README = 'export.json','README.md'
+CONTENTS,_README,_GGUF = 'export.json','README.md','gguf'
 _INPUTS = ('round', 'student', 'parts', 'dtype', 'onto', 'base', 'scored')
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,18 +261,32 @@ def _scored(out, record, student, task, made, splits, device):
     return _told(out, record, student, replace(made, inputs=inputs, scores=scores))
 
 # %% ../../nbs/06_report/06_export.ipynb #16eaf11a
+def _limit(out, made):
+    "New tokens of an answer"
+    return read_json(out/made.inputs['parts'][0]/'generation_config.json')['max_new_tokens']
+
 def _told(out, record, student, made):
     "Write the README.md of an export, unless it is somebody else's, and what is known of the export"
     path,inputs = out/_README,made.inputs
     types = dict(adapter=record.student['dtype'], model=inputs['dtype'])
-    limit = read_json(out/inputs['parts'][0]/'generation_config.json')['max_new_tokens']
     parts = {p: types[p] for p in inputs['parts']}
+    limit = _limit(out, made)
     text = readme(record, inputs['round'], parts, made.scores, student, limit)
+    if _GGUF in made.content: text = '\n\n'.join([text.rstrip(), *about_gguf(out/_GGUF)]) + '\n'
     if not path.exists() or content_digest(path)==made.readme:
         made = replace(made, readme=content_digest(write_text(path, text)))
     made = replace(made, asked=how_asked(record, limit))
     write_json(out/CONTENTS, made.as_dict())
     return made
+
+# %% ../../nbs/06_report/06_export.ipynb #e7940d22
+def _with_gguf(out, record, student, made):
+    "The contents, with the model as GGUF files"
+    check_target(out/_GGUF, 'folder')
+    with atomic_write(out/_GGUF) as p:
+        write_for_ollama(out/'model', p, record.task['name'], student, _limit(out, made))
+    content = made.content | {_GGUF: content_digest(out/_GGUF)}
+    return _told(out, record, student, replace(made, content=content))
 
 # %% ../../nbs/06_report/06_export.ipynb #d79c44fb
 def _inputs(record, r, source, student, task, merge, onto, score):
@@ -281,6 +297,15 @@ def _inputs(record, r, source, student, task, merge, onto, score):
     parts,onto = ['adapter']*has_adapter + ['model']*merge,onto if bits and merge else None
     return dict(round=r, student=content_digest(source), parts=parts, dtype=student.dtype, onto=onto,
                 base=str(student.model_name_or_path) if has_adapter else None, scored=splits)
+
+# %% ../../nbs/06_report/06_export.ipynb #20f25b7f
+def _checked(gguf, merge, onto, dtype):
+    "The type of the model, with the settings that do not go together refused"
+    if gguf and not merge:
+        raise SettingError("gguf/ is made from model/; leave out merge=False (--merge false)")
+    if gguf: check_gguf()
+    check_one_of('onto', onto, ('trained', 'base'))
+    return check_one_of('dtype', dtype, ('float32', 'bfloat16', 'float16'))
 
 # %% ../../nbs/06_report/06_export.ipynb #5301cd92
 def export(
@@ -294,6 +319,7 @@ def export(
     score:bool=True,         # ask model/ the run's rows again
     dtype:str|None=None,     # of model/: 'float32', 'bfloat16' or 'float16'; None: the run's student's
     device:str|None=None,    # where model/ is scored: 'cpu', 'cuda' or 'mps'; None: cuda if there is one
+    gguf:bool=False,         # write gguf/ from model/, for llama.cpp and Ollama
 )->Export:                   # prints as a few lines
     "Write a run's student in the forms that other programs load"
     record,r,source = _picked(folder, round)
@@ -301,8 +327,7 @@ def export(
     if not had['lora_r'] and not merge:
         raise SettingError("all weights of this run's student were trained, so it has no adapter to export "
                            "alone; leave out merge=False (--merge false)")
-    check_one_of('onto', onto, ('trained', 'base'))
-    dtype = check_one_of('dtype', dtype or had['dtype'], ('float32', 'bfloat16', 'float16'))
+    dtype = _checked(gguf, merge, onto, dtype or had['dtype'])
     quantization = had['quantization'] if onto=='trained' and merge else None
     student = _student(record, source, base, dtype, quantization)
     inputs = _inputs(record, r, source, student, task, merge, onto, score)
@@ -311,9 +336,10 @@ def export(
     elif {*inputs['scored']} - {*made.inputs['scored']}:   # what it was not asked yet
         made = _scored(out, record, student, task, made, inputs['scored'], device)
     elif not (out/_README).exists() or not made.asked: made = _told(out, record, student, made)
+    if gguf and _GGUF not in made.content: made = _with_gguf(out, record, student, made)
     notes = tuple(_notes(record, made.inputs, made.scores))
     if content_digest(out/_README) != made.readme: notes += (f"{out/_README} is yours, and stays as it is.",)
-    return Export(out, r, tuple(inputs['parts']), dtype, made.scores, notes)
+    return Export(out, r, tuple(made.content), dtype, made.scores, notes)
 
 # %% ../../nbs/06_report/06_export.ipynb #c038af1b
 def predict(

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 # %% ../../nbs/03_student/03_models.ipynb #120e1c43
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
-from ..core import StudentError, installed, nearest
+from ..core import StudentError, digest, installed, nearest
+from ..store.folder import atomic_write
+from .gguf import is_gguf, read_gguf
 from .tokens import mend_tokenizer
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig,GenerationConfig,PreTrainedConfig,PreTrainedTokenizerBase
@@ -95,7 +98,7 @@ def line(
     return next((l.strip()[:200] for l in str(e).splitlines() if l.strip()), type(e).__name__)
 
 def place(
-    base:str|Path, # model folder, name of an installed package's model, or name of a model on the Hub
+    base:str|Path, # model folder, GGUF file, name of an installed package's model or of one on the Hub
 )->str|Path:       # a folder's path from the root, so that others find it, or `base` itself
     "A base as transformers wants it"
     if not isinstance(base, (str, os.PathLike)) or not str(base).strip():
@@ -105,6 +108,7 @@ def place(
         points = {p.name: p for p in installed('llm2llm.models')}
         if str(base) in points: return str(points[str(base)].load()())
     folder = Path(base).expanduser()
+    if is_gguf(folder): folder = _unpacked(folder.absolute())
     return str(folder.absolute()) if folder.is_dir() else base
 
 # %% ../../nbs/03_student/03_models.ipynb #b90fcfa1
@@ -124,9 +128,9 @@ def _check_place(base):
         if os.path.isfile(os.path.join(base, 'config.json')): return
         raise StudentError(f"{base} is not a model folder: it has no config.json; give the folder that "
                            "`save_pretrained` wrote, or a name on the Hub")
-    if isinstance(base, Path) or base.count('/')!=1 or base[0] in './~':
+    if isinstance(base, Path) or base.count('/')!=1 or base[0] in './~' or base.endswith('.gguf'):
         raise StudentError(f"there is no model folder {base}; {_similar(base)}give a folder with "
-                           f"config.json, or a name on the Hub such as {SUCH}")
+                           f"config.json, a GGUF file, or a name on the Hub such as {SUCH}")
 
 # %% ../../nbs/03_student/03_models.ipynb #dfdd41b6
 def _unread(base, error):
@@ -304,3 +308,23 @@ def load_adapter(
     try: return PeftModel.from_pretrained(model, folder, is_trainable=True).eval()
     except (RuntimeError, ValueError, KeyError, SafetensorError) as e:
         raise StudentError(f"the adapter in {folder} does not fit its base: {line(e)}") from e
+
+# %% ../../nbs/03_student/03_models.ipynb #8d3a47ff
+def _unpacked(path):
+    "The folder with what a GGUF file holds, made at its first use"
+    from huggingface_hub import constants
+    stat = path.stat()
+    key = digest(str(path), stat.st_size, stat.st_mtime_ns)
+    folder = Path(constants.HF_HUB_CACHE).parent/'llm2llm-gguf'/key/path.name
+    if folder.is_dir(): return folder
+    try: folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StudentError(f"cannot unpack {path} into {folder}: {e.strerror}; set HF_HUB_CACHE to "
+                           "a folder that has room and can be written") from e
+    with FileLock(folder.with_name('lock')):
+        if folder.is_dir(): return folder   # another process was faster
+        with quiet(): model,tokenizer = read_gguf(path)
+        with atomic_write(folder) as p:
+            p.mkdir()
+            write_model(model, tokenizer, p)
+    return folder

@@ -33,7 +33,7 @@ class Student(Answering):
     "A language model that learns from prompt-completion rows and answers prompts"
     @delegates(StudentConfig)
     def __init__(self,
-        model_name_or_path:str|Path, # model folder, or name of one on the Hub or in an installed package
+        model_name_or_path:str|Path, # model folder, GGUF file, or a name: on the Hub or of a package's
         **kwargs, # settings of `StudentConfig`
     ):
         asked = student_config(**kwargs)

@@ -26,7 +26,7 @@ class LocalTeacher(LLMTeacher):
     first_form = 'text'
     @delegates(LLMTeacher)
     def __init__(self,
-        model:str,                  # folder of a chat model, or its name on the Hub
+        model:str,                  # folder or GGUF file of a chat model, or its name on the Hub
         quantization:str|None=None, # 'nf4': in 4 bits
         dtype:str|None=None,        # 'float32', 'bfloat16' or 'float16'; None: by device
         device:str|None=None,       # 'cpu', 'cuda' or 'mps'; None: cuda if there is one
