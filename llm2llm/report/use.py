@@ -85,7 +85,9 @@ def _fenced(text, language=''):
 def _trained(record, round):
     "What the student is and what it was trained on, in words"
     had,m = record.student,record.rounds[round]
-    base = mark(had['model_name_or_path']) + ('' if hub_name(had) else ' (a folder)')
+    name = had['model_name_or_path']
+    place = 'file' if name.endswith('.gguf') else 'folder'
+    base = mark(name) + ('' if hub_name(had) else f' (a {place})')
     how = f"with LoRA of rank {had['lora_r']}" if had['lora_r'] else 'all weights'
     rows = f"{m.train_rows-m.synthetic} seed rows"
     teacher = mark(record.teacher.get('name', '?'))
