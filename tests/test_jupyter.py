@@ -7,11 +7,12 @@ from jupyter_client.manager import start_new_kernel
 
 from stub_server import Stub
 
+# Room for fewer rows than there are seed rows: no request goes out before all of these are answered.
 SETUP = """
 from llm2llm import APITeacher, LLM2LLM, mini_student, mini_task
 task,student = mini_task('mini-gsm', n_seed=24, n_test=64, n_dev=12),mini_student(num_train_epochs=4, per_device_eval_batch_size=2)
 teacher = APITeacher('stub', {url!r}, prompt=dict(demos=0), response_format='json', concurrency=1)
-def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, select_round_by='last').fit()
+def fit(out): return LLM2LLM(task, student, teacher, out, rounds=1, select_round_by='last', max_synthetic_rows=23).fit()
 """
 
 
@@ -57,7 +58,7 @@ def files(run):
 
 
 def test_bars_and_interrupted_cells(kernel, tmp_path):
-    with Stub(latency=.4) as s:
+    with Stub(latency=.3) as s:
         kernel.run(SETUP.format(url=s.url))
         whole = kernel.run("fit('whole'); None")
         assert not [x for x in whole if x[0] in ('stderr', 'error')], whole
