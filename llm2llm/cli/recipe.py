@@ -53,7 +53,8 @@ STEPS = (
          'Texts without labels, and a teacher that knows the task: have it label real texts '
          '(`--task.unlabelled FILE`).',
          'Bank messages: by three votes a teacher of 1.5 billion parameters labelled 121 of 135 real '
-         'texts, 110 of them rightly.',
+         'texts, 110 of them rightly. On one draw of 45 seed rows 41 such texts brought 85.4 to 87.4 % '
+         'right, 45 with true labels 88.4, and 45 rows that the teacher wrote 82.4.',
          ('results/study.html',)),
     Step(('label',),
          'New rows by a teacher last, and only if `compare` shows that they beat longer training.',
