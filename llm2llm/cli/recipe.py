@@ -24,8 +24,7 @@ class Step:
 NOT_KNOWN = 'not known: there is no result with a real language model yet'
 
 # %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1e007
-# Long: a step each.
-STEPS = (
+_BEFORE = (
     Step(('label',),
          'Ask first what costs nothing: `llm2llm compare --arms yardsticks plain`. Where logistic '
          'regression on sentence embeddings does the job, you need no language model.',
@@ -44,7 +43,10 @@ STEPS = (
          'Train long enough before you pay for rows. The default is 20 epochs for up to 60 rows.',
          'SNIPS, 60 rows: three epochs are 15.5 to 30.5 points below ten. SNIPS and SST-2, 60 rows: twenty '
          'epochs minus ten +1.8 points (-2.5 to +6.0).',
-         ('results/real_model.html',)),
+         ('results/real_model.html',)))
+
+# %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1ea02
+_ROWS = (
     Step(('label',),
          'Label more real rows, if you can.',
          'Bank messages: the second half of 45 rows brought 14.6 points (3.6 to 25.5).',
@@ -55,7 +57,10 @@ STEPS = (
          'Bank messages: by three votes a teacher of 1.5 billion parameters labelled 121 of 135 real '
          'texts, 110 of them rightly. On one draw of 45 seed rows 41 such texts brought 85.4 to 87.4 % '
          'right, 45 with true labels 88.4, and 45 rows that the teacher wrote 82.4.',
-         ('results/study.html',)),
+         ('results/study.html',)))
+
+# %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1ea03
+_WRITTEN = (
     Step(('label',),
          'New rows by a teacher last, and only if `compare` shows that they beat longer training.',
          "LLM2LLM minus plain fine-tuning for as many steps: bank messages -4.6 points (-10.9 to +1.8), "
@@ -64,7 +69,10 @@ STEPS = (
          ('results/study.html', 'results/recipe.html')),
     Step(('label',),
          'With 150 rows or 1,000: the same steps, by `llm2llm compare`.',
-         ''),
+         ''))
+
+# %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1ea05
+_OTHERS = (
     Step(('json',),
          'Have the answers held to the schema, which is the default.',
          "NLU++, 50 rows: of a fine-tuned SmolLM2's answers 36 are valid when it writes freely and 50 when "
@@ -78,6 +86,8 @@ STEPS = (
     Step(('json', 'text', 'number', 'choice'),
          'New rows by a teacher: try, with `llm2llm compare`.',
          ''))
+
+STEPS = (*_BEFORE, *_ROWS, *_WRITTEN, *_OTHERS)
 
 # %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1e009
 def _printed(steps)->Iterator[str]:
