@@ -42,28 +42,28 @@ Labels: TypeAlias = Sequence[str]  # a task's label set; empty where it has none
 
 class Kind(_Named):
     "What is specific to a kind of task; by itself the plainest one: any short text"
-    name = ''       # in settings, run folders and on the command line
-    help = ''       # one line: what an answer is, and when it is right
-    template = '{question}\nAnswer:' # how a row is asked in a task that brings no template
+    name:str = ''  # in settings, run folders and on the command line
+    help:str = ''  # one line: what an answer is, and when it is right
+    template:str = '{question}\nAnswer:' # how a row is asked in a task that brings no template
     choices = worked = by_field = False # does a row bring choices? are answers worked out? are they objects?
-    group = ''      # a word for what rows with the same right answer share; '': there are too many answers
+    group:str = ''  # a word for what rows with the same right answer share; '': too many answers
     stratified:bool = False # are rows drawn and matched by that answer?
-    stop_regex = None    # regular expression: where a free answer is complete; None: at the end token only
-    stop_regex_untrained = r'(?<=\S)(?=\s*\n\n)' # the same for a base that nobody taught to end
+    stop_regex:str|None = None  # regular expression: where a free answer is complete; None: at the end token
+    stop_regex_untrained:str|None = r'(?<=\S)(?=\s*\n\n)' # the same for a base that nobody taught to end
     schema:dict[str,object]|None = None # the JSON schema of its answers; None: any
     own:tuple[str,...] = () # names of its settings, which its constructor takes and objects have
     metric,threshold = 'exact',1. # how near an answer is, and from which grade on it is right; see `grade`
     rubric,judged = '',False # what a judge's grades mean; is a judge asked, where `grade` is None?
-    form:str = ''   # what a student is told of the answer, one line; see `instructions`
-    rules = ()      # what a teacher is told of the answer, a sentence each
-    solve = 'Reply with the answer and nothing else.' # how a model is to answer a question
-    reads = ''      # how `parse` reads an answer, a sentence for whoever has the student and not this package
-    unreadable = 'no answer can be read: {answer}' # the fault of a row without a right answer
-    remedy = 'correct the row or take it out' # what the owner of a file can do about a fault
-    found = ''      # what to add where a column of answers was recognised as this kind
-    category = 'text-generation' # the Hub's category of such data
-    column = 'right answer: text' # what the column `answer` holds
-    checked = ''    # what else is checked in new rows, in words
+    form:str = ''  # what a student is told of the answer, one line; see `instructions`
+    rules:tuple[str,...] = ()  # what a teacher is told of the answer, a sentence each
+    solve:str = 'Reply with the answer and nothing else.' # how a model is to answer a question
+    reads:str = ''  # how `parse` reads an answer, for whoever has the student and not this package
+    unreadable:str = 'no answer can be read: {answer}' # the fault of a row without a right answer
+    remedy:str = 'correct the row or take it out' # what the owner of a file can do about a fault
+    found:str = ''  # what to add where a column of answers was recognised as this kind
+    category:str = 'text-generation' # the Hub's category of such data
+    column:str = 'right answer: text' # what the column `answer` holds
+    checked:str = ''  # what else is checked in new rows, in words
 
 # %% ../../nbs/02_tasks/02_kinds.ipynb #5b0bc4e1
 @patch
