@@ -32,6 +32,7 @@ VOTES = 3
 class LLMTeacher(Teacher):
     "A language model that writes new examples"
     first_form = 'json' # the form that is tried first, where it has to be found out
+    strict = True       # are schemas such as OpenAI takes?
     extra_body = {}     # further fields that are sent
     replies = None      # while it is open
     def __init__(self,
@@ -101,7 +102,7 @@ def request(self:LLMTeacher,
         return self.label_call(task, text, 0).messages, None, self.sampling(task)
     prompt = self.prompt_of(task)
     form = form or (self.first_form if self.response_format=='auto' else self.response_format)
-    schema = reply_schema(task, q.row, prompt.rephrase) if form=='json' else None
+    schema = reply_schema(task, q.row, prompt.rephrase, self.strict) if form=='json' else None
     return messages(task, q, have, prompt, form, demos), schema, self.sampling(task)
 
 # %% ../../nbs/04_teachers/06_llm.ipynb #2932e281

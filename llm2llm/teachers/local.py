@@ -6,7 +6,7 @@
 __all__ = ['LocalTeacher']
 
 # %% ../../nbs/04_teachers/08_local.ipynb #baebe706
-import time
+import json,time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from fastcore.basics import patch
@@ -24,6 +24,7 @@ class LocalTeacher(LLMTeacher):
     help = 'a chat model on this machine'
     needs_gpu = True
     first_form = 'text'
+    strict = False
     @delegates(LLMTeacher)
     def __init__(self,
         model:str,                  # folder or GGUF file of a chat model, or its name on the Hub
@@ -36,8 +37,6 @@ class LocalTeacher(LLMTeacher):
         **kwargs,                   # settings of `LLMTeacher`: protocol, prompt, temperature, …
     ):
         super().__init__(str(model), **kwargs)
-        if self.response_format=='json':
-            raise SettingError('a local model is asked in text form; leave response_format out')
         from llm2llm.student.student import Student
         self.chat = Student(model, quantization=quantization, dtype=dtype, device=device,
                             per_device_eval_batch_size=per_device_eval_batch_size, revision=revision)
@@ -64,7 +63,8 @@ def __repr__(self:LocalTeacher):
 @patch
 def _fitting(self:LocalTeacher, task, q, have):
     "What is sent for a request; None if even the shortest prompt leaves no room for the reply"
-    return next((c for c in self.calls(task, q, have, 'text')
+    form = self.first_form if self.response_format=='auto' else self.response_format
+    return next((c for c in self.calls(task, q, have, form)
                  if self._tokens(c) + c.params['max_tokens'] < self.chat.max_length), None)
 
 @patch
@@ -76,22 +76,29 @@ def _tokens(self:LocalTeacher, call):
 @patch
 def free(self:LocalTeacher): self.chat.free()
 
+# %% ../../nbs/04_teachers/08_local.ipynb #5de7725e
 @patch
 def _fill(self:LocalTeacher, calls, label):
-    "Have the model reply to what is not recorded yet; each reply is kept as it comes"
+    "Have the model reply to what is not recorded yet"
+    todo = {c.key: c for c in calls if not self.replies.get(c.key)}
+    by_schema = {}
+    for c in todo.values(): by_schema.setdefault(json.dumps(c.schema), []).append(c)
+    for its in by_schema.values(): self._reply(its, label)
+
+@patch
+def _reply(self:LocalTeacher, calls, label):
+    "Have the model reply to calls of one schema; each reply is kept as it comes"
     from llm2llm.student.tokens import encode_completions
-    todo = [*{c.key: c for c in calls if not self.replies.get(c.key)}.values()]
-    if not todo: return
     start = time.time()
     def keep(i, got):
-        counts = self._tokens(todo[i]), len(encode_completions(self.chat.tokenizer, [got.text])[0])
+        counts = self._tokens(calls[i]), len(encode_completions(self.chat.tokenizer, [got.text])[0])
         finish = 'length' if got.truncated else 'stop'
         reply = Reply(got.text, finish, '', '', *counts, 0., round(time.time()-start, 3))
-        self.replies.keep(todo[i], Reply(problem='context') if got.prompt_truncated else reply)
-    seeds = [int(c.key[:8], 16) for c in todo]
-    chats,most = [c.messages for c in todo],todo[0].params['max_tokens']
-    sampling = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds)
-    self.chat.generate(chats, None, most, label, on_completion=keep, **sampling)
+        self.replies.keep(calls[i], Reply(problem='context') if got.prompt_truncated else reply)
+    seeds = [int(c.key[:8], 16) for c in calls]
+    chats,most = [c.messages for c in calls],calls[0].params['max_tokens']
+    how = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds, json_schema=calls[0].schema)
+    self.chat.generate(chats, None, most, label, on_completion=keep, **how)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
 _TOO_LONG = Reply(problem='context'), ''

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from ..core import Example, SettingError, check_one_of, check_int, rng_for
+from ..tasks.kind_json import strict_schema
 from ..tasks.task import Task
 from .completion import CUT_OFF, with_backslashes, without_end_tokens, without_thoughts
 from .teacher import Candidate, Chat, Request, Schema
@@ -162,10 +163,12 @@ def reply_form(
 
 def reply_schema(
     task:Task, row:Example, rephrase:bool=False, # as for `reply_fields`
-)->Schema:     # strict in OpenAI's sense
+    strict:bool=True, # in OpenAI's sense, see `strict_schema`?
+)->Schema:
     "The JSON schema of a reply"
     props = reply_fields(task, row, rephrase)
-    return dict(type='object', properties=props, required=list(props), additionalProperties=False)
+    schema = dict(type='object', properties=props, required=list(props), additionalProperties=False)
+    return strict_schema(schema) if strict else schema
 
 # %% ../../nbs/04_teachers/01_prompts.ipynb #69e06ecd
 def demonstrations(

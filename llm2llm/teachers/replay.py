@@ -33,11 +33,12 @@ class ReplayTeacher(LLMTeacher):
             raise SettingError(f"{record.path} does not say which teacher made it; "
                                "give the folder of a run that has written rows")
         made = {RENAMED.get(k, k): v for k,v in made.items()}   # a record of version 0.4 is read too
-        form = 'text' if made['kind']=='local' else made['response_format']
+        form,local = made['response_format'],made['kind']=='local'
+        if local and form=='auto': form = 'text'
         super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form,
                          votes=made.get('votes', VOTES))
         self.replies,self.made,self.extra_body = record,made,made.get('extra_body', {})
-        self._used,self.by_row = set(),{}
+        self.strict,self._used,self.by_row = not local,set(),{}
         written = "select key, row from replies where row != '' and draw not like '%\"%' order by rowid"
         for key,row in record.db.execute(written): self.by_row.setdefault(row, []).append(key)
 
