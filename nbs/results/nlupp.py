@@ -31,7 +31,7 @@ def task_of(file, n_seed, n_test):
 
 
 def teacher_of(a):
-    if a.local: return LocalTeacher(a.local)
+    if a.local: return LocalTeacher(a.local, response_format='json')
     price = a.price and tuple(map(float, a.price.split(',')))
     return APITeacher(a.api, a.base_url, max_usd=a.max_usd, price=price)
 
