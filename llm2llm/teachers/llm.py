@@ -31,7 +31,6 @@ VOTES = 3
 
 class LLMTeacher(Teacher):
     "A language model that writes new examples"
-    first_form = 'json' # the form that is tried first, where it has to be found out
     strict = True       # are schemas such as OpenAI takes?
     extra_body = {}     # further fields that are sent
     replies = None      # while it is open
@@ -73,6 +72,11 @@ def prompt_of(self:LLMTeacher, task:Task)->Prompt:
     return prompt_for(task, self.protocol, **self.prompt)
 
 @patch
+def form_of(self:LLMTeacher, task:Task)->str: # 'json' or 'text'
+    "How it is asked to reply, first"
+    return 'json' if self.response_format=='auto' else self.response_format
+
+@patch
 def reply_limit(self:LLMTeacher, task:Task)->int: # tokens of a reply
     "Twice the longest seed row, counted at three bytes a token, and room for the form"
     if self.max_completion_tokens: return self.max_completion_tokens
@@ -101,7 +105,7 @@ def request(self:LLMTeacher,
         text = task.unlabelled[nearest_rows(q.row, task.unlabelled, 1)[0]]
         return self.label_call(task, text, 0).messages, None, self.sampling(task)
     prompt = self.prompt_of(task)
-    form = form or (self.first_form if self.response_format=='auto' else self.response_format)
+    form = form or self.form_of(task)
     schema = reply_schema(task, q.row, prompt.rephrase, self.strict) if form=='json' else None
     return messages(task, q, have, prompt, form, demos), schema, self.sampling(task)
 

@@ -23,7 +23,6 @@ class LocalTeacher(LLMTeacher):
     kind = 'local'
     help = 'a chat model on this machine'
     needs_gpu = True
-    first_form = 'text'
     strict = False
     @delegates(LLMTeacher)
     def __init__(self,
@@ -55,6 +54,12 @@ def settings(self:LocalTeacher)->dict[str,object]: # JSON-able
     return LLMTeacher.settings(self) | {k: s[k] for k in ('base_digest', 'quantization', 'dtype')}
 
 @patch
+def form_of(self:LocalTeacher, task:Task)->str: # 'json' or 'text'
+    "As set; by default held to a schema only where the answers have one"
+    if self.response_format != 'auto': return self.response_format
+    return 'json' if task.kind.by_field else 'text'
+
+@patch
 def __repr__(self:LocalTeacher):
     how = self.chat.quantization or self.chat.dtype
     return f"LocalTeacher({self.name}, {how} on {self.chat.device})"
@@ -63,8 +68,7 @@ def __repr__(self:LocalTeacher):
 @patch
 def _fitting(self:LocalTeacher, task, q, have):
     "What is sent for a request; None if even the shortest prompt leaves no room for the reply"
-    form = self.first_form if self.response_format=='auto' else self.response_format
-    return next((c for c in self.calls(task, q, have, form)
+    return next((c for c in self.calls(task, q, have, self.form_of(task))
                  if self._tokens(c) + c.params['max_tokens'] < self.chat.max_length), None)
 
 @patch
