@@ -16,7 +16,8 @@ from llm2llm.report.ledger import page_data
 from llm2llm.report.record import notes
 from llm2llm.report.report import write_report
 from llm2llm.tasks.filters import Filter, reason
-from llm2llm.tasks.kind_json import Json, found_schema, strict_schema
+from llm2llm.tasks.kind_json import Json
+from llm2llm.tasks.schema import found_schema, strict_schema
 from llm2llm.teachers.prompts import messages, prompt_for, read_reply, reply_schema
 from stub_server import Answering
 from test_odd_replies import usage, whole

@@ -14,7 +14,7 @@ from ..core import RunError
 from .classes import SILENCE, answered_pairs, answered_split, learnt_from, SPLIT_ORDER
 from .record import RunRecord
 from ..tables import one
-from ..tasks.kind_json import differences, fields_of
+from ..tasks.schema import differences, fields_of
 from ..tasks.kinds import recorded_kind
 
 # %% ../../nbs/06_report/02d_fields.ipynb #5c08c0d3

@@ -61,8 +61,7 @@ class LLMTeacher(Teacher):
 @patch
 def settings(self:LLMTeacher)->dict[str,object]: # JSON-able
     "What makes its output"
-    names = ('name', 'kind', 'protocol', 'prompt', 'temperature', 'top_p', 'max_completion_tokens',
-             'response_format')
+    names = 'name kind protocol prompt temperature top_p max_completion_tokens response_format'.split()
     own = dict(votes=self.votes) if self.votes != VOTES else {}   # runs of before had no such setting
     return {k: getattr(self, k) for k in names} | own
 

@@ -89,6 +89,7 @@ def _fill(self:LocalTeacher, calls, label):
     for c in todo.values(): by_schema.setdefault(json.dumps(c.schema), []).append(c)
     for its in by_schema.values(): self._reply(its, label)
 
+# %% ../../nbs/04_teachers/08_local.ipynb #5de7725f
 @patch
 def _reply(self:LocalTeacher, calls, label):
     "Have the model reply to calls of one schema; each reply is kept as it comes"
@@ -99,10 +100,10 @@ def _reply(self:LocalTeacher, calls, label):
         finish = 'length' if got.truncated else 'stop'
         reply = Reply(got.text, finish, '', '', *counts, 0., round(time.time()-start, 3))
         self.replies.keep(calls[i], Reply(problem='context') if got.prompt_truncated else reply)
-    seeds = [int(c.key[:8], 16) for c in calls]
     chats,most = [c.messages for c in calls],calls[0].params['max_tokens']
-    how = dict(temperature=self.temperature, top_p=self.top_p, seeds=seeds, json_schema=calls[0].schema)
-    self.chat.generate(chats, None, most, label, on_completion=keep, **how)
+    how = dict(temperature=self.temperature, top_p=self.top_p, json_schema=calls[0].schema)
+    how |= dict(seeds=[int(c.key[:8], 16) for c in calls], on_completion=keep)
+    self.chat.generate(chats, None, most, label, **how)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
 _TOO_LONG = Reply(problem='context'), ''

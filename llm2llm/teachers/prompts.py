@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from ..core import Example, SettingError, check_one_of, check_int, rng_for
-from ..tasks.kind_json import strict_schema
+from ..tasks.schema import strict_schema
 from ..tasks.task import Task
 from .completion import CUT_OFF, with_backslashes, without_end_tokens, without_thoughts
 from .teacher import Candidate, Chat, Request, Schema

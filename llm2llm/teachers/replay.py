@@ -21,8 +21,7 @@ _PROMPTING = ('protocol', 'prompt', 'temperature', 'top_p', 'max_completion_toke
 
 class ReplayTeacher(LLMTeacher):
     "The recorded replies of an earlier run"
-    kind = 'replay'
-    help = 'recorded replies of an earlier run'
+    kind,help = 'replay', 'recorded replies of an earlier run'
     def __init__(self,
         folder:str|Path, # of a run that an API or a local model taught, or its replies.sqlite
     ):
@@ -34,7 +33,7 @@ class ReplayTeacher(LLMTeacher):
                                "give the folder of a run that has written rows")
         made = {RENAMED.get(k, k): v for k,v in made.items()}   # a record of version 0.4 is read too
         form,local = made['response_format'],made['kind']=='local'
-        if local and form=='auto': form = 'text'
+        form = 'text' if local and form=='auto' else form
         super().__init__(made['name'], **{k: made[k] for k in _PROMPTING}, response_format=form,
                          votes=made.get('votes', VOTES))
         self.replies,self.made,self.extra_body = record,made,made.get('extra_body', {})

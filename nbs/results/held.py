@@ -12,7 +12,7 @@ from llm2llm.core import rng_for
 from llm2llm.loop.stages import prompts
 from llm2llm.report.fields import field_scores
 from llm2llm.store.folder import commit, machine, versions
-from llm2llm.tasks.kind_json import found_schema
+from llm2llm.tasks.schema import found_schema
 
 RAW = Path(__file__).with_name('raw') / 'held.json'
 SEEDS, TEST, SHOTS = 100, 50, 8

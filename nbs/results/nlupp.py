@@ -13,7 +13,7 @@ from llm2llm import APITeacher, Compare, Student, Task
 from llm2llm.core import rng_for
 from llm2llm.mini.mini import mini_student
 from llm2llm.store.folder import commit, machine, versions
-from llm2llm.tasks.kind_json import found_schema
+from llm2llm.tasks.schema import found_schema
 from llm2llm.teachers.local import LocalTeacher
 
 RAW = Path(__file__).with_name('raw') / 'nlupp.jsonl'
