@@ -272,7 +272,7 @@ def read_schema(
     place = 'schema (--task.schema)'
     if not isinstance(schema, dict):
         place = f'{place} {schema}'
-        try: schema = read_object(Path(schema).expanduser().readas_json(encoding='utf-8'))
+        try: schema = read_object(Path(schema).expanduser().read_text(encoding='utf-8'))
         except (OSError, TypeError, ValueError) as e:
             raise SettingError(f'{place}: no JSON schema in a file: {e}') from e
     from jsonschema.exceptions import SchemaError
