@@ -181,11 +181,15 @@ def source(file, files):
 
 def plain(s): return html.unescape(re.sub(r'<[^>]+>', '', s)).strip()
 
+def in_html(title):
+    "A page's title in HTML; words in backticks are code"
+    return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(title))
+
 def menu(pages, sections, here, up):
     "The sidebar as HTML, with the section of the page `here` open, or the first one"
 
     def item(rel):
-        return f'<li><a href="{up}{pages[rel][0].as_posix()}"{" aria-current=page" * (rel == here)}>{html.escape(pages[rel][1]["title"])}</a></li>'
+        return f'<li><a href="{up}{pages[rel][0].as_posix()}"{" aria-current=page" * (rel == here)}>{in_html(pages[rel][1]["title"])}</a></li>'
 
     shown = next(
         (name for name, rels in sections if name and here in rels), next(name for name, _ in sections if name)
@@ -205,7 +209,7 @@ def turn(pages, order, here, up):
     at = order.index(here)
 
     def link(rel, before, after):
-        return f'<a href="{up}{pages[rel][0].as_posix()}">{before}{html.escape(pages[rel][1]["title"])}{after}</a>'
+        return f'<a href="{up}{pages[rel][0].as_posix()}">{before}{in_html(pages[rel][1]["title"])}{after}</a>'
 
     return (link(order[at - 1], '← ', '') if at else '<span></span>') + (
         link(order[at + 1], '', ' →') if at + 1 < len(order) else ''

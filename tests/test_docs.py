@@ -130,6 +130,7 @@ def test_a_page_has_its_place(site, root):
     assert here[0] == 'The loop' and 'href="../05_loop/loop.html" aria-current' in here[1]
     home = (site[1]/'index.html').read_text(encoding='utf-8')
     assert re.findall(r'<details open><summary>(.*?)</summary>', home) == ['Tutorials']
+    assert '"><code>llm2llm compare</code></a>' in home
     assert '← A round under way' in page and 'Baselines →' in page
     assert pages.versions() in page
     assert (
