@@ -275,7 +275,7 @@ _TOO_MANY = ("for so many rows at a time; give the student a smaller per_device_
 @patch
 def _fit(self:Student, data, steps, seed, bar, label='training'):
     "Train the present weights; the trainer, for its counts"
-    from llm2llm.student.sft import StudentTrainer,as_before,logging_dir
+    from llm2llm.student.sft import SHORT,StudentTrainer,as_before,faster_steps,logging_dir
     if self.lora_r and self.model is self._plain: self._fresh_adapter()
     if ranks.world() > 1: data = [*data, dict(input_ids=[self.tokenizer.eos_token_id]*2, labels=[-100]*2)]
     with tempfile.TemporaryDirectory() as folder, logging_dir(label), as_before(self.model, self._plain):
@@ -283,7 +283,8 @@ def _fit(self:Student, data, steps, seed, bar, label='training'):
         trainer = StudentTrainer(bar, self.batch_size, self.model, args, data, self.tokenizer)
         for p in self.model.parameters():  # TRL makes a QLoRA adapter bfloat16, which rounds small steps
             if p.requires_grad and self.lora_r: p.data = p.data.float()
-        trainer.train()
+        short = not self.attn_implementation and max(len(r['input_ids']) for r in data) <= SHORT
+        with faster_steps(self.model, self.precision, short): trainer.train()
     return trainer
 
 # %% ../../nbs/03_student/06_student.ipynb #9b220615
