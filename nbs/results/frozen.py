@@ -52,7 +52,7 @@ def main():
         task = replace(task, test=task.test[:200])
         out = a.work / f"{name}_{how}_{said.replace(' ', '_')}_{draw}"
         run = LLM2LLM(task, Student(a.student, num_train_epochs=a.epochs), None, out, seed=draw, **HOW[how])
-        score = run.fit(verbose=False).rounds[0].scores['test']
+        score = run.fit(verbose=False).final.scores['test']
         answers = run.folder.answers(0, 'test')
         found = dict(right=sum(x.correct for x in answers), none=sum(x.prediction is None for x in answers),
                      n=score.n, epochs=a.epochs)
