@@ -10,6 +10,7 @@ import aiohttp, genai_prices, openai.resources.chat   # what a teacher needs
 import jsonargparse, rapidfuzz.distance, rapidfuzz.process, tabulate   # commands, filters and tables
 import matplotlib.pyplot, matplotlib_inline.backend_inline, nbdev.test, sklearn.linear_model   # what a notebook needs
 import llm2llm
+import warm
 
 for module in pkgutil.walk_packages(llm2llm.__path__, 'llm2llm.'):
     if not module.name.endswith('__main__'): importlib.import_module(module.name)

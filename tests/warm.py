@@ -3,13 +3,16 @@
 A cold process that trains spends six seconds on imports; a warm one has them. It is a process of its own, with its own
 signals, and ends as a cold one does. What is about a cold start itself (silence, imports, hash seeds) uses `subprocess`.
 """
-import atexit, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, tempfile, threading, traceback, types
+import atexit, gc, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, tempfile, threading, traceback, types
 from pathlib import Path
 
 import cloudpickle
 from huggingface_hub import constants
 
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
+# Trainings make many objects and little garbage; to look for it as often as Python does takes a seventh of their time here.
+# It holds for the processes of pytest and, through tests/heavy.py, for warm ones.
+gc.set_threshold(100_000, 50, 1000)
 _server = multiprocessing.get_context('forkserver')
 _server.set_forkserver_preload(['heavy'])
 
