@@ -3,8 +3,9 @@
     python nbs/results/worth.py rows DRAWS TEACHER [--draws 0 1 2]   # written and labelled once
     python nbs/results/worth.py tune DRAWS STUDENT                   # rate and steps, on draws 7 to 9
     python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2]
+    python nbs/results/worth.py bars DRAWS EMBEDDINGS [--draws 0 1 2]   # the same rows, without a language model
 
-DRAWS is what `draws.py` made. All three are resumable and add JSON lines to `raw/worth`.
+DRAWS is what `draws.py` made. All four are resumable and add JSON lines to `raw/worth`.
 """
 import argparse, json
 from collections import Counter
@@ -16,6 +17,7 @@ from llm2llm.core import Example, rng_for
 from llm2llm.loop.config import deal
 from llm2llm.store.folder import commit, machine, versions
 from llm2llm.student.student import Student
+from llm2llm.student.yardsticks import yardsticks
 from llm2llm.tasks.filters import Filter
 from llm2llm.tasks.task import Task
 from llm2llm.teachers.local import LocalTeacher
@@ -175,16 +177,30 @@ def cells(a):
             print(draw, arm, len(new), right.count('1'), took['seconds'], flush=True)
 
 
+def bars(a):
+    "The yardsticks on the seed rows, and with the texts that the teacher labelled or their true labels"
+    done = {(r['draw'], r['arm'], r['yardstick']) for r in read('bars')}
+    for draw in a.draws:
+        task, added = task_of(a.draws_at, draw), {'plain': []}
+        for n in SIZES: added |= {f'labelled {n}': texts(draw, n, False), f'true {n}': texts(draw, n, True)}
+        for y, (arm, new) in product(yardsticks(task, a.model)[0], added.items()):
+            if (draw, arm, y.name) in done: continue
+            scored = y.answers(task, [*task.seed_rows, *new], task.test)
+            line = dict(draw=draw, arm=arm, added=len(new), yardstick=y.name)
+            add('bars', [made(**line, right=''.join('01'[x.correct] for x in scored))])
+            print(line, sum(x.correct for x in scored), flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=('rows', 'tune', 'cells'))
+    p.add_argument('what', choices=('rows', 'tune', 'cells', 'bars'))
     p.add_argument('draws_at', type=Path, metavar='DRAWS')
     p.add_argument('model')
     p.add_argument('--draws', type=int, nargs='+', default=range(7))
     p.add_argument('--rate', type=float)
     p.add_argument('--steps', type=int)
     a = p.parse_args()
-    dict(rows=rows, tune=tune, cells=cells)[a.what](a)
+    dict(rows=rows, tune=tune, cells=cells, bars=bars)[a.what](a)
 
 
 if __name__ == '__main__': main()
