@@ -3,7 +3,7 @@
     python nbs/results/worth.py rows DRAWS TEACHER [--draws 0 1 2]   # written and labelled once
     python nbs/results/worth.py tune DRAWS STUDENT                   # rate and steps, on draws 7 to 9
     python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2]
-    python nbs/results/worth.py bars DRAWS EMBEDDINGS [--draws 0 1 2]   # the same rows, without a language model
+    python nbs/results/worth.py bars DRAWS EMBEDDINGS [--draws 0 1 2]   # without a language model
 
 DRAWS is what `draws.py` made. All four are resumable and add JSON lines to `raw/worth`.
 """
