@@ -3,6 +3,7 @@ import json, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+import warm
 
 from llm2llm.cli.main import main
 from llm2llm.cli.run import read_words
@@ -364,6 +365,6 @@ def test_a_run_in_a_pipe_says_where_it_is(tmp_path):
     assert left and left[-1] <= max(left)
     done = sorted((tmp_path / 'run').glob('round_*'))
     for path in (done[-1] / 'metrics.json', tmp_path / 'run/final.json'): path.unlink()
-    again = subprocess.run([sys.executable, '-c', LINES, *words], capture_output=True, text=True)
+    again = warm.run([sys.executable, '-c', LINES, *words], capture_output=True, text=True)
     last = len(done) - 1
     assert f'resumes at round {last} of 2, after its training, with ' in again.stdout
