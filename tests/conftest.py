@@ -12,8 +12,6 @@ for name, value in dict(
     HF_HUB_DISABLE_TELEMETRY='1',
     MPLBACKEND='agg',
     PYTHONUTF8='1',
-    MALLOC_MMAP_THRESHOLD_='67108864',   # memory that is given back is asked for again at once
-    MALLOC_TRIM_THRESHOLD_='268435456',
 ).items():
     os.environ.setdefault(name, value)
 os.environ.pop('IN_TEST', None)  # nbdev's own mark: with it set, its commands do nothing
