@@ -10,7 +10,7 @@ import cloudpickle
 from huggingface_hub import constants
 
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
-# Trainings make many objects and little garbage; to look for it as often as Python does takes a seventh of their time here.
+# Trainings make many objects and little garbage; to look for it as often as Python does takes about a sixth of their time here.
 # It holds for the processes of pytest and, through tests/heavy.py, for warm ones.
 gc.set_threshold(100_000, 50, 1000)
 _server = multiprocessing.get_context('forkserver')

@@ -26,6 +26,12 @@ def step(student, pairs, shortest):
     return (took[1] - took[0]) / 2, loss
 
 
+def pairs_of(path):
+    "A file's task, and its rows as prompts and completions"
+    task = Task.from_files(path, dev=False, description='What a person wants')
+    return task, [(task.prompt(r), task.completion(r)) for r in task.seed_rows]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('base')
@@ -34,8 +40,7 @@ def main():
     a = p.parse_args()
     rows, student = [], Student(a.base)
     for name, path in (f.split('=', 1) for f in a.files):
-        task = Task.from_files(path, dev=False, description='What a person wants')
-        pairs = [(task.prompt(r), task.completion(r)) for r in task.seed_rows]
+        task, pairs = pairs_of(path)
         took = [(step(student, pairs, BEGINNING), step(student, pairs, 10**6)) for _ in range(a.times)]
         (once, _), (each, _) = zip(*(x[0] for x in took)), zip(*(x[1] for x in took))
         tokens = student.train(pairs, max_steps=4)['tokens'] / 4

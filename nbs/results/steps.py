@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 from unittest import mock
 
+from beginning import pairs_of
+
 from llm2llm.store.folder import commit, machine, versions
 from llm2llm.student.student import Student
-from llm2llm.tasks.task import Task
 
 RAW = Path(__file__).with_name('raw') / 'steps.json'
 
@@ -33,8 +34,7 @@ def main():
     a = p.parse_args()
     rows, student = [], Student(a.base, dtype='bfloat16')
     for name, path in (f.split('=', 1) for f in a.files):
-        task = Task.from_files(path, dev=False, description='What a person wants')
-        pairs = [(task.prompt(r), task.completion(r)) for r in task.seed_rows]
+        _, pairs = pairs_of(path)
         took = [(step(student, pairs, False), step(student, pairs, True)) for _ in range(a.times)]
         with_it, without = zip(*took)
         tokens = student.train(pairs, max_steps=4)['tokens'] / 4
