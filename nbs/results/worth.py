@@ -2,7 +2,7 @@
 
     python nbs/results/worth.py rows DRAWS TEACHER [--draws 0 1 2]   # written and labelled once
     python nbs/results/worth.py tune DRAWS STUDENT                   # rate and steps, on draws 7 to 9
-    python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2]
+    python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2] [--arms …]
     python nbs/results/worth.py bars DRAWS EMBEDDINGS [--draws 0 1 2]   # without a language model
 
 DRAWS is what `draws.py` made. All four are resumable and add JSON lines to `raw/worth`.
@@ -68,22 +68,22 @@ def rows(a):
     "Have the teacher write about each seed row, and label real texts near it"
     teacher, done = LocalTeacher(a.model, prompt=ALONE), {(r['draw'], r['how']) for r in read('rows')}
     about = made(teacher=teacher.settings())
-    for draw in a.draws:
+    for how, draw in product(a.how, a.draws):
+        if (draw, how) in done: continue
         task = task_of(a.draws_at, draw)
         bare = replace(task, pool=(), unlabelled=[replace(r, answer='') for r in task.pool])
+        its, depth = (replace(task, pool=()), DEPTH) if how == 'written' else (bare, TEXTS)
+        asked = requests(task, draw, depth)
+        texts = dict(hand_out(asked, task.pool, task.seed_rows)) if how == 'labelled' else {}
+        with teacher.open(a.draws_at / f'draw_{draw}'):
+            got = dict(teacher.write(its, asked, task.seed_rows))
+        lines = [keep(draw, q, got[q], how) for q in asked]
         truth = {r.id: r.answer for r in task.pool}
-        for how, its, depth in (('written', replace(task, pool=()), DEPTH), ('labelled', bare, TEXTS)):
-            if (draw, how) in done: continue
-            asked = requests(task, draw, depth)
-            texts = dict(hand_out(asked, task.pool, task.seed_rows)) if how == 'labelled' else {}
-            with teacher.open(a.draws_at / f'draw_{draw}'):
-                got = dict(teacher.write(its, asked, task.seed_rows))
-            lines = [keep(draw, q, got[q], how) for q in asked]
-            for line, q in zip(lines, asked):
-                if how == 'labelled': line |= dict(text=texts[q].question, true=truth[texts[q].id])
-            add('rows', lines)
-            print(draw, how, Counter(bool(line['answer']) for line in lines), flush=True)
-        add('teachers', [about | dict(draw=draw)])
+        for line, q in zip(lines, asked):
+            if how == 'labelled': line |= dict(text=texts[q].question, true=truth[texts[q].id])
+        add('rows', lines)
+        add('teachers', [about | dict(draw=draw, how=how)])
+        print(draw, how, Counter(bool(line['answer']) for line in lines), flush=True)
 
 
 def student(a, rate, steps): return Student(a.model, learning_rate=rate, max_steps=steps)
@@ -169,7 +169,7 @@ def cells(a):
     for draw in a.draws:
         task, its = task_of(a.draws_at, draw), student(a, a.rate, a.steps)
         for arm, added in arms(a, its, task, draw):
-            if (draw, arm) in done: continue
+            if (draw, arm) in done or (a.arms and arm not in a.arms): continue
             new, more = added()
             took, right = answers(its, task, [*task.seed_rows, *new], task.test, draw)
             add('cells', [made(draw=draw, arm=arm, added=len(new), rate=a.rate, steps=a.steps, right=right,
@@ -199,6 +199,8 @@ def main():
     p.add_argument('--draws', type=int, nargs='+', default=range(7))
     p.add_argument('--rate', type=float)
     p.add_argument('--steps', type=int)
+    p.add_argument('--how', nargs='+', default=('written', 'labelled'), help='of rows: which of them')
+    p.add_argument('--arms', nargs='+', help='of cells: no others than these')
     a = p.parse_args()
     dict(rows=rows, tune=tune, cells=cells, bars=bars)[a.what](a)
 
