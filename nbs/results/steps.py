@@ -1,4 +1,4 @@
-"""What `faster_steps` saves in bfloat16 on a processor: training steps with and without, in turn.
+"""What makes a training step of a real student faster on a processor: each thing left out in turn.
 
 python nbs/results/steps.py FOLDER_OF_A_CHAT_MODEL NAME=SEED_FILE … [--times 4]
 """
@@ -8,20 +8,26 @@ from pathlib import Path
 from statistics import median
 from unittest import mock
 
-from beginning import pairs_of
-
 from llm2llm.store.folder import commit, machine, versions
+from llm2llm.student.sft import LINE
 from llm2llm.student.student import Student
+from llm2llm.tasks.task import Task
 
 RAW = Path(__file__).with_name('raw') / 'steps.json'
+WITHOUT = {  # the way and what stands in for it
+    'as it is': dict(LINE=LINE),
+    'rows side by side': dict(LINE=0),
+    'fused attention': dict(SHORT=0),
+    "copies of an adapter's input": dict(disable_input_dtype_casting=lambda model: nullcontext()),
+}
 
 
-def step(student, pairs, without):
+def step(student, pairs, instead):
     "Processor seconds of an optimiser step: the third to the eighth of a training"
-    took, plain = [], mock.patch('llm2llm.student.sft.faster_steps', lambda *_: nullcontext())
+    took = []
     for n in (2, 8):
         start = time.process_time()
-        with plain if without else nullcontext(): student.train(pairs, max_steps=n)
+        with mock.patch.multiple('llm2llm.student.sft', **instead): student.train(pairs, max_steps=n)
         took.append(time.process_time() - start)
     return (took[1] - took[0]) / 6
 
@@ -32,17 +38,19 @@ def main():
     p.add_argument('files', nargs='+')
     p.add_argument('--times', type=int, default=4)
     a = p.parse_args()
-    rows, student = [], Student(a.base, dtype='bfloat16')
+    rows, student = [], Student(a.base)
     for name, path in (f.split('=', 1) for f in a.files):
-        _, pairs = pairs_of(path)
-        took = [(step(student, pairs, False), step(student, pairs, True)) for _ in range(a.times)]
-        with_it, without = zip(*took)
-        tokens = student.train(pairs, max_steps=4)['tokens'] / 4
-        ratio = median(b / n for n, b in took)
-        rows.append(dict(task=name, tokens_of_a_step=tokens, now=with_it, before=without, times_faster=ratio))
-        print(rows[-1], flush=True)
+        task = Task.from_files(path, dev=False, description='What a person wants')
+        pairs = [(task.prompt(r), task.completion(r)) for r in task.seed_rows]
+        took = [[step(student, pairs, instead) for instead in WITHOUT.values()] for _ in range(a.times)]
+        tokens = student.train(pairs, max_steps=8)['tokens'] / 8
+        for way, seconds in zip(WITHOUT, zip(*took)):
+            times = median(x / now for x, (now, *_) in zip(seconds, took))
+            rows.append(dict(task=name, tokens_of_a_step=tokens, way=way, seconds=seconds, times=times))
+            print(rows[-1], flush=True)
     made = dict(commit=commit(), machine=machine(), versions=versions())
-    RAW.write_text(json.dumps(dict(base=Path(a.base).name, rows=rows) | made, indent=1) + '\n')
+    found = dict(base=Path(a.base).name, dtype=student.dtype, rows=rows)
+    RAW.write_text(json.dumps(found | made, indent=1) + '\n')
 
 
 if __name__ == '__main__': main()
