@@ -77,7 +77,8 @@ def test_an_error_at_rank_0_does_not_leave_the_other_waiting(tmp_path):
     assert done.returncode != 0 and 'is not empty and holds no run' in done.stderr
 
 
-def test_drawn_answers_do_not_depend_on_the_number_of_processes_or_their_launcher(tmp_path):
+def test_drawn_answers_do_not_depend_on_the_number_of_processes(tmp_path):
+    "Nor on the launcher: this one starts its processes itself, and `accelerate launch` is one around it"
     code = '''
 import sys
 from llm2llm.student import distributed as ranks
@@ -93,26 +94,10 @@ assert dict(told) == dict(enumerate(said)) and len(told) == 21
 print([c.text for c in said])
 '''
     (tmp_path/'draw.py').write_text(code)
-    out = []
-    accelerate = [
-        '-m',
-        'accelerate.commands.launch',
-        '--multi_gpu',
-        '--num_processes',
-        '2',
-        '--num_machines',
-        '1',
-        '--mixed_precision',
-        'no',
-        '--dynamo_backend',
-        'no',
-    ]
-    for n, words in (
-        (1, []),
-        (2, ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']),
-        (2, accelerate),
-    ):
-        done = warm.run(   # a launcher that is warm starts cold processes
+    options = '--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no'
+    launcher, out = ['-m', 'accelerate.commands.launch', *options.split()], []
+    for n, words in ((1, []), (2, launcher)):   # a launcher that is warm starts cold processes
+        done = warm.run(
             [sys.executable, *words, str(tmp_path / 'draw.py'), str(n)],
             capture_output=True,
             text=True,
@@ -121,7 +106,7 @@ print([c.text for c in said])
         )
         assert done.returncode == 0, done.stderr[-3000:]
         out.append(done.stdout)
-    assert out[0] == out[1] == out[2]
+    assert out[0] == out[1]
 
 
 def test_a_sharded_student_is_refused(tmp_path):
