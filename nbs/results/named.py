@@ -58,7 +58,8 @@ def main():
                                    description='What a customer of a bank wants')
             task = replace(task, test=task.test[:200])
             seconds, right = answered(Student(a.student), task, how, draw)
-        found = dict(draw=draw, classes=n, labels=len(task.labels), how=how, named=named, seconds=seconds, right=right)
+        found = dict(draw=draw, classes=n, labels=len(task.labels), how=how, named=named)
+        found |= dict(seconds=seconds, right=right)
         with RAW.open('a') as f: f.write(json.dumps(found | made) + '\n')
         print(draw, n, how, named, right.count('1'), seconds, flush=True)
 
