@@ -8,6 +8,7 @@ __all__ = ['LocalTeacher']
 # %% ../../nbs/04_teachers/08_local.ipynb #baebe706
 import json,time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -63,6 +64,14 @@ def form_of(self:LocalTeacher, task:Task)->str: # 'json' or 'text'
 def __repr__(self:LocalTeacher):
     how = self.chat.quantization or self.chat.dtype
     return f"LocalTeacher({self.name}, {how} on {self.chat.device})"
+
+# %% ../../nbs/04_teachers/08_local.ipynb #d670e7db
+@patch
+def _answer_call(self:LocalTeacher, task, row, chat, draw):
+    "What is sent to have a question answered, held to the schema of the answers, or an answer graded"
+    call = LLMTeacher._answer_call(self, task, row, chat, draw)
+    held = self.form_of(task)=='json' and draw[0] != 'judge'
+    return replace(call, schema=task.kind.schema) if held else call
 
 # %% ../../nbs/04_teachers/08_local.ipynb #86e21c5f
 @patch
