@@ -42,8 +42,7 @@ _BEFORE = (
          'Say what the classes are: `--task.description`, and names that speak (`--task.labels` with '
          'meanings for codes). The prompt names up to 20 classes by itself.',
          'No gain shown at equal length. Ten epochs, the classes named minus row and cue: TREC +1.0, -4.0 '
-         'and +7.0 points in three draws; bank messages +1.0 in one, and no gain with 5 to 30 classes. '
-         'SNIPS, SST-2: the interval holds zero.',
+         'and +7.0 points in three draws; bank messages +1.0 in one, and no gain with 5 to 30 classes.',
          ('results/real_model.html',)))
 
 # %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1ea02
