@@ -78,7 +78,7 @@ def test_an_error_at_rank_0_does_not_leave_the_other_waiting(tmp_path):
 
 
 def test_drawn_answers_do_not_depend_on_the_number_of_processes(tmp_path):
-    "Nor on the launcher: this one starts its processes itself, and `accelerate launch` is one around it"
+    "Nor on being started by `accelerate launch`; the chapter on ranks starts them by `torchrun`"
     code = '''
 import sys
 from llm2llm.student import distributed as ranks

@@ -37,8 +37,11 @@ class Filled(torch.utils.data.Sampler):
 def sees_all(
     config:PretrainedConfig, # of a causal language model
 )->bool:
-    "Does a token see all tokens before it in every layer, and know its place by number alone?"
-    return not getattr(config, 'alibi', False) and can_be_cut(DynamicCache(config=config))
+    "Does a token see all tokens before it in every layer, by rotary places and nothing else?"
+    rotary = getattr(config.get_text_config(), 'rope_parameters', None)
+    if not rotary or getattr(config, 'alibi', False): return False
+    try: return can_be_cut(DynamicCache(config=config))
+    except (AttributeError,KeyError,ValueError): return False   # layers that no general cache is for
 
 # %% ../../nbs/03_student/05_sft.ipynb #44cdfa6b
 class _Move(TrainerCallback):
@@ -78,14 +81,14 @@ LINE = 1024   # tokens; attention keeps a number for each pair of them
 @patch
 def _line(self:StudentTrainer, ids, read, first):
     "Which tokens of a batch stand in a line, and how many are all rows' beginning; None: rows cost less"
+    if not self.in_line or self.plain.config._attn_implementation not in ('eager','sdpa'): return None,0
     alike = ((ids==ids[:1]) & read).all(0)
     n = 0 if self.drops else min(int(alike.int().cumprod(0).sum()), first-1)
     kept = read.clone()
     kept[1:, :n] = False
     line,width = int(kept.sum()),self.plain.config.get_text_config().hidden_size
     less = line*(width+line) < ids.numel()*(width+ids.shape[1])
-    plain = self.in_line and self.plain.config._attn_implementation in ('eager','sdpa')
-    return (kept,n) if plain and less and line<=LINE else (None,0)
+    return (kept,n) if less and line<=LINE else (None,0)
 
 # %% ../../nbs/03_student/05_sft.ipynb #e5bf4bf3
 def as_line(
