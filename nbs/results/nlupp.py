@@ -36,6 +36,12 @@ def teacher_of(a):
     return APITeacher(a.api, a.base_url, max_usd=a.max_usd, price=price)
 
 
+def kept(raw, new):
+    "The lines of the raw file that this run does not replace"
+    lines = raw.read_text('utf-8').splitlines(keepends=True) if raw.exists() else []
+    return [x for x in lines if (json.loads(x)['arm'], json.loads(x)['seed']) not in new]
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ('rows', 'student', 'folder'): p.add_argument(name)
@@ -56,7 +62,7 @@ def main():
     verdict = Compare(task, student, teacher_of(a), a.folder, **kwargs).fit()
     about = dict(student=Path(a.student).name, teacher=Path(a.local or a.api).name, seed_rows=a.seed_rows)
     about |= how | dict(rounds=a.rounds, commit=commit(), machine=machine(), versions=versions())
-    lines = []
+    lines = kept(a.raw, {(arm, seed) for arm, splits in verdict.results.items() for seed in splits})
     for arm, splits in verdict.results.items():
         for r in splits.values():
             pairs = [[verdict.gold[i], said] for i, said in r.said.items()]
