@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOTS', 'YARDSTICKS', 'Split', 'Result', 'Arm', 'Free', 'Loop', 'read_result', 'FewShot', 'Half', 'Plain', 'Method',
-           'Matched', 'Random', 'Itself', 'own_arms', 'find_arms']
+           'Matched', 'Random', 'Itself', 'Shown', 'own_arms', 'find_arms']
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b003
 import time
@@ -22,6 +22,7 @@ from ..store.records import Record, RunFolder, Score
 from ..store.stages import StageFolder
 from ..student.yardsticks import Yardstick
 from ..tasks.task import Task
+from ..teachers.solving import SHOWN
 from ..teachers.teacher import Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
 
@@ -170,6 +171,7 @@ class Random(Loop):
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b010
 class Itself(Arm):
     name,help,trains,once = 'teacher','the teacher, asked the test questions',False,True
+    shown = False # does it see seed rows?
     def run(self, at:Split)->Result:
         task,teacher = at.task,at.teacher
         def make(path):
@@ -177,20 +179,25 @@ class Itself(Arm):
             if away: at.student.free()
             (at.folder/self.name).mkdir(exist_ok=True)
             with teacher.open(at.folder/self.name):
-                answers,cost = teacher.answers(task, task.test)
+                answers,cost = teacher.answers(task, task.test, self.shown)
             teacher.free()
             took = dict(usd=cost.get('usd', 0.), seconds=round(time.perf_counter()-start, 3))
             write_json(path, _answered(task, answers) | took)
         inputs = dict(teacher=teacher.settings(), asked=digest(*task.test), limits=teacher.limits())
+        if self.shown: inputs |= dict(shown=digest(*task.seed_rows))
         found = read_json(at.folder.stage(f'{self.name}.json', inputs, make, arm=self.name))
         return Result(arm=self.name, split=at.number, **found)
+
+class Shown(Itself):
+    name,word,shown = 'teacher, shown rows','teacher-shown',True
+    help = f'the teacher, with up to {SHOWN} seed rows like each test question before it'
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b011
 YARDSTICKS = 'yardsticks'   # stands for all that can be had
 
 def own_arms()->dict[str,Arm]: # name to arm, in the order in which they run
     "The arms that are no yardsticks"
-    return {c.name: c() for c in (FewShot, Plain, Half, Method, Matched, Random, Itself)}
+    return {c.name: c() for c in (FewShot, Plain, Half, Method, Matched, Random, Itself, Shown)}
 
 def find_arms(
     names:list[str]|None,   # `word` of arms, or 'yardsticks'; None: all that can be had

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from fastcore.basics import patch
 from typing import TYPE_CHECKING
-from .arms import SHOTS, Arm, FewShot, Free, Half, Itself, Matched, Method, Plain, Random
+from .arms import SHOTS, Arm, FewShot, Free, Half, Itself, Matched, Method, Plain, Random, Shown
 from .tuning import FOLDS, candidates
 from ..loop.config import LoopConfig
 from ..loop.ahead import GUESS, requests_by_round
 from ..report.estimate import cost, token_range
 from ..tables import text_table
 from ..tasks.task import Task
-from ..teachers.solving import solve_messages
+from ..teachers.solving import label_messages, solve_messages
 from ..teachers.teacher import Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
 
@@ -40,7 +40,7 @@ def steps_of(
                  for _,e in candidates(student, n, method))
     half = student.n_steps(max(1, n//2))
     return {'tuning': tuning, FewShot.name: 0, Plain.name: trainings[0], Half.name: half, Method.name: method,
-            Matched.name: trainings[-1], Random.name: method-folds, Itself.name: 0}
+            Matched.name: trainings[-1], Random.name: method-folds, Itself.name: 0, Shown.name: 0}
 
 # %% ../../nbs/07_grid/05_outlook.ipynb #9e4d009
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def _price_of_rows(task, teacher, config):
     tokens = found.prompt_tokens[1]+found.completion_tokens[1]
     return tokens, found.usd[1] if found.usd else math.nan
 
-def _price_of_answers(task, teacher):
+def _price_of_answers(task, teacher, messages):
     "Tokens and USD for the teacher's own answers to the test questions"
     if not teacher.can_answer or not teacher.sends_prompts: return 0., 0.
-    words = ['\n'.join(m['content'] for m in solve_messages(task, r, None)) for r in task.test]
+    words = ['\n'.join(m['content'] for m in messages(task, r)) for r in task.test]
     said = [task.completion(r) for r in task.test]
     tokens = [round(sum(token_range(t)[1] for t in texts)) for texts in (words, said)]
     if teacher.price is None: return sum(tokens), 0.
@@ -180,7 +180,8 @@ def look_ahead(
     if tuned and any(a.trains for a in arms): names.insert(0, 'tuning')
     steps,asked = {k: known.get(k, 0) for k in names}, _asked(task, arms, config.rounds)
     priced = dict.fromkeys(names, (0., 0.))
-    if Itself.name in names: priced[Itself.name] = _price_of_answers(task, teacher)
+    for arm,messages in ((Itself, solve_messages), (Shown, label_messages)):
+        if arm.name in names: priced[arm.name] = _price_of_answers(task, teacher, messages)
     for k in {Method.name, Random.name} & {*names}: priced[k] = _price_of_rows(task, teacher, config)
     tokens,usd = ({k: x[i] for k,x in priced.items()} for i in (0, 1))
     hours = {k: (n*speed.step + asked[k]*speed.answer)/3600 for k,n in steps.items()}

@@ -71,7 +71,7 @@ def _answer_call(self:LocalTeacher, task, row, chat, draw):
     "What is sent to have a question answered, held to the schema of the answers, or an answer graded"
     call = LLMTeacher._answer_call(self, task, row, chat, draw)
     held = self.form_of(task)=='json' and draw[0] != 'judge'
-    return replace(call, schema=task.kind.schema) if held else call
+    return replace(call, schema=task.kind.schema, quoted=row.question) if held else call
 
 # %% ../../nbs/04_teachers/08_local.ipynb #86e21c5f
 @patch
@@ -111,8 +111,8 @@ def _reply(self:LocalTeacher, calls, label):
         self.replies.keep(calls[i], Reply(problem='context') if got.prompt_truncated else reply)
     chats,most = [c.messages for c in calls],calls[0].params['max_tokens']
     how = dict(temperature=self.temperature, top_p=self.top_p, json_schema=calls[0].schema)
-    how |= dict(seeds=[int(c.key[:8], 16) for c in calls], on_completion=keep)
-    self.chat.generate(chats, None, most, label, **how)
+    how |= dict(seeds=[int(c.key[:8], 16) for c in calls], texts=[c.quoted for c in calls])
+    self.chat.generate(chats, None, most, label, keep, **how)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
 _TOO_LONG = Reply(problem='context'), ''

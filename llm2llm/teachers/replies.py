@@ -31,11 +31,14 @@ class ChatRequest:
     row:str = ''                # id of the row that it is about, for the record
     schema:Schema|None = None   # JSON schema of the reply
     body:dict[str,object] = field(default_factory=dict) # further fields
+    quoted:str = ''             # what its fields with x-span quote; '': any text
 
     @cached_property
     def key(self)->str: # 32 hexadecimal digits
         "The name of the content"
-        params = self.params | self.body | (dict(schema=self.schema) if self.schema else {})
+        params = self.params | self.body
+        held = dict(schema=self.schema, quoted=self.quoted)
+        params |= {k: v for k,v in held.items() if v}
         content = [self.model, self.messages, params, self.draw]
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]

@@ -174,7 +174,11 @@ def verify(self:Teacher,
     raise NotImplementedError(f'{type(self).__name__} has no method `verify`')
 
 @patch
-def answers(self:Teacher, task:Task, rows:Sequence[Example])->tuple[list[Prediction],Cost]:
+def answers(self:Teacher,
+    task:Task,              # says how an answer is read
+    rows:Sequence[Example], # their answers are not shown
+    shown:bool=False,       # are the nearest seed rows shown before each?
+)->tuple[list[Prediction],Cost]:
     "Its own scored answers to rows, in their order, and what they cost"
     raise NotImplementedError(f'{type(self).__name__} has no method `answers`')
 
