@@ -51,7 +51,7 @@ PAPER = {'snips, paper', 'trec, paper', 'sst2, paper'}
 STANDS = {   # words to the results in which they stand
     'Use embeddings (': {'bank'},
     'beats LLM2LLM by': {'bank'},
-    'is ahead of its teacher': {'bank'},
+    'is ahead of the teacher itself': {'bank'},
     'Use plain (': {'snips, paper', 'trec', 'trec, paper', '32 of 64'},
     'Use plain, step-matched (': {'sst2', 'sst2, paper', 'intents'},
     'Use LLM2LLM (': {'snips', 'problems, unseen'},

@@ -188,6 +188,7 @@ class Itself(Arm):
         found = read_json(at.folder.stage(f'{self.name}.json', inputs, make, arm=self.name))
         return Result(arm=self.name, split=at.number, **found)
 
+# %% ../../nbs/07_grid/03_arms.ipynb #8f9d6527
 class Shown(Itself):
     name,word,shown = 'teacher, shown rows','teacher-shown',True
     help = f'the teacher, with up to {SHOWN} seed rows like each test question before it'

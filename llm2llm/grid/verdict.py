@@ -315,7 +315,8 @@ SENTENCES = (yardstick_or_student, from_scratch, longer, new_rows, no_mistakes, 
              teacher_itself)
 
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01c
-_BY_COST = (FewShot, Plain, Matched, Method, Random, Itself, Shown)   # half of the rows is no offer: they are there
+# half of the rows is no offer: they are there
+_BY_COST = (FewShot, Plain, Matched, Method, Random, Itself, Shown)
 
 @patch
 def recommended(self:Verdict,
@@ -333,8 +334,8 @@ def recommended(self:Verdict,
 def _advice(v):
     arm,known,first = v.recommended(),own_arms(),''
     if arm in TEACHERS and v.results.keys()-TEACHERS.keys():
-        best = one(v.accuracy(arm)[0])
-        first = f'T{TEACHERS[arm][1:]} is best ({best} %), where every question may go to it. '
+        who,best = TEACHERS[arm][1:],one(v.accuracy(arm)[0])
+        first = f'T{who} is best ({best} %), where every question may go to it. '
         arm = v.recommended(but=(*TEACHERS,))
     what = known[arm].help if arm in known else 'no language model'
     about = 'of the others, nothing dearer' if first else 'and nothing dearer here'

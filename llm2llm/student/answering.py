@@ -61,19 +61,19 @@ def drawing(
     temperature:float,    # 0: greedy; above: drawn
     top_p:float,          # the share of the probability that is drawn from, above 0
     seeds:list[int]|None, # n, where the random numbers of each prompt start
-)->Callable:              # function of questions and a device: their `sampler`, or None
-    "What adds the noise to the scores of some of n questions"
+)->Callable:              # function of questions: their `sampler`, or None
+    "What draws the answers of some of n questions; nothing does where they are greedy"
     if temperature or isinstance(temperature, bool):
         check_number('temperature (0: greedy)', temperature, above=True)
     if check_number('top_p', top_p, above=True) > 1:
         raise SettingError(f"top_p is a share of the probability, at most 1, not {top_p!r}")
-    if not temperature: return lambda asked, device: None
+    if not temperature: return lambda asked: None
     if seeds is None or len(seeds)!=n:
         have = 'no' if seeds is None else len(seeds)
         raise DataError(f"{n} prompts but {have} seeds; to draw at temperature {temperature:g}, give one "
                         "seed for each prompt")
     for s in seeds: check_int('seeds', s)
-    return lambda asked, device: sampler([seeds[q.number] for q in asked], temperature, top_p, device)
+    return lambda asked: sampler([seeds[q.number] for q in asked], temperature, top_p)
 
 # %% ../../nbs/03_student/07_answering.ipynb #e7c06386
 def stop_pattern(
@@ -154,11 +154,11 @@ def _columns(batch): return [q.ids for q in batch],[q.options for q in batch]
 def _longest(asked): return max((q.tokens for q in asked), default=0)
 
 # %% ../../nbs/03_student/07_answering.ipynb #42e92608
-def _chosen(decoder, batch, noisy, sure):
+def _chosen(decoder, batch, draw, sure):
     "Completions among options, with the probability of each option if `sure`"
     ids,options = _columns(batch)
     met = [{} for _ in batch] if sure else None
-    said = decoder.choose(ids, options, noisy, met)
+    said = decoder.choose(ids, options, draw, met)
     found = decoder.probabilities(ids, options, met) if sure else [None]*len(batch)
     return [Completion(*r, q.cut, p) for q,r,p in zip(batch, said, found)]
 
@@ -188,13 +188,13 @@ def generate(self:Answering,
 )->list[Completion]:                        # n completions in the order of the prompts
     "Completions of `prompts`, greedy or drawn"
     start,limit,stop = time.perf_counter(),self._limit(max_new_tokens),stop_pattern(stop_regex)
-    noise = drawing(len(prompts), temperature, top_p, seeds)
+    draw = drawing(len(prompts), temperature, top_p, seeds)
     asked,decoder = self._asked(prompts, options, limit)
     def write(batch):
         held = self._held(batch, json_schema, texts)
-        said = decoder.write(_columns(batch)[0], limit, noise(batch, self.device), stop, held)
+        said = decoder.write(_columns(batch)[0], limit, draw(batch), stop, held)
         return [Completion(*r, q.cut) for q,r in zip(batch, said)]
-    def choose(batch): return _chosen(decoder, batch, noise(batch, 'cpu'), probabilities)
+    def choose(batch): return _chosen(decoder, batch, draw(batch), probabilities)
     free,closed = [q for q in asked if not q.options],[q for q in asked if q.options]
     jobs = [(write, free, _longest(free)), (choose, closed, _longest(closed))]
     out = self._collect(jobs, label, on_completion)

@@ -319,11 +319,9 @@ def _answer(task, row, reply):
     return task.scored(row, text, said, cut)
 
 @patch
-def answers(self:LLMTeacher, task:Task, rows:Sequence[Example], shown:bool=False,
-)->tuple[list[Prediction],Cost]: # of each row, and of all
+def answers(self:LLMTeacher, task:Task, rows:Sequence[Example], shown=False)->tuple[list[Prediction],Cost]:
     "Its own scored answers to rows, in their order, and what they cost"
-    call = self.label_call if shown else self.solve_call
-    asked = [call(task, r, 0) for r in rows]
+    asked = ((self.label_call if shown else self.solve_call)(task, r, 0) for r in rows)
     calls = [replace(c, params=c.params | dict(temperature=0.)) for c in asked]
     replies,cost = self.solve(calls, 'the teacher itself'),Counter()
     capped = [r for r in replies if isinstance(r, str) and 'reached' in r]
