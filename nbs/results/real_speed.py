@@ -1,6 +1,6 @@
 """How fast a real language model is trained and asked: this package, a bare PEFT loop, an older checkout.
 
-python nbs/results/real_speed.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--before CHECKOUT] [--repeats 3]
+python nbs/results/real_speed.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--teacher FOLDER] [--before CHECKOUT] [--repeats 3]
 
 Each measurement is a process of its own; ways take turns. JSON lines go to raw/real_speed.jsonl.
 """
@@ -23,8 +23,8 @@ def rows_of(data):
     return task, [(prompt(r), task.completion(r)) for r in task.seed_rows], [prompt(r) for r in task.dev]
 
 
-def package(base, data, folder):
-    "Training, answers among classes, free answers, and rows by the same model as local teacher"
+def package(base, data, folder, writer):
+    "Training, answers among classes, free answers, and rows by a local teacher"
     from llm2llm.student.student import Student
     from llm2llm.teachers.local import LocalTeacher
     from llm2llm.teachers.teacher import Request
@@ -41,15 +41,16 @@ def package(base, data, folder):
     student.generate(asked[:WRITTEN], max_new_tokens=32)
     times['free answers'] = time.perf_counter() - start
     student.free()
-    teacher, start = LocalTeacher(base, temperature=0.8), time.perf_counter()
+    teacher, start = LocalTeacher(writer, temperature=0.8), time.perf_counter()
     teacher.open(Path(folder))
     rows = [Request(r, None, 1) for r in task.seed_rows[:WRITTEN]]
-    list(teacher.obtain(task, rows, task.seed_rows, 'rows'))
+    got = [reply for _, reply, _ in teacher.obtain(task, rows, task.seed_rows, 'rows')]
     times['rows by a local teacher'] = time.perf_counter() - start
+    times['tokens written'] = sum(r.completion_tokens for r in got)
     return times | dict(tokens=trained['tokens'], dtype=student.dtype)
 
 
-def whole(base, data, folder):
+def whole(base, data, folder, writer):
     "A run of one round, plain and augmented: all of it, and the seconds of its stages by what they do"
     from llm2llm.loop.loop import Run
     from llm2llm.store.folder import read_jsonl
@@ -57,7 +58,7 @@ def whole(base, data, folder):
     from llm2llm.teachers.local import LocalTeacher
 
     task = replace(rows_of(data)[0], test=())
-    student, teacher = Student(base, num_train_epochs=2), LocalTeacher(base, temperature=0.8)
+    student, teacher = Student(base, num_train_epochs=2), LocalTeacher(writer, temperature=0.8)
     student.load_base()
     run = Run(task, student, teacher, folder, rounds=1)
     start = time.perf_counter()
@@ -81,7 +82,7 @@ def padded(batch):
     return fill(ids, 0), fill([r['labels'] for r in batch], -100), fill([[1] * len(r) for r in ids], 0)
 
 
-def bare(base, data, folder):
+def bare(base, data, folder, writer):
     "The same number of steps by transformers and PEFT alone, in the type that the package takes"
     import torch
     from peft import LoraConfig, get_peft_model
@@ -119,13 +120,15 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('base')
     p.add_argument('data')
+    p.add_argument('--teacher', help='folder of another chat model, which writes the rows')
     p.add_argument('--before', help='checkout of an older version')
     p.add_argument('--repeats', type=int, default=3)
     p.add_argument('--one', help=argparse.SUPPRESS)
     p.add_argument('--folder', help=argparse.SUPPRESS)
     a = p.parse_args()
+    a.teacher = a.teacher or a.base
     if a.one:
-        found = dict(package=package, bare=bare, whole=whole)[a.one](a.base, a.data, a.folder)
+        found = dict(package=package, bare=bare, whole=whole)[a.one](a.base, a.data, a.folder, a.teacher)
         return print('FOUND ' + json.dumps(found))
     import tempfile
     from llm2llm.store.folder import commit, machine, versions
@@ -133,12 +136,13 @@ def main():
     root = HERE.parents[1]
     ways = dict(now=('package', root), bare=('bare', root), whole=('whole', root))
     if a.before: ways['before'] = 'package', Path(a.before).resolve()
-    about = dict(base=Path(a.base).name, commit=commit(), machine=machine(), versions=versions())
+    about = dict(base=Path(a.base).name, teacher=Path(a.teacher).name, commit=commit(), machine=machine(), versions=versions())
     for repeat in range(a.repeats):
         for way, (which, checkout) in ways.items():
             env = os.environ | dict(PYTHONPATH=str(checkout), HF_HUB_OFFLINE='1')
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, __file__, a.base, a.data, '--one', which, '--folder', folder]
+                command += ['--teacher', a.teacher]
                 done = subprocess.run(command, capture_output=True, text=True, env=env)
             found = [line for line in done.stdout.splitlines() if line.startswith('FOUND ')]
             if not found: sys.exit(done.stderr[-2000:])
