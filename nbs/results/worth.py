@@ -1,11 +1,12 @@
 """What a row that a language model wrote is worth beside a real one: bank messages, draw by draw.
 
     python nbs/results/worth.py rows DRAWS TEACHER [--draws 0 1 2]   # written and labelled once
+    python nbs/results/worth.py check DRAWS TEACHER [--draws 0 1 2]  # it answers what it wrote
     python nbs/results/worth.py tune DRAWS STUDENT                   # rate and steps, on draws 7 to 9
     python nbs/results/worth.py cells DRAWS STUDENT --rate R --steps N [--draws 0 1 2] [--arms …]
     python nbs/results/worth.py bars DRAWS EMBEDDINGS [--draws 0 1 2]   # without a language model
 
-DRAWS is what `draws.py` made. All four are resumable and add JSON lines to `raw/worth`.
+DRAWS is what `draws.py` made. All five are resumable and add JSON lines to `raw/worth`.
 """
 import argparse, json
 from collections import Counter
@@ -22,6 +23,7 @@ from llm2llm.tasks.filters import Filter
 from llm2llm.tasks.task import Task
 from llm2llm.teachers.local import LocalTeacher
 from llm2llm.teachers.near import hand_out
+from llm2llm.teachers.solving import read_solution
 from llm2llm.teachers.teacher import Request
 
 RAW = Path(__file__).with_name('raw') / 'worth'
@@ -84,6 +86,31 @@ def rows(a):
         add('rows', lines)
         add('teachers', [about | dict(draw=draw, how=how)])
         print(draw, how, Counter(bool(line['answer']) for line in lines), flush=True)
+
+
+def ask_again(teacher, task, row, parent, way):
+    "What asks the teacher its own question: alone, after seed rows like it, or after those but the parent"
+    others = replace(task, seed_rows=[r for r in task.seed_rows if r.id != parent])
+    if way == 'alone': call = teacher.solve_call(task, row, 0)
+    else: call = teacher.label_call(task if way == 'shown' else others, row, 0)
+    return replace(call, params=call.params | dict(temperature=0.0))
+
+
+def check(a):
+    "Have the teacher answer the questions that it wrote, greedily"
+    teacher, done = LocalTeacher(a.model, prompt=ALONE), {(r['draw'], r['way']) for r in read('checks')}
+    for draw, way in product(a.draws, a.ways):
+        if (draw, way) in done: continue
+        task = task_of(a.draws_at, draw)
+        asked = [r for r in read('rows') if (r['draw'], r['how']) == (draw, 'written') and r['answer']]
+        rows = [Example(f"{r['parent']}.{r['k']}", r['question'], r['answer']) for r in asked]
+        calls = [ask_again(teacher, task, row, r['parent'], way) for r, row in zip(asked, rows)]
+        with teacher.open(a.draws_at / f'draw_{draw}'): replies = teacher.solve(calls, 'its own questions')
+        said = [read_solution(task, row, reply.text) or '' for row, reply in zip(rows, replies)]
+        about = dict(draw=draw, way=way) | made()
+        found = [dict(parent=r['parent'], k=r['k'], answer=r['answer'], said=s) for r, s in zip(asked, said)]
+        add('checks', [about | line for line in found])
+        print(draw, way, sum(x['answer'] == x['said'] for x in found), len(found), flush=True)
 
 
 def student(a, rate, steps): return Student(a.model, learning_rate=rate, max_steps=steps)
@@ -193,16 +220,17 @@ def bars(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=('rows', 'tune', 'cells', 'bars'))
+    p.add_argument('what', choices=('rows', 'check', 'tune', 'cells', 'bars'))
     p.add_argument('draws_at', type=Path, metavar='DRAWS')
     p.add_argument('model')
     p.add_argument('--draws', type=int, nargs='+', default=range(7))
     p.add_argument('--rate', type=float)
     p.add_argument('--steps', type=int)
     p.add_argument('--how', nargs='+', default=('written', 'labelled'), help='of rows: which of them')
+    p.add_argument('--ways', nargs='+', default=('alone', 'shown', 'others'), help='of check: how it is asked')
     p.add_argument('--arms', nargs='+', help='of cells: no others than these')
     a = p.parse_args()
-    dict(rows=rows, tune=tune, cells=cells, bars=bars)[a.what](a)
+    dict(rows=rows, check=check, tune=tune, cells=cells, bars=bars)[a.what](a)
 
 
 if __name__ == '__main__': main()
