@@ -146,6 +146,13 @@ def bank(task, draw):
     return out
 
 
+def agreed(bank, draw):
+    "Of the rows written about each seed row, those that the teacher, asked alone, answers as it wrote them"
+    its = [r for r in read('checks') if (r['draw'], r['way']) == (draw, 'alone')]
+    same = {f"{r['parent']}.{r['k']}" for r in its if r['said'] == r['answer']}
+    return {parent: [row for row in rows if row.id in same] for parent, rows in bank.items()}
+
+
 def spread(bank, ids, n):
     "The first row about each of `ids`, then the second of each, up to n"
     return [row for k in range(DEPTH) for i in ids for row in bank[i][k:k + 1]][:n]
@@ -173,6 +180,7 @@ def arms(a, its, task, draw):
     written, ids = bank(task, draw), [r.id for r in task.seed_rows]
     mixed = rng_for('worth', draw).sample(ids, len(ids))
     yield 'plain', lambda: ([], {})
+    yield 'agreed 45', lambda: (spread(agreed(written, draw), mixed, SIZES[0]), {})
     for n in SIZES:
         yield f'written {n}', lambda n=n: (spread(written, mixed, n), {})
         yield f'labelled {n}', lambda n=n: (texts(draw, n, False), {})
