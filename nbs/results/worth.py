@@ -180,7 +180,7 @@ def arms(a, its, task, draw):
     written, ids = bank(task, draw), [r.id for r in task.seed_rows]
     mixed = rng_for('worth', draw).sample(ids, len(ids))
     yield 'plain', lambda: ([], {})
-    yield 'agreed 45', lambda: (spread(agreed(written, draw), mixed, SIZES[0]), {})
+    yield 'agreed 45', lambda: (spread(agreed(written, draw), mixed, 45), {})
     for n in SIZES:
         yield f'written {n}', lambda n=n: (spread(written, mixed, n), {})
         yield f'labelled {n}', lambda n=n: (texts(draw, n, False), {})
