@@ -235,7 +235,7 @@ def main():
     p.add_argument('--rate', type=float)
     p.add_argument('--steps', type=int)
     p.add_argument('--how', nargs='+', default=('written', 'labelled'), help='of rows: which of them')
-    p.add_argument('--ways', nargs='+', default=('alone', 'shown', 'others'), help='of check: how it is asked')
+    p.add_argument('--ways', nargs='+', default=('alone', 'shown', 'others'), help='of check: how')
     p.add_argument('--arms', nargs='+', help='of cells: no others than these')
     a = p.parse_args()
     dict(rows=rows, check=check, tune=tune, cells=cells, bars=bars)[a.what](a)
