@@ -74,6 +74,7 @@ class Arm:
     trains = True  # does it train the student?
     writes = False # does it need a teacher that writes?
     once = False   # are its answers to the same test rows the same in every split?
+    shown = False  # is its teacher shown seed rows?
 
     def run(self, at:Split)->Result:
         "Do it, or read what was done"
@@ -171,7 +172,6 @@ class Random(Loop):
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b010
 class Itself(Arm):
     name,help,trains,once = 'teacher','the teacher, asked the test questions',False,True
-    shown = False # does it see seed rows?
     def run(self, at:Split)->Result:
         task,teacher = at.task,at.teacher
         def make(path):
@@ -179,7 +179,7 @@ class Itself(Arm):
             if away: at.student.free()
             (at.folder/self.name).mkdir(exist_ok=True)
             with teacher.open(at.folder/self.name):
-                answers,cost = teacher.answers(task, task.test, self.shown)
+                answers,cost = teacher.answers(task, task.test, **dict(shown=True) if self.shown else {})
             teacher.free()
             took = dict(usd=cost.get('usd', 0.), seconds=round(time.perf_counter()-start, 3))
             write_json(path, _answered(task, answers) | took)
@@ -217,7 +217,8 @@ def _can(arm, teacher, names):
     "May it run? One that is named and cannot is a mistake"
     asked = isinstance(arm, Itself)
     if not (arm.writes or arm.after or asked): return True
-    if teacher is not None and (teacher.can_answer or not asked): return True
+    able = teacher and (teacher.can_be_shown if arm.shown else teacher.can_answer)
+    if teacher is not None and (able or not asked): return True
     if (arm.word or arm.name) not in (names or ()): return False
     what = 'a teacher that can answer questions' if asked else 'a teacher'
     raise SettingError(f'arms: {arm.name} needs {what}; give one, or leave it out')

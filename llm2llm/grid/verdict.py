@@ -304,7 +304,7 @@ TEACHERS = {Shown.name: 'the teacher that is shown seed rows', Itself.name: 'the
 
 def teacher_itself(v:Verdict)->str:
     "Is a student needed? Asked of the teacher that knows most"
-    arm = next((a for a in TEACHERS if a in v), None)
+    arm = max((a for a in TEACHERS if a in v), key=lambda a: v.accuracy(a)[0], default=None)
     if arm is None or v.main in TEACHERS: return ''
     found,who = v.difference(v.main, arm), f'{TEACHERS[arm]} ({one(v.accuracy(arm)[0])} %)'
     if not found.resolved: return f'{v.main} minus {who}: {_how(found)}.'
@@ -333,9 +333,9 @@ def recommended(self:Verdict,
 # %% ../../nbs/07_grid/04_verdict.ipynb #9d3c01d
 def _advice(v):
     arm,known,first = v.recommended(),own_arms(),''
-    if arm in TEACHERS and v.results.keys()-TEACHERS.keys():
-        who,best = TEACHERS[arm][1:],one(v.accuracy(arm)[0])
-        first = f'T{who} is best ({best} %), where every question may go to it. '
+    if arm in TEACHERS and v.results.keys()-TEACHERS.keys()-{Half.name}:
+        who = f'{TEACHERS[arm]} ({one(v.accuracy(arm)[0])} %)'
+        first = f'No arm is shown to beat {who}, where every question may go to it. '
         arm = v.recommended(but=(*TEACHERS,))
     what = known[arm].help if arm in known else 'no language model'
     about = 'of the others, nothing dearer' if first else 'and nothing dearer here'

@@ -85,6 +85,11 @@ class Roomy(DynamicLayer):
         self.keys,self.values = (room[:, :, :n+new] for room in self.room)
         return self.keys,self.values
 
+    def batch_select_indices(self, indices):
+        "Keep some rows; the room of all of them is given back"
+        self.room = None
+        super().batch_select_indices(indices)
+
     def _fits(self, n):
         if self.room is None: return False
         keys = self.room[0]   # rows that left or came have other keys
@@ -176,10 +181,10 @@ def _further(self:Decoder, x, mask, cache, limit, **kwargs):
     return out.sequences, torch.cat([mask, mask.new_ones(len(x), n)], 1), out.past_key_values
 
 # %% ../../nbs/03_student/02_decoding.ipynb #6c97200d
-def _of_rows(cache, rows, device):
-    "The keys and values of some rows; None if they cannot be taken out"
+def _of_rows(cache, rows, n, device):
+    "The keys and values of some of n rows; None if they cannot be taken out"
     if not can_be_cut(cache): return None
-    return _select(cache, rows, device) if rows else cache
+    return _select(cache, rows, device) if 0 < len(rows) < n else cache
 
 @patch
 def _how(self:Decoder, rows, start, draw, stop, held):
@@ -209,8 +214,8 @@ def write(self:Decoder,
             text,truncated = self._text(new, stop)
             if not truncated or len(new) >= limit: said[i] = text,truncated
         stay = [k for k,i in enumerate(rows) if i not in said]
+        cache = _of_rows(cache, stay, len(rows), self.device)
         rows,x,mask = [rows[k] for k in stay],x[stay],mask[stay]
-        cache = _of_rows(cache, stay, self.device)
         if cache is None: chunk = limit   # all is read again, once
     return [said[i] for i in range(len(ids))]
 
@@ -239,10 +244,11 @@ LIKELY = 512   # tokens that nearly always hold a share of top_p
 def _likely(p, top_p):
     "Probabilities, 0 outside the likeliest tokens that hold a share of `top_p`"
     for k in (LIKELY, p.shape[-1]):
-        best,at = p.topk(min(k, p.shape[-1]))
+        best = p.topk(min(k, p.shape[-1])).values
         if best.sum(-1).min() >= top_p: break
     before = best.cumsum(-1)-best
-    return torch.zeros_like(p).scatter(-1, at, best.masked_fill(before >= top_p, 0.))
+    least = best.masked_fill(before >= top_p, 2.).amin(-1, keepdim=True)
+    return p.masked_fill(p < least, 0.)   # equal ones stay or go together, whatever stands beside the row
 
 def sampler(
     seeds:list[int],   # n, one a row: where its random numbers start
@@ -257,7 +263,9 @@ def sampler(
         p = (scores.float()/temperature).softmax(-1)
         if top_p < 1: p = _likely(p, top_p)
         edges = p.cumsum(-1)
-        at = torch.searchsorted(edges, u*edges[:, -1:])
+        at = torch.searchsorted(edges, u*edges[:, -1:]).clamp(max=p.shape[-1]-1)
+        # where sums are made in parallel, a token of probability 0 may own a sliver of the line
+        at = torch.where(p.gather(-1, at) > 0, at, scores.argmax(-1, keepdim=True))
         return torch.full_like(p, -math.inf).scatter(-1, at, 0.)
     return drawn
 

@@ -94,14 +94,14 @@ def free(self:LocalTeacher): self.chat.free()
 def _fill(self:LocalTeacher, calls, label):
     "Have the model reply to what is not recorded yet"
     todo = {c.key: c for c in calls if not self.replies.get(c.key)}
-    by_schema = {}
-    for c in todo.values(): by_schema.setdefault(json.dumps(c.schema), []).append(c)
-    for its in by_schema.values(): self._reply(its, label)
+    alike = {}
+    for c in todo.values(): alike.setdefault(json.dumps([c.schema, c.params]), []).append(c)
+    for its in alike.values(): self._reply(its, label)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725f
 @patch
 def _reply(self:LocalTeacher, calls, label):
-    "Have the model reply to calls of one schema; each reply is kept as it comes"
+    "Have the model reply to calls of one schema, drawn alike; each reply is kept as it comes"
     from llm2llm.student.tokens import encode_completions
     start = time.time()
     def keep(i, got):
@@ -109,10 +109,11 @@ def _reply(self:LocalTeacher, calls, label):
         finish = 'length' if got.truncated else 'stop'
         reply = Reply(got.text, finish, '', '', *counts, 0., round(time.time()-start, 3))
         self.replies.keep(calls[i], Reply(problem='context') if got.prompt_truncated else reply)
-    chats,most = [c.messages for c in calls],calls[0].params['max_tokens']
-    how = dict(temperature=self.temperature, top_p=self.top_p, json_schema=calls[0].schema)
-    how |= dict(seeds=[int(c.key[:8], 16) for c in calls], texts=[c.quoted for c in calls])
-    self.chat.generate(chats, None, most, label, keep, **how)
+    chats,params = [c.messages for c in calls],calls[0].params
+    how = {name: params.get(name, 1.) for name in ('temperature', 'top_p')}
+    how |= dict(json_schema=calls[0].schema, texts=[c.quoted for c in calls])
+    how |= dict(seeds=[int(c.key[:8], 16) for c in calls])
+    self.chat.generate(chats, None, params['max_tokens'], label, keep, **how)
 
 # %% ../../nbs/04_teachers/08_local.ipynb #5de7725c
 _TOO_LONG = Reply(problem='context'), ''

@@ -207,6 +207,11 @@ def can_answer(self:Teacher)->bool:
     return type(self).answers is not Teacher.answers
 
 @patch(as_prop=True)
+def can_be_shown(self:Teacher)->bool:
+    "Can it be shown seed rows before a question?"
+    return self.can_answer and 'shown' in inspect.signature(type(self).answers).parameters
+
+@patch(as_prop=True)
 def can_judge(self:Teacher)->bool:
     "Does it grade answers?"
     return type(self).graded is not Teacher.graded

@@ -36,10 +36,11 @@ def teacher_of(a):
     return APITeacher(a.api, a.base_url, max_usd=a.max_usd, price=price)
 
 
-def kept(raw, new):
-    "The lines of the raw file that this run does not replace"
+def kept(raw, new, how):
+    "The lines of the raw file that were made with the same settings and that this run does not replace"
     lines = raw.read_text('utf-8').splitlines(keepends=True) if raw.exists() else []
-    return [x for x in lines if (json.loads(x)['arm'], json.loads(x)['seed']) not in new]
+    found = [(json.loads(line), line) for line in lines]
+    return [line for x, line in found if (x['arm'], x['seed']) not in new and how.items() <= x.items()]
 
 
 def main():
@@ -61,8 +62,10 @@ def main():
     kwargs = dict(arms=a.arms, seeds=a.seeds, rounds=a.rounds, tune=False)
     verdict = Compare(task, student, teacher_of(a), a.folder, **kwargs).fit()
     about = dict(student=Path(a.student).name, teacher=Path(a.local or a.api).name, seed_rows=a.seed_rows)
-    about |= how | dict(rounds=a.rounds, commit=commit(), machine=machine(), versions=versions())
-    lines = kept(a.raw, {(arm, seed) for arm, splits in verdict.results.items() for seed in splits})
+    about |= how | dict(rounds=a.rounds)
+    new = {(arm, seed) for arm, splits in verdict.results.items() for seed in splits}
+    lines = kept(a.raw, new, about)
+    about |= dict(commit=commit(), machine=machine(), versions=versions())
     for arm, splits in verdict.results.items():
         for r in splits.values():
             pairs = [[verdict.gold[i], said] for i, said in r.said.items()]

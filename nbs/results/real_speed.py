@@ -1,6 +1,7 @@
 """How fast a real language model is trained and asked: this package, a bare PEFT loop, an older checkout.
 
-python nbs/results/real_speed.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--teacher FOLDER] [--before CHECKOUT] [--repeats 3]
+python nbs/results/real_speed.py FOLDER_OF_A_CHAT_MODEL FOLDER_OF_DATA [--teacher FOLDER]
+    [--before CHECKOUT] [--repeats 3]
 
 Each measurement is a process of its own; ways take turns. JSON lines go to raw/real_speed.jsonl.
 """
@@ -136,13 +137,14 @@ def main():
     root = HERE.parents[1]
     ways = dict(now=('package', root), bare=('bare', root), whole=('whole', root))
     if a.before: ways['before'] = 'package', Path(a.before).resolve()
-    about = dict(base=Path(a.base).name, teacher=Path(a.teacher).name, commit=commit(), machine=machine(), versions=versions())
+    about = dict(base=Path(a.base).name, teacher=Path(a.teacher).name)
+    about |= dict(commit=commit(), machine=machine(), versions=versions())
     for repeat in range(a.repeats):
         for way, (which, checkout) in ways.items():
             env = os.environ | dict(PYTHONPATH=str(checkout), HF_HUB_OFFLINE='1')
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, __file__, a.base, a.data, '--one', which, '--folder', folder]
-                command += ['--teacher', a.teacher]
+                command = [sys.executable, __file__, a.base, a.data, '--one', which]
+                command += ['--folder', folder, '--teacher', a.teacher]
                 done = subprocess.run(command, capture_output=True, text=True, env=env)
             found = [line for line in done.stdout.splitlines() if line.startswith('FOUND ')]
             if not found: sys.exit(done.stderr[-2000:])

@@ -91,13 +91,12 @@ def rows(a):
 def ask_again(teacher, task, row, parent, way):
     "What asks the teacher its own question: alone, after seed rows like it, or after those but the parent"
     others = replace(task, seed_rows=[r for r in task.seed_rows if r.id != parent])
-    if way == 'alone': call = teacher.solve_call(task, row, 0)
-    else: call = teacher.label_call(task if way == 'shown' else others, row, 0)
-    return replace(call, params=call.params | dict(temperature=0.0))
+    if way == 'alone': return teacher.solve_call(task, row, 0)
+    return teacher.label_call(task if way == 'shown' else others, row, 0)
 
 
 def check(a):
-    "Have the teacher answer the questions that it wrote, greedily"
+    "Have the teacher answer the questions that it wrote, once, drawn as it draws when it verifies"
     teacher, done = LocalTeacher(a.model, prompt=ALONE), {(r['draw'], r['way']) for r in read('checks')}
     for draw, way in product(a.draws, a.ways):
         if (draw, way) in done: continue
@@ -149,6 +148,7 @@ def bank(task, draw):
 def agreed(bank, draw):
     "Of the rows written about each seed row, those that the teacher, asked alone, answers as it wrote them"
     its = [r for r in read('checks') if (r['draw'], r['way']) == (draw, 'alone')]
+    if not its: raise SystemExit(f'draw {draw}: what the teacher wrote is not checked; run check first')
     same = {f"{r['parent']}.{r['k']}" for r in its if r['said'] == r['answer']}
     return {parent: [row for row in rows if row.id in same] for parent, rows in bank.items()}
 
