@@ -37,7 +37,10 @@ _BEFORE = (
          'shows a language model the seed rows nearest to each question.',
          'A language model of 1.5 billion parameters without examples, with eight, and SmolLM2 fine-tuned: '
          'bank messages, 45 rows: 61.0, 78.0 and 81.9 % right; NLU++, 99 rows: NLU % of the objects.',
-         ('tutorials/compare.html', 'results/nlupp.html')),
+         ('tutorials/compare.html', 'results/nlupp.html')))
+
+# %% ../../nbs/09_cli/02c_recipe.ipynb #72b7fd09
+_TRAINED = (
     Step(('label',),
          'Train long enough before you pay for rows. The default is 20 epochs for up to 60 rows.',
          'TREC, 60 rows: row and cue for three epochs 32.0 and 39.2 % in two draws; ten epochs, with the '
@@ -100,7 +103,7 @@ _OTHERS = (
          'New rows by a teacher: try, with `llm2llm compare`.',
          ''))
 
-STEPS = (*_BEFORE, *_ROWS, *_WRITTEN, *_OTHERS)
+STEPS = (*_BEFORE, *_TRAINED, *_ROWS, *_WRITTEN, *_OTHERS)
 
 # %% ../../nbs/09_cli/02c_recipe.ipynb #5ec1e009
 def _printed(steps)->Iterator[str]:

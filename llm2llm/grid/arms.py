@@ -213,6 +213,7 @@ def find_arms(
     able = [a for word,a in known.items() if word in wanted and _can(a, teacher, names)]
     return [Free(y) for y in free if YARDSTICKS in wanted] + able
 
+# %% ../../nbs/07_grid/03_arms.ipynb #d515d675
 def _can(arm, teacher, names):
     "May it run? One that is named and cannot is a mistake"
     asked = isinstance(arm, Itself)

@@ -21,8 +21,7 @@ _PROMPTING = ('protocol', 'prompt', 'temperature', 'top_p', 'max_completion_toke
 
 class ReplayTeacher(LLMTeacher):
     "The recorded replies of an earlier run"
-    kind,help = 'replay', 'recorded replies of an earlier run'
-    can_answer = False   # its record is of rows, not of test questions
+    kind,help,can_answer = 'replay','recorded replies of an earlier run',False   # replies of rows alone
     def __init__(self,
         folder:str|Path, # of a run that an API or a local model taught, or its replies.sqlite
     ):

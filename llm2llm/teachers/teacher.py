@@ -211,6 +211,7 @@ def can_be_shown(self:Teacher)->bool:
     "Can it be shown seed rows before a question?"
     return self.can_answer and 'shown' in inspect.signature(type(self).answers).parameters
 
+# %% ../../nbs/04_teachers/00_teacher.ipynb #bc003f1d
 @patch(as_prop=True)
 def can_judge(self:Teacher)->bool:
     "Does it grade answers?"
