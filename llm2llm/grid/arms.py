@@ -10,7 +10,7 @@ __all__ = ['SHOTS', 'YARDSTICKS', 'Split', 'Result', 'Arm', 'Free', 'Loop', 'rea
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
-from ..core import SettingError, check_one_of, digest
+from ..core import Prediction, SettingError, check_one_of, digest
 from .tuning import Tuned, using
 from ..loop.config import deal
 from ..loop.loop import Run
@@ -23,7 +23,7 @@ from ..store.stages import StageFolder
 from ..student.yardsticks import Yardstick
 from ..tasks.task import Task
 from ..teachers.solving import SHOWN
-from ..teachers.teacher import Teacher
+from ..teachers.teacher import Cost, Teacher
 if TYPE_CHECKING: from llm2llm.student.student import Student
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b005
@@ -74,13 +74,17 @@ class Arm:
     trains = True  # does it train the student?
     writes = False # does it need a teacher that writes?
     once = False   # are its answers to the same test rows the same in every split?
-    shown = False  # is its teacher shown seed rows?
+    needs = 'a teacher' # what it needs beside the rows, where it writes, follows or asks a teacher
 
     def run(self, at:Split)->Result:
         "Do it, or read what was done"
         raise NotImplementedError(f'{type(self).__name__} has no method `run`')
 
     def folder(self, at:Split)->RunFolder: return RunFolder(at.folder/self.name)
+
+    def fits(self, teacher:Teacher)->bool:
+        "Can this teacher do what the arm needs?"
+        return True
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b009
 class Free(Arm):
@@ -172,26 +176,35 @@ class Random(Loop):
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b010
 class Itself(Arm):
     name,help,trains,once = 'teacher','the teacher, asked the test questions',False,True
+    needs = 'a teacher that can answer questions'
+    def fits(self, teacher:Teacher)->bool: return teacher.can_answer
+    def answers(self, at:Split)->tuple[list[Prediction],Cost]:
+        return at.teacher.answers(at.task, at.task.test)
+    def inputs(self, at:Split)->dict[str,object]: # of its stage
+        return dict(teacher=at.teacher.settings(), asked=digest(*at.task.test), limits=at.teacher.limits())
+
     def run(self, at:Split)->Result:
-        task,teacher = at.task,at.teacher
         def make(path):
-            start,away = time.perf_counter(),teacher.needs_gpu
-            if away: at.student.free()
+            start = time.perf_counter()
+            if at.teacher.needs_gpu: at.student.free()
             (at.folder/self.name).mkdir(exist_ok=True)
-            with teacher.open(at.folder/self.name):
-                answers,cost = teacher.answers(task, task.test, **dict(shown=True) if self.shown else {})
-            teacher.free()
+            with at.teacher.open(at.folder/self.name): answers,cost = self.answers(at)
+            at.teacher.free()
             took = dict(usd=cost.get('usd', 0.), seconds=round(time.perf_counter()-start, 3))
-            write_json(path, _answered(task, answers) | took)
-        inputs = dict(teacher=teacher.settings(), asked=digest(*task.test), limits=teacher.limits())
-        if self.shown: inputs |= dict(shown=digest(*task.seed_rows))
-        found = read_json(at.folder.stage(f'{self.name}.json', inputs, make, arm=self.name))
+            write_json(path, _answered(at.task, answers) | took)
+        found = read_json(at.folder.stage(f'{self.name}.json', self.inputs(at), make, arm=self.name))
         return Result(arm=self.name, split=at.number, **found)
 
 # %% ../../nbs/07_grid/03_arms.ipynb #8f9d6527
 class Shown(Itself):
-    name,word,shown = 'teacher, shown rows','teacher-shown',True
+    name,word = 'teacher, shown rows','teacher-shown'
     help = f'the teacher, with up to {SHOWN} seed rows like each test question before it'
+    needs = 'a teacher that can answer questions and be shown rows (`answers` with `shown`)'
+    def fits(self, teacher:Teacher)->bool: return teacher.can_be_shown
+    def answers(self, at:Split)->tuple[list[Prediction],Cost]:
+        return at.teacher.answers(at.task, at.task.test, shown=True)
+    def inputs(self, at:Split)->dict[str,object]:
+        return super().inputs(at) | dict(shown=digest(*at.task.seed_rows))
 
 # %% ../../nbs/07_grid/03_arms.ipynb #9c2b011
 YARDSTICKS = 'yardsticks'   # stands for all that can be had
@@ -216,10 +229,7 @@ def find_arms(
 # %% ../../nbs/07_grid/03_arms.ipynb #d515d675
 def _can(arm, teacher, names):
     "May it run? One that is named and cannot is a mistake"
-    asked = isinstance(arm, Itself)
-    if not (arm.writes or arm.after or asked): return True
-    able = teacher and (teacher.can_be_shown if arm.shown else teacher.can_answer)
-    if teacher is not None and (able or not asked): return True
+    alone = not (arm.writes or arm.after or isinstance(arm, Itself))
+    if alone or (teacher is not None and arm.fits(teacher)): return True
     if (arm.word or arm.name) not in (names or ()): return False
-    what = 'a teacher that can answer questions' if asked else 'a teacher'
-    raise SettingError(f'arms: {arm.name} needs {what}; give one, or leave it out')
+    raise SettingError(f'arms: {arm.name} needs {arm.needs}; give one, or leave it out')
