@@ -69,24 +69,26 @@ def markdown(nb, files):
                 if picture: pictures |= [picture]
     return front, '\n\n'.join(parts), pictures
 
-def pandoc(
-    source,
-    *args,
-    reader='markdown-implicit_figures+autolink_bare_uris+lists_without_preceding_blankline',
-    **kw,
-):
-    "What pandoc makes of `source`, as Quarto would call it; its warnings count as errors"
-    run = subprocess.run(
-        [pypandoc.get_pandoc_path(), '-f', reader, '--fail-if-warnings', *map(str, args)],
-        input=source,
-        text=True,
-        encoding='utf-8',
-        capture_output=True,
-        **kw,
-    )
-    if run.returncode:
-        raise ValueError(run.stderr.strip())
+READER = 'markdown-implicit_figures+autolink_bare_uris+lists_without_preceding_blankline'
+
+def pandoc(source, *args):
+    "What pandoc writes for `source` and these arguments; its warnings count as errors"
+    words = [pypandoc.get_pandoc_path(), *map(str, args)]
+    run = subprocess.run(words, input=source, text=True, encoding='utf-8', capture_output=True)
+    if run.returncode or run.stderr: raise ValueError(run.stderr.strip())
     return run.stdout
+
+def piece(source, *args, reader=READER):
+    "`source` as a piece of HTML, as Quarto would have it"
+    return pandoc(source, '-f', reader, '-t', 'html5', '--wrap=none', *args)
+
+def in_parts(pages, lua):
+    "Title, description, contents and body in HTML of many (front matter, markdown, folder of its pictures)"
+    head = lambda front: json.dumps({k: front[k] for k in ('title', 'description') if front.get(k)})
+    jobs = [dict(folder=str(folder), markdown=f'---\n{head(front)}\n---\n\n{md}') for front, md, folder in pages]
+    words = pandoc('', '--print-default-data-file', 'abbreviations').splitlines()
+    given = json.dumps(dict(reader=READER, abbreviations=words, pages=jobs))
+    return json.loads(pandoc(given, 'lua', PARTS/'pages.lua', lua, PARTS/'parts.html'))
 
 
 def write_pictures(pictures, folder):
@@ -270,26 +272,12 @@ def render(proc, site):
     order = [rel for _, rels in sections for rel in rels]
     order += [rel for rel in pages if rel not in order]
     frame, said = (PARTS/'page.html').read_text(encoding='utf-8'), versions()
+    made = in_parts([(front, md, (site/rel).parent) for rel, (_, front, md) in pages.items()], proc/'site.lua')
+    made = dict(zip(pages, made))
     for rel in order:
-        page, front, md = pages[rel]
+        page = pages[rel][0]
         up = '../' * len(rel.parent.parts)
-        meta = json.dumps({k: front[k] for k in ('title', 'description') if front.get(k)})
-        made = pandoc(
-            f'---\n{meta}\n---\n\n{md}',
-            '-t',
-            'html5',
-            '-s',
-            '--toc',
-            '--toc-depth=3',
-            '--mathml',
-            '--wrap=none',
-            '--template',
-            PARTS / 'parts.html',
-            '--lua-filter',
-            proc / 'site.lua',
-            cwd=(site / rel).parent,
-        )
-        title, subtitle, toc, body = made.split('<!--part-->')
+        title, subtitle, toc, body = made[rel].split('<!--part-->')
         name = plain(title)
         index.append([name, page.as_posix(), '', 'page'])
         for anchor, heading in re.findall(r'<h[23][^>]* id="([^"]+)"[^>]*>(.*?)</h[23]>', body, re.S):
@@ -366,7 +354,7 @@ def broken_in_repository(root):
     "The same for the Markdown files at the top of the repository, as a code host shows them"
     files = [root/name for name in ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md')]
     pages = {
-        file: Page(pandoc(file.read_text(encoding='utf-8'), '-t', 'html5', '--wrap=none', reader='gfm'))
+        file: Page(piece(file.read_text(encoding='utf-8'), reader='gfm'))
         for file in files
     }
     return [
@@ -389,7 +377,7 @@ def readme():
     _, md, pictures = markdown(json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')), README_FILES)
     title, _, rest = re.fullmatch(r'(# .*?)\n+(> .*?\n)?(.*)', md, re.S).groups()
     return repository_links(
-        pandoc(f'{title}\n\n{WARNING}\n\n{rest}', '-t', 'gfm', '--wrap=preserve')
+        pandoc(f'{title}\n\n{WARNING}\n\n{rest}', '-f', READER, '-t', 'gfm', '--wrap=preserve')
     ), pictures
 
 

@@ -216,7 +216,7 @@ def test_plots_take_the_ink_of_the_page(site):
 def test_what_the_filter_makes_of_code_and_tables(root):
     "Signatures without modules, output in columns told from prose, and columns of words that begin at the left."
 
-    def made(md): return pages.pandoc(md, '-t', 'html5', '--wrap=none', '--lua-filter', root/'nbs/site.lua')
+    def made(md): return pages.piece(md, '--lua-filter', root/'nbs/site.lua')
 
     code = made(
         '```python\ndef f(\n    x:llm2llm.core.Example, y:llm2llm.report.record.RunRecord, a:NoneType=None\n)->__main__.Plan:\n```\n\n*Return repr(self).*'
