@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place) + (item.path.stem == 'test_notebooks')))
 
 
+def pytest_collection_finish():
+    "What the tests have imported by now, warm processes are forked with"
+    if 'torch' in sys.modules: warm.fork_server()
+
+
 BROWSERLESS = 'no Chromium or Chrome here'  # the reason of every test that is skipped for want of a browser
 
 

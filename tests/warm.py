@@ -3,8 +3,10 @@
 A cold process that trains spends six seconds on imports; a warm one has them. It is a process of its own, with its own
 signals, and ends as a cold one does. What is about a cold start itself (silence, imports, hash seeds) uses `subprocess`.
 """
-import atexit, gc, multiprocessing.forkserver, os, runpy, signal, subprocess, sys, tempfile, threading, traceback, types
+import atexit, gc, multiprocessing.forkserver, multiprocessing.resource_tracker, os, runpy, signal, subprocess, sys
+import tempfile, threading, traceback, types
 from pathlib import Path
+from unittest import mock
 
 import cloudpickle
 from huggingface_hub import constants
@@ -25,6 +27,25 @@ def _start_server():
     finally:
         if before is None: del os.environ['PYTHONPATH']
         else: os.environ['PYTHONPATH'] = before
+
+
+def _in_a_fork(path, args, fds):
+    "What `multiprocessing.util.spawnv_passfds` starts, in a fork of this process; its id"
+    pid = os.fork()
+    if pid: return pid
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in map(int, os.listdir('/dev/fd')):   # kept, so that no number is given again to what does not know of it
+        if fd > 2 and fd not in (*fds, nowhere): os.dup2(nowhere, fd)
+    try: exec(args[-1], {})
+    finally: os._exit(0)
+
+
+def fork_server():
+    """The server as a fork of this process, where that has most of it in memory: no second load of it. Before the first test,
+    for neither threads nor what autograd keeps live on in a fork."""
+    import heavy  # noqa: F401
+    multiprocessing.resource_tracker.ensure_running()
+    with mock.patch('multiprocessing.util.spawnv_passfds', _in_a_fork): _start_server()
 
 
 def _run(words):
