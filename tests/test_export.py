@@ -274,7 +274,7 @@ def test_the_code_of_the_readme_gives_the_same_completion(who, chat_base, tmp_pa
     for code in codes:
         assert len(code.splitlines()) <= 12 and 'llm2llm' not in code
         if who == 'in_4_bits': code = NO_PACKING + code
-        got = run(sys.executable, '-c', code, cold=who == 'number', cwd=tmp_path / 'out').stdout
+        got = run(sys.executable, '-c', code, cold=who == 'number' and code is codes[0], cwd=tmp_path / 'out').stdout
         if who != 'in_4_bits' or 'peft' in code: assert got == said + '\n'   # merged, it is rounded otherwise
     ids, = read_prompts(student.tokenizer, [task.prompt(row)], student.turn)
     assert ('26 Jul 2024' in page) == chat and all(label in page for label in task.labels)

@@ -138,8 +138,8 @@ def test_ray_gives_the_same_bytes(whole, tmp_path, run):
     pytest.importorskip('ray', reason='the package ray is not installed')
     out = tmp_path/'study'
     (tmp_path / 'dies.py').write_text(
-        'import os\nfrom llm2llm.cli.run import make_run\n'
-        'def make(words):\n    if words["output_dir"].endswith("dies"): os.kill(os.getpid(), 9)\n    return make_run(words)\n'
+        'import os\ndef make(words):\n    if words["output_dir"].endswith("dies"): os.kill(os.getpid(), 9)\n'
+        '    from llm2llm.cli.run import make_run\n    return make_run(words)\n'
     )
     plan = PLAN | dict(seeds=1, methods=dict(dies=dict(teacher='none', match_run='plain')) | PLAN['methods'])
     res = run(

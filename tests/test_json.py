@@ -1,6 +1,6 @@
 "Structured answers: schemas given and found, rows that break them, scores by field, what a teacher is told, a run with it"
 
-import json
+import json, sys
 from collections import Counter
 from dataclasses import replace
 
@@ -282,7 +282,7 @@ def test_the_study_on_a_handful_of_rows(run, tmp_path):
         return 200, whole(json.dumps(new if writes else answer), usage=usage(300, 40))
 
     with Answering(reply) as s:
-        run('python', 'nbs/results/nlupp.py', rows, 'mini', tmp_path/'runs', '--api', 'stub', '--base_url', s.url, '--seed_rows', '6',
+        run(sys.executable, 'nbs/results/nlupp.py', rows, 'mini', tmp_path/'runs', '--api', 'stub', '--base_url', s.url, '--seed_rows', '6',
             '--test_rows', '4', '--seeds', '1', '--rounds', '1', '--epochs', '1', '--raw', tmp_path/'raw.jsonl', '--max_usd', '1',
             '--price', '1,1', OPENAI_API_KEY='none')
     lines = [json.loads(line) for line in (tmp_path/'raw.jsonl').read_text().splitlines()]

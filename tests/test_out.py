@@ -1,10 +1,12 @@
 "What stands where a command is told to write: nothing that llm2llm did not write itself is removed or replaced"
 
-import errno, json, os, shutil, stat
+import errno, json, os, shutil, stat, sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+import warm
 
 from llm2llm.cli.main import main
 from llm2llm.core import LLM2LLMError, StudentError
@@ -53,14 +55,22 @@ FOLDERS = dict(
 )
 
 
+FORKS = """
+import sys, warnings
+from joblib.externals.loky.backend.context import set_start_method
+from llm2llm.cli.main import main
+warnings.filterwarnings('ignore', '`fork` start method')
+set_start_method('fork')
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def call(command, made, out):
-    return main(
-        [
-            *(FILES | FOLDERS)[command].format(here=made).split(),
-            '--output_file' if command in FILES else '--output_dir',
-            str(out),
-        ]
-    )
+    "Exit status of a command that is to write to `out`"
+    to = '--output_file' if command in FILES else '--output_dir'
+    words = [*(FILES | FOLDERS)[command].format(here=made).split(), to, str(out)]
+    if command != 'grid': return main(words)
+    return warm.run([sys.executable, '-c', FORKS, *words]).returncode   # its worker has the libraries, too
 
 
 def listed(folder):

@@ -903,7 +903,7 @@ def client_process(folder, url, n, concurrency=64, **kwargs):
 
 def test_thousands_of_requests_thirty_percent_faults_ten_kills(tmp_path):
     "REQUESTS=10000 asks ten thousand times; every kill meets a few hundred more of them"
-    n, folder, moments, kills = int(os.environ.get('REQUESTS', 2500)), tmp_path/'r', random.Random(8), 0
+    n, folder, moments, kills = int(os.environ.get('REQUESTS', 2000)), tmp_path/'r', random.Random(8), 0
     with Stub(faults=.3, latency=.02, jitter=.02, drip=3) as s:
         for _ in range(10):
             before, p = s.stats()['requests'], client_process(folder, s.url, n)

@@ -101,6 +101,7 @@ def _become(words, cwd, env, out, err, first):
     given = [p for p in env.get('PYTHONPATH', '').split(os.pathsep) if p]
     sys.path[:0] = given
     constants.HF_HUB_CACHE = env.get('HF_HUB_CACHE', constants.HF_HUB_CACHE)
+    tempfile.tempdir = None   # it is asked for again in the new environment
     _forget_another([cwd, *given])
     if first: cloudpickle.loads(first)()
     signal.signal(signal.SIGINT, signal.default_int_handler)
