@@ -36,8 +36,8 @@ _BEFORE = (
          'Ask whether you need a student: `llm2llm compare --arms teacher teacher-shown plain`. The second '
          'shows a language model the seed rows nearest to each question.',
          'Bank messages, 45 rows: a model of 1.5 billion parameters 70.0 % right without examples and 86.7 '
-         'with eight, SmolLM2 fine-tuned 81.9, and for longer 87.0. NLU++, 99 rows, answers drawn: 1.3, 11.0 '
-         'and 17.0 % of the objects.',
+         'with eight, SmolLM2 fine-tuned 81.9, and for longer 87.0. NLU++, 99 rows: 0.0, 19.3 and 17.0 % of '
+         'the objects.',
          ('tutorials/compare.html', 'results/nlupp.html')))
 
 # %% ../../nbs/09_cli/02c_recipe.ipynb #72b7fd09
