@@ -60,7 +60,7 @@ def bare_student(
     quantization:str|None='nf4', # 'nf4', 'int8' or None: the base in `dtype`
     lora_r:int=16,               # rank of the adapter; 0: all weights are trained
     dtype:str='bfloat16',        # of what is not quantised
-    thin:bool=False,             # only three layers, where all are alike?
+    thin:bool=False,             # only two layers, where all are alike?
 )->torch.nn.Module:              # on torch's meta device
     "A student's model: all its shapes and settings, no weights"
     from peft import LoraConfig, get_peft_model
@@ -249,10 +249,10 @@ def stack(
     return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=size)
 
 def _thin(layers):
-    "Leave three layers, where all are alike; how many they stand for"
+    "Leave two layers, where all are alike; how many they stand for"
     if not hasattr(layers, 'whole'):
         layers.whole = len(layers)
-        if len({tuple(p.shape for p in l.parameters()) for l in layers})==1: del layers[3:]
+        if len({tuple(p.shape for p in l.parameters()) for l in layers})==1: del layers[2:]
     return layers.whole
 
 # %% ../../nbs/03_student/00a_step.ipynb #83e0d758
