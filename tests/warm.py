@@ -36,8 +36,10 @@ def _in_a_fork(path, args, fds):
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in map(int, os.listdir('/dev/fd')):   # kept, so that no number is given again to what does not know of it
         if fd > 2 and fd not in (*fds, nowhere): os.dup2(nowhere, fd)
-    try: exec(args[-1], {})
-    finally: os._exit(0)
+    try: exec(args[-1], {})   # it ends with SystemExit, when nobody is left to serve
+    except SystemExit: os._exit(0)
+    except BaseException: traceback.print_exc()
+    os._exit(1)
 
 
 def fork_server():
